@@ -1,0 +1,263 @@
+"""The only training loop of the package.
+
+A pass visits every chunk of the data once. Rules step per batch or per pass; either way the engine
+keeps, per model, the trial weights, which the rule moves, and the accepted ones, which are all that
+curves, stopping and results ever see. Models that are done leave the stack.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skorchless.objective import Objective
+from skorchless.optimizers.base import Rule
+from skorchless.optimizers.schedules import ADAPTIVE_DIVISOR, ADAPTIVE_FLOOR, SCHEDULES
+from skorchless.sources import DenseSource
+from skorchless.stack import WIDE, stack
+from skorchless.stopping import BestWeights, Patience
+
+
+@dataclass
+class Controls:
+    """When to stop and how fast to go.
+
+    Attributes
+    ----------
+    max_iter : int
+        Passes at most.
+    rate : ndarray of shape (M,)
+        Learning rates in the first pass.
+    schedule : str
+        A name in SCHEDULES.
+    horizon : int
+        Passes over which the schedule runs.
+    first_pass : int
+        Passes that earlier calls have made: where the schedule goes on.
+    threshold : ndarray of shape (M,), or None
+        Improvement below which a pass of a textbook rule counts as none; None never stops.
+    patience : int
+        Passes without improvement until a model stops.
+    early_stopping : bool
+        Stop on the validation loss and return the weights that were best on it.
+    """
+
+    max_iter: int
+    rate: np.ndarray
+    schedule: str = "constant"
+    horizon: int = 1
+    first_pass: int = 0
+    threshold: np.ndarray | None = None
+    patience: int = 5
+    early_stopping: bool = False
+
+
+@dataclass
+class Progress:
+    """One model's figures after a pass, for whoever reports them."""
+
+    n_iter: int
+    loss: float
+    validation_loss: float | None
+    rate: float
+    seconds: float
+
+
+@dataclass
+class ModelResult:
+    """What training made of one model.
+
+    Attributes
+    ----------
+    weights : Tensor of shape (K, D + 1), or None
+        The last accepted weights, or the best on validation; None before the first pass.
+    loss_curve, validation_loss_curve : list of float
+        One value a pass.
+    n_iter, best_iter : int
+        Passes made, and the pass whose weights these are.
+    rate : float
+        The learning rate of the last pass.
+    converged, diverged : bool
+        Whether a stopping rule ended it; whether its loss left the finite numbers.
+    """
+
+    weights: Tensor | None = None
+    loss_curve: list[float] = field(default_factory=list)
+    validation_loss_curve: list[float] = field(default_factory=list)
+    n_iter: int = 0
+    best_iter: int = 0
+    rate: float = 0.0
+    converged: bool = False
+    diverged: bool = False
+
+
+def train(
+    source: DenseSource,
+    objective: Objective,
+    rule: Rule,
+    weights: Tensor,
+    controls: Controls,
+    *,
+    generator: torch.Generator | None = None,
+    validation: DenseSource | None = None,
+    report: Callable[[Progress], None] | None = None,
+) -> tuple[list[ModelResult], KeyboardInterrupt | None]:
+    """Train a stack of models.
+
+    Parameters
+    ----------
+    source : DenseSource
+        Training data.
+    objective : Objective
+    rule : Rule
+    weights : Tensor of shape (M, K, D + 1)
+        Where to start; moved in place.
+    controls : Controls
+    generator : torch.Generator, optional
+        Shuffles; None keeps the rows in order.
+    validation : DenseSource, optional
+        Rows in one batch, whose loss is recorded after each pass.
+    report : callable, optional
+        Called with the first model's figures after each pass.
+
+    Returns
+    -------
+    results : list of ModelResult
+        One a model, in the order of the stack.
+    interrupt : KeyboardInterrupt or None
+        What cut the training short. The results are those of the last accepted pass.
+    """
+    run = _Run(objective, rule, weights, controls)
+    try:
+        while len(run.active) and run.n_iter < controls.max_iter:
+            run.pass_over(source, generator, validation)
+            if report is not None:
+                report(run.progress())
+    except KeyboardInterrupt as interrupt:
+        return run.results, interrupt
+    return run.results, None
+
+
+class _Run:
+    """The state of one call of `train`."""
+
+    def __init__(
+        self, objective: Objective, rule: Rule, weights: Tensor, controls: Controls
+    ) -> None:
+        self.objective, self.rule, self.weights, self.controls = objective, rule, weights, controls
+        self.results = [ModelResult() for _ in weights]
+        self.active = np.arange(len(weights))
+        self.n_iter = 0
+        self._begun = time.perf_counter()
+        self.rate = controls.rate.astype(float)
+        self.best = BestWeights(weights) if controls.early_stopping else None
+        self.patience: Patience | None = None
+        if controls.threshold is not None:
+            self.patience = Patience(controls.threshold, controls.patience)
+
+    def pass_over(
+        self,
+        source: DenseSource,
+        generator: torch.Generator | None,
+        validation: DenseSource | None,
+    ) -> None:
+        """One pass: move the weights, record what was accepted, let go of what is done."""
+        rates = self._rates()
+        total = torch.zeros(len(self.weights), dtype=WIDE, device=self.weights.device)
+        for chunk in source.chunks(generator):
+            for gradient in self.objective.gradients(chunk, self.weights):
+                self.rule.on_batch(self.weights, gradient)
+            total += self.objective.value(chunk)
+        outcome = self.rule.on_pass(self.weights, total / source.n_batches)
+        self.n_iter += 1
+
+        value = outcome.value.numpy(force=True)
+        finite = (outcome.accepted.isfinite().all(2).all(1) & outcome.value.isfinite()).numpy(
+            force=True
+        )
+        judged, validation_loss = value, None
+        if validation is not None:
+            losses = self.objective.mean_loss(validation.chunks(), outcome.accepted)
+            validation_loss = losses.numpy(force=True)
+        if self.best is not None and validation_loss is not None:
+            judged = validation_loss
+            self.best.update(np.where(finite, judged, np.inf), outcome.accepted, self.n_iter)
+        self._record(outcome.accepted, value, validation_loss, finite, rates)
+        converged = outcome.converged.numpy(force=True) | self._stale(judged)
+        self._let_go(converged, ~finite)
+
+    def progress(self) -> Progress:
+        """The first model's figures."""
+        first = self.results[0]
+        curve = first.validation_loss_curve
+        seconds = time.perf_counter() - self._begun
+        return Progress(
+            self.n_iter, first.loss_curve[-1], curve[-1] if curve else None, first.rate, seconds
+        )
+
+    def _rates(self) -> np.ndarray:
+        """Hand the rule this pass's learning rates; return them, shape ``(M,)``."""
+        controls = self.controls
+        epoch = controls.first_pass + self.n_iter
+        rates = self.rate * SCHEDULES[controls.schedule](epoch, controls.horizon)
+        like = self.weights
+        self.rule.set_rate(stack(rates, dtype=like.dtype, device=like.device))
+        return rates
+
+    def _record(
+        self,
+        accepted: Tensor,
+        value: np.ndarray,
+        validation_loss: np.ndarray | None,
+        finite: np.ndarray,
+        rates: np.ndarray,
+    ) -> None:
+        for i, model in enumerate(self.active):
+            result = self.results[model]
+            result.n_iter, result.rate = self.n_iter, float(rates[i])
+            if not finite[i]:
+                continue
+            result.loss_curve.append(float(value[i]))
+            if validation_loss is not None:
+                result.validation_loss_curve.append(float(validation_loss[i]))
+            if self.best is None:
+                result.weights, result.best_iter = accepted[i], self.n_iter
+            else:
+                result.weights = self.best.weights[i]
+                result.best_iter = int(self.best.n_iter[i])
+
+    def _stale(self, judged: np.ndarray) -> np.ndarray:
+        """Which models have stopped improving; on an adaptive schedule, at the lowest rate."""
+        if self.patience is None:
+            return np.zeros(len(judged), dtype=bool)
+        stale = self.patience.update(judged)
+        if self.controls.schedule == "adaptive":
+            self.rate = np.where(stale, self.rate / ADAPTIVE_DIVISOR, self.rate)
+            self.patience.forgive(stale)
+            stale = stale & (self.rate < ADAPTIVE_FLOOR)
+        return stale
+
+    def _let_go(self, converged: np.ndarray, diverged: np.ndarray) -> None:
+        """Take finished models off the stack."""
+        done = converged | diverged
+        if not done.any():
+            return
+        for i in np.flatnonzero(done):
+            result = self.results[self.active[i]]
+            result.diverged = bool(diverged[i])
+            result.converged = not result.diverged
+        keep = ~done
+        self.active, self.rate = self.active[keep], self.rate[keep]
+        if not keep.any():
+            return
+        index = torch.from_numpy(np.flatnonzero(keep)).to(self.weights.device)
+        self.weights = self.weights.index_select(0, index)
+        self.objective.select(index)
+        self.rule.select(index)
+        if self.patience is not None:
+            self.patience.select(keep)
+        if self.best is not None:
+            self.best.select(keep)

@@ -1,0 +1,371 @@
+"""What both estimators share: validate, train, publish."""
+
+import contextlib
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, is_classifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from skorchless._version import __version__
+from skorchless.engine import ModelResult, Progress
+from skorchless.estimators import inputs
+from skorchless.estimators.devices import check_dtype, resolve_device
+from skorchless.estimators.parameters import check_parameters
+from skorchless.estimators.training import Data, Memory, Outcome, fit_stack
+from skorchless.stack import private_generator
+
+
+class TorchLinearModel(BaseEstimator):
+    """Base of the estimators; use them, not this."""
+
+    # What each estimator has to say for itself.
+
+    def _loss_name(self, n_outputs: int) -> str:
+        """Name in LOSSES."""
+        raise NotImplementedError
+
+    def _check_target(self, y: Any, name: str) -> np.ndarray | Tensor:
+        """Check y for itself."""
+        raise NotImplementedError
+
+    def _encode(self, y: np.ndarray | Tensor, name: str, *, reset: bool) -> tuple[Tensor, int]:
+        """Targets for the engine, and the number of outputs; `reset` learns shape or classes."""
+        raise NotImplementedError
+
+    def _class_weights(self, data: Data) -> Tensor | None:
+        """What each class counts, shape ``(n_classes,)``."""
+        return None
+
+    def _coef_shape(self, n_outputs: int) -> tuple[int, ...]:
+        """Shape of ``coef_``."""
+        raise NotImplementedError
+
+    # Training.
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        *,
+        coef_init: Any = None,
+        intercept_init: Any = None,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Self:
+        """Fit the model.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Training data: a list, a NumPy array or memory map, a pandas or polars frame, or a
+            torch tensor on any device. Never written to.
+        y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
+            Targets; for the classifier one label a row, of any kind.
+        sample_weight : array-like or Tensor of shape (n_samples,), optional
+            Weights of the rows. Only their ratios count; a row of weight zero is as good as
+            absent.
+        coef_init : array-like of the shape of ``coef_``, optional
+            Where to start; wins over ``warm_start``. Zeros by default.
+        intercept_init : float or array-like of the shape of ``intercept_``, optional
+            Where the intercept starts.
+        X_val, y_val : as X and y, optional
+            Validation data. Its loss is recorded in ``validation_loss_curve_``; with
+            ``early_stopping=True`` it decides when to stop.
+        sample_weight_val : array-like or Tensor of shape (n_samples_val,), optional
+            Weights of the validation rows.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            For data or a parameter that makes no sense, or if the loss leaves the finite numbers.
+            The estimator is then as it was before.
+        """
+        with self._restored_on_error():
+            previous = dict(self.__dict__)
+            data = self._training_data(X, y, sample_weight, reset=True)
+            start = self._start(data, previous, coef_init, intercept_init, go_on=self.warm_start)
+            generator = private_generator(self.random_state)
+            data, validation = self._validation(data, X_val, y_val, sample_weight_val, generator)
+            outcome = self._train(data, validation, start, generator, None)
+            self._publish(outcome, data)
+            self.__dict__.pop("_memory", None)
+            self.__dict__.pop("validation_loss_curve_", None)
+            if validation is not None:
+                self.validation_loss_curve_ = np.array(outcome.results[0].validation_loss_curve)
+        if outcome.interrupt is not None:
+            raise outcome.interrupt
+        self._warn_unless_converged(outcome.results[0])
+        return self
+
+    def _partial_fit(self, X: Any, y: Any, sample_weight: Any, *, first: bool) -> Self:
+        """One pass; the `first` call learns shapes, the others go on from where it stopped."""
+        with self._restored_on_error():
+            if self.early_stopping:
+                raise ValueError(
+                    "partial_fit does not support early_stopping=True: it makes one pass a call. "
+                    "Set early_stopping=False."
+                )
+            previous = dict(self.__dict__)
+            data = self._training_data(X, y, sample_weight, reset=first)
+            start = self._start(data, previous, None, None, go_on=not first)
+            memory = previous.get("_memory") or Memory()
+            outcome = self._train(
+                data, None, start, private_generator(self.random_state), memory
+            )
+            if outcome.interrupt is not None:
+                raise outcome.interrupt
+            self._publish(outcome, data)
+            if not first:
+                self.loss_curve_ = np.append(previous["loss_curve_"], self.loss_curve_)
+            self.n_iter_ = self.best_iter_ = len(self.loss_curve_)
+            self._memory = outcome.memory
+        return self
+
+    @contextlib.contextmanager
+    def _restored_on_error(self) -> Iterator[None]:
+        """Leave the estimator as it was if anything goes wrong."""
+        before = dict(self.__dict__)
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    def _training_data(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> Data:
+        owner = type(self).__name__
+        check_parameters(owner, self.get_params(deep=False))
+        if y is None:
+            raise ValueError(
+                f"This {owner} estimator requires y to be passed, but the target y is None."
+            )
+        own = X.device if isinstance(X, Tensor) else None
+        checked = inputs.features(self, X, reset=reset)
+        data = self._weighted_data(checked, y, sample_weight, reset=reset)
+        class_weights = self._class_weights(data)
+        device = resolve_device(self.device, own, checked.numel() * data.n_outputs)
+        check_dtype(checked.dtype, device)
+        return data.reweighted(class_weights).to(device)
+
+    def _weighted_data(
+        self, X: Tensor, y: Any, sample_weight: Any, *, reset: bool, suffix: str = ""
+    ) -> Data:
+        """Encode the targets; drop rows that weigh nothing first, and their classes with them."""
+        inputs.check_same_device(X, y=y, sample_weight=sample_weight)
+        target = self._check_target(y, "y" + suffix)
+        inputs.check_lengths(X, target)
+        weight = inputs.weights(sample_weight, len(X), "sample_weight" + suffix)
+        if weight is not None and not bool((weight > 0).all()):
+            weight = weight.to(X.device)
+            kept = weight > 0
+            X, weight = X[kept], weight[kept]
+            rows = kept.numpy(force=True)
+            target = target[rows if isinstance(target, np.ndarray) else torch.from_numpy(rows)]
+        encoded, n_outputs = self._encode(target, "y" + suffix, reset=reset)
+        return Data(X, encoded, weight, n_outputs)
+
+    def _start(
+        self,
+        data: Data,
+        previous: dict[str, Any],
+        coef_init: Any,
+        intercept_init: Any,
+        *,
+        go_on: bool,
+    ) -> np.ndarray:
+        """Weights to start from, shape ``(1, K, D + 1)``."""
+        n_features = data.X.shape[1]
+        dtype = inputs.numpy_dtype(data.X)
+        start = np.zeros((1, data.n_outputs, n_features + 1), dtype=dtype)
+        if go_on and "coef_" in previous:
+            old, new = previous.get("classes_"), getattr(self, "classes_", None)
+            if not np.array_equal(old, new):
+                raise ValueError(
+                    f"warm_start=True cannot go on from classes {old} with classes {new}. Fit all "
+                    "classes at once, or set warm_start=False."
+                )
+            init = {"coef_": previous["coef_"], "intercept_": previous["intercept_"]}
+        else:
+            init = {}
+        if coef_init is not None:
+            init["coef_init"] = coef_init
+        if intercept_init is not None:
+            init["intercept_init"] = intercept_init
+        for name, value in init.items():
+            if name.startswith("coef"):
+                needed = self._coef_shape(data.n_outputs, n_features)
+                start[0, :, :-1] = inputs.initial(value, name, needed).reshape(-1, n_features)
+            elif self.fit_intercept:
+                needed = self._coef_shape(data.n_outputs, n_features)[:-1]
+                start[0, :, -1] = inputs.initial(value, name, needed)
+        return start
+
+    def _validation(
+        self,
+        data: Data,
+        X_val: Any,
+        y_val: Any,
+        sample_weight_val: Any,
+        generator: torch.Generator,
+    ) -> tuple[Data, Data | None]:
+        """The rows to train on and those to validate on, if any."""
+        if (X_val is None) != (y_val is None):
+            given, missing = ("y_val", "X_val") if X_val is None else ("X_val", "y_val")
+            raise ValueError(f"{given} was passed without {missing}: validation needs both.")
+        if X_val is not None:
+            checked = inputs.features(self, X_val, reset=False).to(data.X.dtype)
+            validation = self._weighted_data(
+                checked, y_val, sample_weight_val, reset=False, suffix="_val"
+            )
+            return data, validation.to(data.X.device)
+        if not self.early_stopping:
+            return data, None
+        labels = data.target.numpy(force=True).ravel() if is_classifier(self) else None
+        try:
+            kept, held = train_test_split(
+                np.arange(len(data.X)),
+                test_size=self.validation_fraction,
+                stratify=labels,
+                random_state=int(torch.randint(2**31 - 1, (), generator=generator, device="cpu")),
+            )
+        except ValueError as error:
+            raise ValueError(
+                f"early_stopping=True cannot hold out validation_fraction="
+                f"{self.validation_fraction} of {len(data.X)} rows: {error} Pass X_val and y_val, "
+                "or set early_stopping=False."
+            ) from error
+        return data.take(torch.from_numpy(kept)), data.take(torch.from_numpy(held))
+
+    def _train(
+        self,
+        data: Data,
+        validation: Data | None,
+        start: np.ndarray,
+        generator: torch.Generator,
+        memory: Memory | None,
+    ) -> Outcome:
+        outcome = fit_stack(
+            [self.get_params(deep=False)],
+            self._loss_name(data.n_outputs),
+            data,
+            start,
+            generator,
+            validation=validation,
+            memory=memory,
+            report=self._print if self.verbose else None,
+        )
+        result = outcome.results[0]
+        if result.diverged:
+            epoch = result.n_iter + (0 if memory is None else memory.passes)
+            raise ValueError(
+                f"The loss left the finite numbers in epoch {epoch} with learning rate "
+                f"{result.rate:.6g}. Use a smaller learning_rate or learning_rate='auto', or put "
+                "a StandardScaler in front."
+            )
+        if outcome.weights[0] is None and outcome.interrupt is not None:
+            raise outcome.interrupt
+        return outcome
+
+    def _publish(self, outcome: Outcome, data: Data) -> None:
+        """Set the fitted attributes."""
+        result, weights = outcome.results[0], outcome.weights[0]
+        assert weights is not None
+        shape = self._coef_shape(data.n_outputs, data.X.shape[1])
+        self.coef_ = np.ascontiguousarray(weights[:, :-1]).reshape(shape)
+        intercept = weights[:, -1].copy()
+        self.intercept_ = intercept if len(shape) == 2 else intercept[0]
+        self.n_iter_, self.best_iter_ = result.n_iter, result.best_iter
+        self.loss_curve_ = np.array(result.loss_curve)
+        self.learning_rate_ = float(outcome.rates[0])
+        self.optimizer_ = outcome.optimizer
+        self.device_ = str(data.X.device)
+
+    def _warn_unless_converged(self, result: ModelResult) -> None:
+        if result.converged or self.tol is None:
+            return
+        warnings.warn(
+            f"{type(self).__name__} made max_iter={self.max_iter} passes before tol={self.tol} "
+            f"was reached; the objective is {result.loss_curve[-1]:.6g}. Raise max_iter or tol, "
+            "or set tol=None if a fixed number of passes is meant.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+
+    def _print(self, progress: Progress) -> None:
+        line = f"epoch {progress.n_iter:>6d}   loss {progress.loss:>12.6g}"
+        if progress.validation_loss is not None:
+            line += f"   validation loss {progress.validation_loss:>12.6g}"
+        if self.verbose > 1:
+            line += f"   rate {progress.rate:>10.4g}   {progress.seconds:>9.3f} s"
+        print(line)
+
+    # Predicting.
+
+    def _raw_predictions(self, X: Any) -> np.ndarray | Tensor:
+        """``X W + b``, shape ``(n, K)``: torch for torch, else in NumPy, so that a fork is safe."""
+        check_is_fitted(self)
+        coef = np.atleast_2d(self.coef_)
+        if isinstance(X, Tensor):
+            rows = inputs.features(self, X, reset=False)
+            with torch.inference_mode(False), torch.no_grad():
+                weights = torch.from_numpy(coef).to(rows)
+                intercept = torch.from_numpy(np.atleast_1d(self.intercept_)).to(rows)
+                return torch.addmm(intercept, rows, weights.T)
+        array = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        raw = array @ coef.T.astype(array.dtype, copy=False)
+        raw += np.asarray(self.intercept_, dtype=array.dtype)
+        return raw
+
+    # Travelling.
+
+    def _copy_fit(self, model: Any) -> Any:
+        """Give `model` our coefficients, and with them our predictions."""
+        check_is_fitted(self)
+        model.coef_, model.intercept_ = self.coef_.copy(), np.copy(self.intercept_)[()]
+        model.n_features_in_ = self.n_features_in_
+        if hasattr(self, "feature_names_in_"):
+            model.feature_names_in_ = self.feature_names_in_.copy()
+        return model
+
+    def _linear_module(self, coef: np.ndarray, intercept: np.ndarray) -> nn.Linear:
+        """A layer that computes ``X coef.T + intercept``."""
+        outputs, features = coef.shape
+        weights = torch.from_numpy(coef.copy())
+        linear = nn.Linear(features, outputs, device="meta", dtype=weights.dtype)
+        linear.weight = nn.Parameter(weights)
+        linear.bias = nn.Parameter(torch.from_numpy(np.array(intercept, dtype=coef.dtype)))
+        return linear
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_skorchless_version": __version__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        version = state.pop("_skorchless_version", "0")
+        if _release(version) > _release(__version__):
+            warnings.warn(
+                f"This {type(self).__name__} was pickled by skorchless {version}, which is newer "
+                f"than the installed {__version__}. Upgrade skorchless to be safe.",
+                UserWarning,
+                stacklevel=2,
+            )
+        super().__setstate__(state)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])

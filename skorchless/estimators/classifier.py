@@ -1,0 +1,382 @@
+"""Softmax regression."""
+
+from typing import Any, Self
+
+import numpy as np
+import torch
+from sklearn.base import ClassifierMixin
+from sklearn.linear_model import LogisticRegression
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import column_or_1d
+from torch import Tensor, nn
+
+from skorchless.estimators.base import TorchLinearModel
+from skorchless.estimators.training import Data
+
+
+class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
+    r"""Softmax (multinomial logistic) regression with elastic-net penalty, trained by PyTorch.
+
+    Minimises
+
+    .. math:: \frac{1}{\sum_i s_i} \sum_i s_i\, \ell(W x_i + b, y_i)
+        + \alpha \left( \rho \|W\|_1 + \tfrac12 (1 - \rho) \|W\|^2 \right)
+
+    over coefficients W and intercepts b, :math:`\ell` being the cross-entropy of
+    :math:`\mathrm{softmax}(W x_i + b)`, s the weights and :math:`\rho` = ``l1_ratio``. Two classes
+    train one logit. The same ``alpha`` gives the same optimum as in
+    :class:`~sklearn.linear_model.SGDClassifier`;
+    :class:`~sklearn.linear_model.LogisticRegression` needs ``C = 1 / (alpha * sum(s))``.
+
+    Parameters
+    ----------
+    alpha : float, default=1e-4
+        Strength of the penalty. The intercept is never penalised.
+    l1_ratio : float, default=0.0
+        Share of L1 in the penalty, between 0 and 1.
+    fit_intercept : bool, default=True
+        Whether to fit an intercept.
+    optimizer : {"auto", "sgd", "adam"}, default="auto"
+        ``"auto"`` needs no tuning and works on features as they come: a quasi-Newton method, or
+        Adam where ``learning_rate`` is a number. ``"sgd"`` and ``"adam"`` are the textbook
+        mini-batch updates, as in :mod:`torch.optim`.
+    learning_rate : float or "auto", default="auto"
+        A number is exactly that number, on the features as given. ``"auto"``: the estimator
+        chooses step and scaling.
+    schedule : {"constant", "invscaling", "cosine", "adaptive"}, default="constant"
+        Factor on the learning rate in epoch e = 0, 1, ...: 1; 1 / sqrt(1 + e); half a cosine wave
+        over ``max_iter`` epochs; or a division by 5 at each plateau, done below 1e-6.
+    momentum : float, default=0.0
+        Momentum of SGD, in [0, 1).
+    nesterov : bool, default=False
+        Whether SGD's momentum is Nesterov's.
+    betas : pair of float, default=(0.9, 0.999)
+        Adam's decay rates.
+    batch_size : int, None or "auto", default="auto"
+        Rows a batch; None is the full batch, ``"auto"`` min(n_samples, 256).
+    max_iter : int, default=1000
+        Passes over the data at most.
+    tol : float or None, default=1e-4
+        The quasi-Newton method stops when its estimate of the distance to the optimal objective is
+        below ``tol`` times the objective; squared error without L1 is solved to rounding whatever
+        ``tol`` is. SGD and Adam stop when the best epoch loss has not improved by more than
+        ``tol`` times the best constant model's objective for ``n_iter_no_change`` epochs. None
+        makes all passes (the quasi-Newton method ends where the arithmetic does).
+    n_iter_no_change : int, default=5
+        Epochs without improvement before stopping.
+    shuffle : bool, default=True
+        Whether to shuffle the rows before each epoch.
+    early_stopping : bool, default=False
+        Whether to stop on the validation loss and keep the weights that were best on it.
+    validation_fraction : float, default=0.1
+        Share of the rows held out for early stopping unless `fit` is given ``X_val``.
+    class_weight : dict or "balanced", default=None
+        Weights of the classes, on top of the rows'. ``"balanced"`` gives all classes the same
+        total weight.
+    warm_start : bool, default=False
+        Whether `fit` starts from the previous solution.
+    device : str, int or torch.device, default="auto"
+        Where to train. ``"auto"``: a tensor's own device, else CUDA where there is one and the
+        work is worth it, else the CPU.
+    distributed : bool, default=False
+        Not available in this version.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the shuffling and of the held-out split. NumPy's and torch's global generators are
+        never touched.
+    verbose : int, default=0
+        1 prints a line an epoch, 2 adds rate and time.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The labels, sorted.
+    coef_ : ndarray of shape (n_classes, n_features), or (1, n_features) for two classes
+        Coefficients, in the dtype of the computation.
+    intercept_ : ndarray of shape (n_classes,), or (1,) for two classes
+        Intercepts; zero with ``fit_intercept=False``.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X was a frame with string column names.
+    n_iter_ : int
+        Passes made.
+    best_iter_ : int
+        The pass whose weights were kept.
+    loss_curve_ : ndarray of shape (n_iter_,)
+        Objective, penalty included. SGD and Adam: mean over an epoch's batches, each taken before
+        its update. Quasi-Newton: at the accepted weights after each pass, so it never rises.
+    validation_loss_curve_ : ndarray of shape (n_iter_,)
+        Mean loss on the validation rows after each pass, without penalty. Only with ``X_val`` or
+        ``early_stopping``.
+    learning_rate_ : float
+        The learning rate of the first epoch; 1 for the quasi-Newton method, which searches.
+    optimizer_ : {"quasi-newton", "sgd", "adam"}
+        What ran.
+    device_ : str
+        Where it ran.
+
+    See Also
+    --------
+    TorchLinearRegressor : The same for numbers.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skorchless import TorchSoftmaxClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = TorchSoftmaxClassifier().fit(X, y)
+    >>> round(model.score(X, y), 2)
+    0.98
+    """
+
+    def __init__(
+        self,
+        *,
+        alpha: float = 1e-4,
+        l1_ratio: float = 0.0,
+        fit_intercept: bool = True,
+        optimizer: str = "auto",
+        learning_rate: float | str = "auto",
+        schedule: str = "constant",
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        betas: tuple[float, float] = (0.9, 0.999),
+        batch_size: int | str | None = "auto",
+        max_iter: int = 1000,
+        tol: float | None = 1e-4,
+        n_iter_no_change: int = 5,
+        shuffle: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        class_weight: dict[Any, float] | str | None = None,
+        warm_start: bool = False,
+        device: Any = "auto",
+        distributed: bool = False,
+        random_state: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.alpha = alpha
+        self.l1_ratio = l1_ratio
+        self.fit_intercept = fit_intercept
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.schedule = schedule
+        self.momentum = momentum
+        self.nesterov = nesterov
+        self.betas = betas
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.shuffle = shuffle
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.class_weight = class_weight
+        self.warm_start = warm_start
+        self.device = device
+        self.distributed = distributed
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, *, classes: Any = None) -> Self:
+        """Make one pass over some rows, going on from the passes before.
+
+        With a number for ``learning_rate``, k calls on the same data equal
+        ``fit(max_iter=k, tol=None)`` bit for bit. With ``"auto"`` it is a pass of Adam on columns
+        standardised by all rows seen so far.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Rows.
+        y : array-like or Tensor of shape (n_samples,)
+            Labels.
+        sample_weight : array-like or Tensor of shape (n_samples,), optional
+            Weights of the rows.
+        classes : array-like of shape (n_classes,), optional
+            All labels that any call will bring. Needed in the first call.
+
+        Returns
+        -------
+        self : object
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            As `fit`; also without `classes` in the first call, for a label that is not among
+            them, and with ``early_stopping=True`` or ``class_weight="balanced"``.
+        """
+        if self.class_weight == "balanced":
+            raise ValueError(
+                "partial_fit does not support class_weight='balanced': it cannot know how frequent "
+                "the classes will be. Compute weights with compute_class_weight('balanced', ...) "
+                "and pass them as a dict."
+            )
+        first = not hasattr(self, "coef_")
+        if first and classes is None:
+            raise ValueError("classes must be passed on the first call to partial_fit.")
+        if classes is not None:
+            classes = np.unique(_as_labels(classes))
+            if first:
+                self._announced = classes
+            elif not np.array_equal(classes, self.classes_):
+                raise ValueError(
+                    f"`classes={classes!r}` is not the same as on last call to partial_fit, was: "
+                    f"{self.classes_!r}"
+                )
+        try:
+            return self._partial_fit(X, y, sample_weight, first=first)
+        finally:
+            self.__dict__.pop("_announced", None)
+
+    def decision_function(self, X: Any) -> Any:
+        """Logits.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        scores : ndarray or Tensor of shape (n_samples, n_classes), or (n_samples,) for two classes
+            For two classes, the logit of ``classes_[1]``.
+        """
+        raw = self._raw_predictions(X)
+        return raw[:, 0] if len(self.classes_) == 2 else raw
+
+    def predict(self, X: Any) -> Any:
+        """Predict labels.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        y : ndarray or Tensor of shape (n_samples,)
+            Labels; a tensor on X's device if X is one and the labels are numbers.
+        """
+        scores = self.decision_function(X)
+        if isinstance(scores, Tensor):
+            index = (scores > 0).long() if scores.ndim == 1 else scores.argmax(dim=1)
+            if self.classes_.dtype.kind in "biuf":
+                return torch.from_numpy(self.classes_).to(index.device)[index]
+            return self.classes_[index.numpy(force=True)]
+        index = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
+        return self.classes_[index]
+
+    def predict_proba(self, X: Any) -> Any:
+        """Probabilities of the classes.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        p : ndarray or Tensor of shape (n_samples, n_classes)
+            Columns in the order of ``classes_``; rows sum to 1.
+        """
+        log_p = self.predict_log_proba(X)
+        return log_p.exp() if isinstance(log_p, Tensor) else np.exp(log_p)
+
+    def predict_log_proba(self, X: Any) -> Any:
+        """Logarithms of the probabilities, exact where the probabilities themselves underflow.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Rows.
+
+        Returns
+        -------
+        log_p : ndarray or Tensor of shape (n_samples, n_classes)
+            Columns in the order of ``classes_``.
+        """
+        raw = self._raw_predictions(X)
+        two_classes = len(self.classes_) == 2  # one logit, the other is 0
+        if isinstance(raw, Tensor):
+            logits = torch.cat([torch.zeros_like(raw), raw], dim=1) if two_classes else raw
+            return torch.log_softmax(logits, dim=1)
+        logits = np.hstack([np.zeros_like(raw), raw]) if two_classes else raw
+        logits -= logits.max(axis=1, keepdims=True)
+        logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        return logits
+
+    def to_sklearn(self) -> LogisticRegression:
+        """Return a fitted LogisticRegression with the same predictions.
+
+        Returns
+        -------
+        model : LogisticRegression
+        """
+        model = self._copy_fit(LogisticRegression(fit_intercept=self.fit_intercept))
+        model.classes_ = self.classes_.copy()
+        return model
+
+    def to_torch(self) -> nn.Module:
+        """Return a module that maps X to logits, one a class.
+
+        Returns
+        -------
+        module : torch.nn.Linear
+            On the CPU, in the dtype of the coefficients. For two classes the first logit is 0.
+        """
+        coef, intercept = self.coef_, self.intercept_
+        if len(self.classes_) == 2:
+            coef = np.vstack([np.zeros_like(coef), coef])
+            intercept = np.append(np.zeros_like(intercept), intercept)
+        return self._linear_module(coef, intercept)
+
+    def _loss_name(self, n_outputs: int) -> str:
+        return "logistic" if n_outputs == 1 else "softmax"
+
+    def _check_target(self, y: Any, name: str) -> np.ndarray | Tensor:
+        labels = column_or_1d(_as_labels(y), warn=True)
+        check_classification_targets(labels)
+        return labels
+
+    def _encode(self, y: np.ndarray | Tensor, name: str, *, reset: bool) -> tuple[Tensor, int]:
+        assert isinstance(y, np.ndarray)
+        if reset:
+            self.classes_ = getattr(self, "_announced", None)
+            if self.classes_ is None:
+                self.classes_ = np.unique(y)
+        unknown = np.setdiff1d(y, self.classes_)
+        if len(unknown):
+            raise ValueError(f"{name} contains previously unseen labels: {unknown.tolist()}")
+        if len(self.classes_) < 2:
+            raise ValueError(
+                "This solver needs samples of at least 2 classes in the data, but the data "
+                f"contains only one class: {self.classes_[0]!r}"
+            )
+        index = torch.from_numpy(np.searchsorted(self.classes_, y).astype(np.int64))
+        if len(self.classes_) == 2:
+            return index.to(torch.float64).unsqueeze(1), 1
+        return index, len(self.classes_)
+
+    def _class_weights(self, data: Data) -> Tensor | None:
+        if self.class_weight is None:
+            return None
+        n_classes = len(self.classes_)
+        if self.class_weight == "balanced":
+            index = data.target.view(-1).long()
+            totals = torch.bincount(index, weights=data.weight, minlength=n_classes)
+            return (totals.sum() / (n_classes * totals.double())).cpu()
+        labels = self.classes_
+        weights = compute_class_weight(self.class_weight, classes=labels, y=labels)
+        if not np.isfinite(weights).all() or (weights < 0).any():
+            raise ValueError(f"class_weight must be finite and not negative. Got {self.class_weight!r}.")
+        return torch.from_numpy(np.asarray(weights, dtype=np.float64))
+
+    def _coef_shape(self, n_outputs: int, n_features: int) -> tuple[int, ...]:
+        return (n_outputs, n_features)
+
+
+def _as_labels(y: Any) -> Any:
+    return y.numpy(force=True) if isinstance(y, Tensor) else y

@@ -1,0 +1,63 @@
+"""Where to train."""
+
+import torch
+
+#: Multiply-adds a pass from which moving to an accelerator pays.
+WORTH_MOVING = 2**24
+
+
+def available_devices() -> list[str]:
+    """Names of the devices on this machine."""
+    names = ["cpu"]
+    names += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    other = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if other is not None and other.type != "cuda":
+        names.append(other.type)
+    return names
+
+
+def resolve_device(
+    device: str | int | torch.device, own: torch.device | None, work: int
+) -> torch.device:
+    """The device to train on.
+
+    Parameters
+    ----------
+    device : str, int or torch.device
+        The estimator's parameter.
+    own : torch.device or None
+        Where X is, if it is a tensor.
+    work : int
+        Multiply-adds a pass.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device here, or no such device at all.
+    """
+    if isinstance(device, str) and device == "auto":
+        if own is not None:
+            return own
+        worth = torch.cuda.is_available() and work >= WORTH_MOVING
+        return torch.device("cuda", torch.cuda.current_device()) if worth else torch.device("cpu")
+    names = available_devices()
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device={device!r} is not a device that torch knows. Devices here: {names}."
+        ) from error
+    known = {torch.device(name) for name in names} | {torch.device(n.split(":")[0]) for n in names}
+    if chosen.type != "cpu" and chosen not in known:
+        raise ValueError(f"device={str(chosen)!r} is not available. Devices here: {names}.")
+    if chosen.type == "cuda" and chosen.index is None:
+        chosen = torch.device("cuda", torch.cuda.current_device())
+    return chosen
+
+
+def check_dtype(dtype: torch.dtype, device: torch.device) -> None:
+    """Raise ValueError if `device` cannot compute in `dtype`."""
+    if dtype == torch.float64 and device.type == "mps":
+        raise ValueError(
+            f"device={str(device)!r} has no float64. Pass X as float32, or set device='cpu'."
+        )

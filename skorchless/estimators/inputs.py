@@ -1,0 +1,162 @@
+"""What users pass in, checked in scikit-learn's words and handed on as tensors.
+
+Nothing here writes to what it is given.
+"""
+
+import warnings
+from numbers import Number
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_array, check_consistent_length, validate_data
+from torch import Tensor
+
+#: Half precision is widened; everything else keeps its own or becomes double.
+COMPUTE_DTYPE = {
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float32: torch.float32,
+}
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """A tensor that shares the array's memory, read-only or not: it is never written to."""
+    if array.flags.writeable:
+        return torch.from_numpy(array)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def features(estimator: Any, X: Any, *, reset: bool, name: str = "X") -> Tensor:
+    """Check X and return it as a tensor of shape ``(n, D)``, in the dtype to compute in."""
+    if isinstance(X, Tensor):
+        X = finite(X.detach(), name)
+        if X.ndim != 2:
+            raise ValueError(
+                f"Expected 2D array, got {X.ndim}D array instead. Reshape your data either using "
+                "X.reshape(-1, 1) if it has a single feature or X.reshape(1, -1) if it contains "
+                "a single sample."
+            )
+        check_not_empty(X, type(estimator).__name__)
+        validate_data(estimator, X, reset=reset, skip_check_array=True)
+        return X.contiguous()
+    array = validate_data(estimator, X, reset=reset, dtype=[np.float64, np.float32], order="C")
+    return as_tensor(array)
+
+
+def numbers(y: Any, name: str) -> Tensor:
+    """Check a numeric target and return it as a tensor of shape ``(n,)`` or ``(n, K)``."""
+    if isinstance(y, Tensor):
+        y = finite(y.detach(), name)
+        if y.ndim not in (1, 2):
+            raise ValueError(f"{name} must be of 1 or 2 dimensions, got {y.ndim}.")
+        return y
+    array = check_array(
+        y,
+        ensure_2d=False,
+        allow_nd=False,
+        dtype=[np.float64, np.float32],
+        ensure_min_samples=0,
+        input_name=name,
+    )
+    return as_tensor(array)
+
+
+def weights(sample_weight: Any, n_rows: int, name: str = "sample_weight") -> Tensor | None:
+    """Check row weights; None if they are all the same, since only their ratios count.
+
+    Raises
+    ------
+    ValueError
+        For weights of a wrong shape, negative, not finite or all zero.
+    """
+    if sample_weight is None or (
+        isinstance(sample_weight, Number) and sample_weight > 0  # type: ignore[operator]
+    ):
+        return None
+    if isinstance(sample_weight, Tensor):
+        weight = finite(sample_weight.detach(), name)
+    else:
+        weight = as_tensor(
+            check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name=name)
+        )
+    if weight.ndim != 1:
+        raise ValueError(
+            f"Sample weights must be 1D array or scalar, got {weight.ndim}D array. Expected "
+            f"either a scalar value or a 1D array of length {n_rows}."
+        )
+    if len(weight) != n_rows:
+        raise ValueError(f"{name}.shape == {tuple(weight.shape)}, expected {(n_rows,)}!")
+    if bool((weight < 0).any()):
+        raise ValueError(f"Negative values in data passed to `{name}`.")
+    if not bool(weight.any()):
+        raise ValueError("Sample weights must contain at least one non-zero number.")
+    return None if bool((weight == weight[0]).all()) else weight
+
+
+def finite(values: Tensor, name: str) -> Tensor:
+    """Widen a tensor to the dtype to compute in and refuse what is not a finite number."""
+    if values.is_sparse or values.layout != torch.strided:
+        raise TypeError(
+            f"Sparse data was passed for {name}, but dense data is required. "
+            f"Use '.to_dense()' to convert it."
+        )
+    if values.is_complex():
+        raise ValueError("Complex data not supported")
+    values = values.to(COMPUTE_DTYPE.get(values.dtype, torch.float64))
+    if not bool(values.isfinite().all()):
+        kind = "NaN" if bool(values.isnan().any()) else "infinity or a value too large"
+        raise ValueError(f"Input {name} contains {kind}.")
+    return values
+
+
+def check_not_empty(X: Tensor, owner: str) -> None:
+    """Raise ValueError if X has no rows or no columns."""
+    for axis, what in enumerate(("sample", "feature")):
+        if X.shape[axis] == 0:
+            raise ValueError(
+                f"Found array with 0 {what}(s) (shape={tuple(X.shape)}) while a minimum of 1 is "
+                f"required by {owner}."
+            )
+
+
+def check_lengths(X: Tensor, y: Any) -> None:
+    """Raise ValueError if X and y do not have as many rows."""
+    check_consistent_length(X, y)
+
+
+def check_same_device(X: Tensor, **others: Any) -> None:
+    """Raise ValueError if a tensor among `others` is not where X is."""
+    for name, other in others.items():
+        if isinstance(other, Tensor) and other.device != X.device:
+            raise ValueError(
+                f"Input tensors must be on the same device: X is on {X.device}, {name} on "
+                f"{other.device}."
+            )
+
+
+def numpy_dtype(X: Tensor) -> type[np.floating[Any]]:
+    """NumPy's name for the dtype of X."""
+    return np.float32 if X.dtype == torch.float32 else np.float64
+
+
+def initial(value: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Check weights to start from.
+
+    Raises
+    ------
+    ValueError
+        If they are not finite or not of `shape`.
+    """
+    if isinstance(value, Tensor):
+        value = value.numpy(force=True)
+    array = np.asarray(value, dtype=np.float64)
+    if array.shape != shape and array.size == 1 == int(np.prod(shape)):
+        array = array.reshape(shape)
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}; this data needs {shape}.")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite. Got {value!r}.")
+    return array

@@ -1,0 +1,203 @@
+r"""Losses of the raw predictions ``z = x W + b``: value, residual and curvature by formula.
+
+Conventions
+-----------
+``raw`` has shape ``(..., M, K, rows)`` and ``target`` ``(..., 1, K, rows)``. For classes the target
+is one-hot (softmax) or 0 and 1 (logistic). Every loss has
+
+* ``value``: :math:`\ell(z, y)` summed over the K outputs, shape ``(..., M, rows)``,
+* ``residual``: :math:`\partial \ell / \partial z`, written to ``out``, shape as ``raw``,
+* ``curvature``: one number a row that scales :math:`\partial^2 \ell / \partial z^2`, shape
+  ``(..., M, rows)``: the row weights of a preconditioner that all outputs share,
+* ``smoothness``: the least upper bound of the second derivative over all ``z``,
+* ``constant_value``: the mean loss of the best model that ignores X, one number or shape ``(M,)``,
+* ``select``: the same loss for some of the models.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from skorchless.stack import WIDE
+
+
+class Loss(Protocol):
+    """What the engine asks of a loss."""
+
+    smoothness: float
+    has_units: bool
+    """Whether raw predictions are in y's units, rather than log-odds."""
+    constant_curvature: bool
+    """Whether ``curvature`` is 1 everywhere, so that one factorisation serves the whole fit."""
+
+    def value(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Loss of each row, summed over the outputs."""
+
+    def residual(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
+        """Derivative of the loss in the raw predictions."""
+
+    def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
+        """One positive weight a row in place of the second derivative."""
+
+    def constant_value(
+        self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool
+    ) -> Tensor:
+        """Mean loss of the best constant model (of zero without intercept), in double precision.
+
+        `target` has shape ``(n, K)``, or ``(n,)`` with integer classes; `weight` ``(n,)``.
+        """
+
+    def select(self, keep: Tensor) -> "Loss":
+        """The loss of the models that stay in the stack."""
+
+
+class _SharedLoss:
+    """A loss without parameters is the same for every model of a stack."""
+
+    has_units = False
+    constant_curvature = False
+
+    def select(self, keep: Tensor) -> "_SharedLoss":
+        return self
+
+
+class HalfSquaredError(_SharedLoss):
+    r""":math:`\ell = \tfrac12 \sum_k (z_k - y_k)^2`."""
+
+    smoothness = 1.0
+    has_units = True
+    constant_curvature = True
+
+    def value(self, raw: Tensor, target: Tensor) -> Tensor:
+        return (raw - target).square_().sum(dim=-2).mul_(0.5)
+
+    def residual(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
+        return torch.sub(raw, target, out=out)
+
+    def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
+        return torch.ones_like(raw[..., 0, :])
+
+    def constant_value(
+        self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool
+    ) -> Tensor:
+        y, share = target.to(WIDE), (weight.to(WIDE) / weight.sum(dtype=WIDE)).unsqueeze(1)
+        if fit_intercept:
+            y = y - (share * y).sum(dim=0)
+        return 0.5 * (share * y.square()).sum()
+
+
+class Huber:
+    r"""Squared near zero, linear beyond ``delta``, as :class:`torch.nn.HuberLoss`.
+
+    :math:`\ell = \sum_k h(z_k - y_k)` with :math:`h(r) = \tfrac12 r^2` for
+    :math:`|r| \le \delta` and :math:`\delta (|r| - \tfrac12 \delta)` beyond.
+
+    The curvature is that of the quadratic that touches ``h`` at r and lies above it everywhere,
+    :math:`\min(1, \delta / |r|)` (iteratively reweighted least squares): unlike the second
+    derivative it never vanishes.
+    """
+
+    smoothness = 1.0
+    has_units = True
+    constant_curvature = False
+
+    def __init__(self, delta: Tensor) -> None:
+        self.delta = delta
+
+    def value(self, raw: Tensor, target: Tensor) -> Tensor:
+        error = (raw - target).abs_()
+        inside = torch.minimum(error, self.delta)
+        return (inside * (error - 0.5 * inside)).sum(dim=-2)
+
+    def residual(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
+        torch.sub(raw, target, out=out)
+        return torch.clamp(out, -self.delta, self.delta, out=out)
+
+    def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
+        error = (raw - target).abs_()
+        return (self.delta / torch.maximum(error, self.delta)).mean(dim=-2)
+
+    def constant_value(
+        self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool
+    ) -> Tensor:
+        y, share = target.T.to(WIDE), weight.to(WIDE) / weight.sum(dtype=WIDE)
+        loss = Huber(self.delta.to(WIDE))
+        centre = torch.zeros(len(self.delta), n_outputs, 1, dtype=WIDE, device=y.device)
+        if fit_intercept:
+            centre = centre + y.median(dim=-1, keepdim=True).values
+            for _ in range(20):  # iteratively reweighted means
+                pull = share * loss.delta / torch.maximum((y - centre).abs(), loss.delta)
+                centre = (pull * y).sum(dim=-1, keepdim=True) / pull.sum(dim=-1, keepdim=True)
+        return (loss.value(centre.expand(-1, -1, y.shape[1]), y) * share).sum(dim=-1)
+
+    def select(self, keep: Tensor) -> "Huber":
+        return Huber(self.delta.index_select(0, keep))
+
+
+class SoftmaxCrossEntropy(_SharedLoss):
+    r""":math:`\ell = \log \sum_k e^{z_k} - \sum_k y_k z_k`, y being one-hot.
+
+    The second derivative :math:`\mathrm{diag}(p) - p p^\top` is at most
+    :math:`\tfrac12` (Böhning, 1992); the curvature is :math:`\tfrac12 \sum_k p_k (1 - p_k)`.
+    """
+
+    smoothness = 0.5
+
+    def value(self, raw: Tensor, target: Tensor) -> Tensor:
+        return torch.log_softmax(raw, dim=-2).mul_(target).sum(dim=-2).neg_()
+
+    def residual(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
+        return torch.softmax(raw, dim=-2, out=out).sub_(target)
+
+    def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
+        return (1.0 - torch.softmax(raw, dim=-2).square_().sum(dim=-2)).mul_(0.5)
+
+    def constant_value(
+        self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool
+    ) -> Tensor:
+        if not fit_intercept:
+            return torch.tensor(float(n_outputs), dtype=WIDE, device=target.device).log()
+        counts = torch.bincount(target, weights=weight.to(WIDE), minlength=n_outputs)
+        return torch.special.entr(counts / counts.sum()).sum()
+
+
+class LogisticLoss(_SharedLoss):
+    r"""Cross-entropy of two classes with one logit: :math:`\ell = \log(1 + e^z) - y z`."""
+
+    smoothness = 0.25
+
+    def value(self, raw: Tensor, target: Tensor) -> Tensor:
+        return (softplus(raw, threshold=40.0) - target * raw).sum(dim=-2)
+
+    def residual(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
+        return torch.sigmoid(raw, out=out).sub_(target)
+
+    def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
+        p = torch.sigmoid(raw)
+        return (p * (1.0 - p)).mean(dim=-2)
+
+    def constant_value(
+        self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool
+    ) -> Tensor:
+        share = torch.tensor(0.5, dtype=WIDE, device=target.device)
+        if fit_intercept:
+            share = (weight.to(WIDE) @ target.to(WIDE)).squeeze() / weight.sum(dtype=WIDE)
+        return torch.special.entr(share) + torch.special.entr(1.0 - share)
+
+
+#: Every loss by name; the contract tests run over this table.
+LOSSES: dict[str, type] = {
+    "squared_error": HalfSquaredError,
+    "huber": Huber,
+    "softmax": SoftmaxCrossEntropy,
+    "logistic": LogisticLoss,
+}
+
+
+def make_loss(name: str, delta: Tensor) -> Loss:
+    """The loss called `name`; `delta`, of shape ``(M, 1, 1)``, is Huber's."""
+    kind = LOSSES[name]
+    loss: Loss = kind(delta) if kind is Huber else kind()
+    return loss

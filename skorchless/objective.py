@@ -1,0 +1,136 @@
+r"""The objective: loss times linear model plus penalty, as sums over batches.
+
+.. math:: F(W) = \frac{1}{\sum_i s_i} \sum_i s_i\, \ell(W \tilde x_i, y_i) + \Omega(W)
+
+with :math:`\tilde x_i` the row with a 1 behind it. A batch's objective is the same over its own
+rows: divided by its own weight, as a hand-written loop has it. Gradients are formulas, never
+autograd: with residuals :math:`r_i = s_i\, \partial \ell / \partial z_i`, the gradient is
+:math:`\sum_i r_i \tilde x_i^\top / \sum_i s_i` plus the penalty's.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import repeat
+
+import torch
+from torch import Tensor
+
+from skorchless.losses import Loss
+from skorchless.penalties import ElasticNet, PenaltySum
+from skorchless.sources import Chunk
+from skorchless.stack import WIDE
+
+
+class Objective:
+    """Values and gradients of a stack of models over chunks.
+
+    Parameters
+    ----------
+    loss : Loss
+    penalty : ElasticNet
+    """
+
+    def __init__(self, loss: Loss, penalty: ElasticNet) -> None:
+        self.loss = loss
+        self.penalty = penalty
+        self._raw: dict[tuple[int, int, int], _RawPredictions] = {}
+        self._gradient: Tensor | None = None
+        self._penalty_sum: PenaltySum | None = None
+
+    def gradients(self, chunk: Chunk, weights: Tensor) -> Iterator[Tensor]:
+        """Yield the gradient of each batch that ends in `chunk`, at `weights` as they are then.
+
+        Whoever iterates may move `weights` in place between two batches. The gradient, of shape
+        ``(M, K, D + 1)``, is overwritten by the next one.
+        """
+        models, outputs, columns = weights.shape
+        _, parts, rows = chunk.shape
+        width = models * outputs
+        if self._gradient is None:
+            self._gradient = torch.empty_like(weights)
+            self._penalty_sum = PenaltySum(self.penalty, weights)
+        gradient, penalty_sum = self._gradient, self._penalty_sum
+        assert penalty_sum is not None
+        flat = weights.view(1, width, columns).expand(parts, width, columns)
+        residual = weights.new_empty(parts, models, outputs, rows)
+        residual_rows = residual.view(parts, width, rows)
+        in_place = parts == 1 and chunk.starts
+        sums = (
+            gradient.view(1, width, columns)
+            if in_place
+            else weights.new_empty(parts, width, columns)
+        )
+
+        for (X, X_t, target, weight), (raw, raw_rows), scale in zip(
+            chunk.batches, self._raw_predictions(chunk, weights).batches, chunk.scale, strict=True
+        ):
+            torch.bmm(flat, X_t, out=raw_rows)
+            self.loss.residual(raw, target, out=residual)
+            if weight is not None:
+                residual.mul_(weight)
+            torch.baddbmm(sums, residual_rows, X, beta=0, alpha=scale, out=sums)
+            if not in_place:
+                total = sums.sum(dim=0).view_as(gradient)
+                gradient.copy_(total) if chunk.starts else gradient.add_(total)
+            if chunk.ends:
+                if self.penalty.is_active:
+                    penalty_sum.add(weights)
+                    self.penalty.add_gradient_(weights, gradient)
+                yield gradient
+
+    def value(self, chunk: Chunk) -> Tensor:
+        """Objectives of the batches that `gradients` went through, added up, shape ``(M,)``.
+
+        Each is taken at the weights that its gradient was taken at. Batches that span chunks add
+        their share with each of them.
+        """
+        assert self._penalty_sum is not None
+        raw = self._raw[chunk.shape]
+        return self._weighted_loss(raw.whole, chunk) + self._penalty_sum.take()
+
+    def mean_loss(self, chunks: Iterable[Chunk], weights: Tensor) -> Tensor:
+        """Mean loss without the penalty over the one batch of a pass, shape ``(M,)``."""
+        total = torch.zeros(len(weights), dtype=WIDE, device=weights.device)
+        for chunk in chunks:
+            total += self._weighted_loss(raw_predictions(chunk, weights), chunk)
+        return total
+
+    def select(self, keep: Tensor) -> None:
+        """Keep only some of the models."""
+        self.loss = self.loss.select(keep)
+        self.penalty.select(keep)
+        self._raw, self._gradient, self._penalty_sum = {}, None, None
+
+    def _weighted_loss(self, raw: Tensor, chunk: Chunk) -> Tensor:
+        losses = self.loss.value(raw, chunk.target)  # (batches, parts, M, rows)
+        if chunk.weight is not None:
+            losses *= chunk.weight.squeeze(-2)
+        scale = torch.tensor(chunk.scale, dtype=WIDE, device=raw.device)
+        return scale @ losses.sum(dim=(1, 3), dtype=WIDE)
+
+    def _raw_predictions(self, chunk: Chunk, weights: Tensor) -> "_RawPredictions":
+        if chunk.shape not in self._raw:
+            self._raw[chunk.shape] = _RawPredictions(chunk, weights)
+        return self._raw[chunk.shape]
+
+
+class _RawPredictions:
+    """Room for a chunk's raw predictions, with views of each batch.
+
+    `whole` has shape ``(batches, parts, M, K, rows)``; `batches` are pairs of shapes
+    ``(parts, M, K, rows)`` and ``(parts, M * K, rows)``.
+    """
+
+    def __init__(self, chunk: Chunk, weights: Tensor) -> None:
+        batches, parts, rows = chunk.shape
+        models, outputs, _ = weights.shape
+        self.whole = weights.new_empty(batches, parts, models, outputs, rows)
+        flat = self.whole.view(batches, parts, models * outputs, rows)
+        self.batches = list(zip(self.whole.unbind(), flat.unbind(), strict=True))
+
+
+def raw_predictions(chunk: Chunk, weights: Tensor) -> Tensor:
+    """Raw predictions of all rows of a chunk, shape ``(batches, parts, M, K, rows)``."""
+    models, outputs, columns = weights.shape
+    batches, parts, rows = chunk.shape
+    raw = weights.view(models * outputs, columns) @ chunk.X.mT
+    return raw.view(batches, parts, models, outputs, rows)

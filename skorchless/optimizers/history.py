@@ -1,0 +1,117 @@
+"""Curvature pairs of L-BFGS: products with the Hessian approximation and with its inverse."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from skorchless.optimizers.preconditioner import Preconditioner
+
+#: Pairs that are kept; more cost time and win nothing once the metric is right.
+MEMORY = 10
+#: A pair counts only if ``s.y`` is above this share of ``|s| |y|``.
+CURVED = 1e-10
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of each model, shape ``(M, 1, 1)``."""
+    return (a * b).sum(dim=(1, 2), keepdim=True)
+
+
+@dataclass
+class Pair:
+    """A step s, the change y of the gradient along it, and ``1 / s.y``; 0 where it is void."""
+
+    step: Tensor
+    change: Tensor
+    inverse: Tensor
+
+
+class History:
+    """The last pairs of each model of a stack, in tensors of shape ``(M, K, D + 1)``.
+
+    A model that rejected its trial, or saw no positive curvature, gets a void pair, which changes
+    no product.
+    """
+
+    def __init__(self) -> None:
+        self.pairs: list[Pair] = []
+
+    def add(self, accepted: Tensor, step: Tensor, change: Tensor) -> None:
+        """Append a pair for the `accepted` models, of shape ``(M,)``."""
+        product = dot(step, change)
+        enough = CURVED * (dot(step, step) * dot(change, change)).sqrt()
+        valid = accepted.view(-1, 1, 1) & (product > enough)
+        if not bool(valid.any()):
+            return
+        inverse = torch.where(valid, 1.0 / torch.where(valid, product, 1.0), 0.0)
+        zero = torch.zeros_like(step)
+        pair = Pair(torch.where(valid, step, zero), torch.where(valid, change, zero), inverse)
+        self.pairs = [*self.pairs[1 - MEMORY :], pair]
+
+    def forget(self, models: Tensor) -> None:
+        """Make the pairs of some models void."""
+        keep = (~models).view(-1, 1, 1)
+        for pair in self.pairs:
+            pair.step, pair.change = pair.step * keep, pair.change * keep
+            pair.inverse = pair.inverse * keep
+
+    def select(self, keep: Tensor) -> None:
+        """Keep only some of the models."""
+        self.pairs = [
+            Pair(*(t.index_select(0, keep) for t in (pair.step, pair.change, pair.inverse)))
+            for pair in self.pairs
+        ]
+
+    def solve(self, preconditioner: Preconditioner, gradient: Tensor) -> Tensor:
+        """``H g`` by the two-loop recursion (Nocedal and Wright, 2006, algorithm 7.4)."""
+        rest = gradient
+        shares = []
+        for pair in reversed(self.pairs):
+            share = pair.inverse * dot(pair.step, rest)
+            rest = rest - share * pair.change
+            shares.append(share)
+        result = self._scale(preconditioner) * preconditioner.solve(rest)
+        for pair, share in zip(self.pairs, reversed(shares), strict=True):
+            result = result + pair.step * (share - pair.inverse * dot(pair.change, result))
+        return result
+
+    def hessian(self, preconditioner: Preconditioner) -> Callable[[Tensor], Tensor]:
+        r"""The map ``v -> B v`` that `solve` inverts, in its unrolled form.
+
+        .. math:: B = B_0 + \sum_i (b_i b_i^\top - a_i a_i^\top), \quad
+            a_i = \frac{B_i s_i}{\sqrt{s_i^\top B_i s_i}}, \quad
+            b_i = \frac{y_i}{\sqrt{y_i^\top s_i}}
+
+        with :math:`B_i` the sum up to i (Nocedal and Wright, 2006, section 7.2).
+        """
+        scale = self._scale(preconditioner)
+        added: list[Tensor] = []
+        removed: list[Tensor] = []
+
+        def product(vector: Tensor) -> Tensor:
+            result = preconditioner.product(vector) / scale
+            for plus, minus in zip(added, removed, strict=True):
+                result = result + plus * dot(plus, vector) - minus * dot(minus, vector)
+            return result
+
+        for pair in self.pairs:
+            image = product(pair.step)
+            length = dot(pair.step, image)
+            curved = length > 0
+            added.append(pair.change * pair.inverse.sqrt() * curved)
+            removed.append(
+                torch.where(curved, image * torch.where(curved, length, 1.0).rsqrt(), 0.0)
+                * (pair.inverse > 0)
+            )
+        return product
+
+    def _scale(self, preconditioner: Preconditioner) -> Tensor | float:
+        """``s.y / y.P y`` of each model's last pair; 1 where there is none."""
+        scale: Tensor | float = 1.0
+        for pair in self.pairs:
+            norm = pair.inverse * dot(pair.change, preconditioner.solve(pair.change))
+            known = norm > 0
+            scale = torch.where(known, 1.0 / torch.where(known, norm, 1.0), scale)
+        return scale

@@ -1,0 +1,182 @@
+r"""The tuning-free rule: preconditioned L-BFGS whose preconditioner follows the curvature.
+
+Per model, from the accepted weights W with gradient g:
+
+* direction: :math:`d = -H g` by the two-loop recursion (Nocedal and Wright, 2006, algorithm 7.4)
+  on :math:`H_0 = \gamma P`, :math:`\gamma = s^\top y / y^\top P y`. With L1 the direction is the
+  minimiser of the quadratic model plus penalty, found without reading data (proximal
+  quasi-Newton; Lee, Sun and Saunders, 2014), so zeros are exact;
+* step: 1, shortened by quadratic interpolation until the Armijo condition holds. Every trial is
+  one pass, which brings the gradient as well;
+* :math:`P` is measured anew when the mean curvature has left ``[0.7, 1.4]`` times what it was;
+* stop: the decrease that the model predicts, :math:`g^\top H g`, estimates how far the objective
+  is above its minimum (twice as far, where the model is exact).
+"""
+
+import torch
+from torch import Tensor
+
+from skorchless.optimizers.base import PassOutcome
+from skorchless.optimizers.history import History
+from skorchless.optimizers.preconditioner import Curvature, Preconditioner
+from skorchless.optimizers.proximal import minimise_model
+from skorchless.stack import WIDE
+
+ARMIJO = 1e-4
+#: P is refreshed when the mean curvature has moved beyond these factors.
+REFRESH_BELOW, REFRESH_ABOVE = 0.7, 1.4
+#: After this many shorter and shorter trials in a row the history is forgotten ...
+FORGET_AFTER = 5
+#: ... and after this many the search has met the limit of the arithmetic.
+MOST_REJECTED = 10
+#: Where rounding is near, a pass that does not divide the predicted decrease by this is the last.
+REFINING = 4.0
+
+
+class QuasiNewton:
+    """Preconditioned L-BFGS for a stack of models, one trial step a pass.
+
+    Parameters
+    ----------
+    curvature : Curvature
+        Builds the preconditioners of its objective.
+    tolerance : Tensor of shape (M,)
+        Relative distance to the optimum to stop at; 0 to go on to the limit of the arithmetic.
+        Squared error without L1 goes there whatever the tolerance: it costs a pass or two.
+    constant_loss : Tensor of shape (M,)
+        Objective of the best constant model, which sets the scale where the optimum is near zero.
+    """
+
+    def __init__(
+        self, curvature: Curvature, *, tolerance: Tensor, constant_loss: Tensor
+    ) -> None:
+        self.curvature = curvature
+        self.penalty = curvature.objective.penalty
+        exact = curvature.constant and not self.penalty.has_l1
+        self.tolerance = torch.zeros_like(tolerance) if exact else tolerance
+        self.constant_loss = constant_loss
+        self.history = History()
+        self._batch_gradient: Tensor | None = None
+        self._started = False
+
+    def set_rate(self, rate: Tensor) -> None:
+        """Nothing to take: the step length is found by line search."""
+
+    def on_batch(self, weights: Tensor, gradient: Tensor) -> None:
+        """Keep the gradient until the pass's objective is known."""
+        self._batch_gradient = gradient.to(WIDE)
+
+    def on_pass(self, weights: Tensor, value: Tensor) -> PassOutcome:
+        """Accept the trial or shorten the step, and move `weights` to the next trial."""
+        assert self._batch_gradient is not None
+        trial, gradient = weights.to(WIDE), self._batch_gradient
+        if self._started:
+            accepted = self._sufficient(value)
+            self._accept(accepted, trial, value, gradient)
+            self._shorten(~accepted, value)
+        else:
+            accepted = torch.ones_like(value, dtype=torch.bool)
+            self._start(trial, value, gradient, weights.dtype)
+        self._follow_curvature()
+        confused = self._rejected == FORGET_AFTER
+        self.history.forget(confused)
+        self._aim(accepted | confused)
+        outcome = PassOutcome(
+            self._weights.to(weights.dtype), self._value.clone(), self._converged(accepted)
+        )
+        weights.copy_(self._weights + self._length.view(-1, 1, 1) * self._direction)
+        return outcome
+
+    def _start(self, trial: Tensor, value: Tensor, gradient: Tensor, dtype: torch.dtype) -> None:
+        self._started = True
+        self._dtype, self._eps = dtype, torch.finfo(dtype).eps
+        # the accepted point
+        self._weights, self._value, self._gradient = trial, value, gradient
+        # the line search from it
+        self._direction = torch.zeros_like(trial)
+        self._slope = torch.zeros_like(value)
+        self._length = torch.ones_like(value)
+        self._rejected = torch.zeros_like(value)
+        # the predicted decrease, now and at the last accepted point
+        self._decrease = torch.full_like(value, torch.inf)
+        self._last_decrease = torch.full_like(value, torch.inf)
+        # where the preconditioner was measured
+        self._measured_at = trial
+        self._measured_mean = torch.zeros_like(value)
+
+    def _sufficient(self, value: Tensor) -> Tensor:
+        """Armijo's condition, up to what rounding can do to the objective."""
+        bound = self._value + ARMIJO * self._length * self._slope
+        return value <= bound + 4.0 * self._eps * self._value.abs()
+
+    def _accept(self, accepted: Tensor, trial: Tensor, value: Tensor, gradient: Tensor) -> None:
+        """Make the trial of the `accepted` models their current point."""
+        self.history.add(accepted, trial - self._weights, gradient - self._gradient)
+        chosen = accepted.view(-1, 1, 1)
+        self._weights = torch.where(chosen, trial, self._weights)
+        self._gradient = torch.where(chosen, gradient, self._gradient)
+        # Rounding alone must not make a curve rise.
+        self._value = torch.where(accepted, torch.minimum(value, self._value), self._value)
+        self._length = torch.where(accepted, 1.0, self._length)
+        self._rejected = torch.where(accepted, 0.0, self._rejected)
+
+    def _shorten(self, rejected: Tensor, value: Tensor) -> None:
+        """Minimise the parabola through value and slope at 0 and the value at the trial."""
+        t, slope = self._length, self._slope
+        excess = value - self._value - t * slope
+        best = torch.where(value.isfinite(), -0.5 * slope * t * t / excess, 0.0)
+        shorter = torch.minimum(torch.maximum(best, 0.1 * t), 0.5 * t)
+        self._length = torch.where(rejected, shorter, t)
+        self._rejected = torch.where(rejected, self._rejected + 1.0, self._rejected)
+
+    def _follow_curvature(self) -> None:
+        """Measure the preconditioner anew for models whose mean curvature has moved."""
+        if self.curvature.constant and bool((self._measured_mean > 0).all()):
+            return
+        mean = self.curvature.mean(self._weights.to(self._dtype))
+        moved = (mean < REFRESH_BELOW * self._measured_mean) | (
+            mean > REFRESH_ABOVE * self._measured_mean
+        )
+        if bool(moved.any()):
+            chosen = moved.view(-1, 1, 1)
+            self._measured_at = torch.where(chosen, self._weights, self._measured_at)
+            self._measured_mean = torch.where(moved, mean, self._measured_mean)
+            self._preconditioner = self.curvature.preconditioner(self._measured_at.to(self._dtype))
+
+    def _aim(self, models: Tensor) -> None:
+        """New directions for some of the models."""
+        if not bool(models.any()):
+            return
+        if self.penalty.has_l1:
+            direction, slope = minimise_model(
+                self._weights,
+                self._gradient,
+                self.history.hessian(self._preconditioner),
+                self.penalty.l1.to(WIDE),
+            )
+        else:
+            direction = -self.history.solve(self._preconditioner, self._gradient)
+            slope = (direction * self._gradient).sum(dim=(1, 2))
+        self._direction = torch.where(models.view(-1, 1, 1), direction, self._direction)
+        self._slope = torch.where(models, slope, self._slope)
+        self._length = torch.where(models, 1.0, self._length)
+        self._last_decrease = torch.where(models, self._decrease, self._last_decrease)
+        self._decrease = torch.where(models, -slope, self._decrease)
+
+    def _converged(self, accepted: Tensor) -> Tensor:
+        scale = torch.maximum(self._value.abs(), 1e-3 * self.constant_loss)
+        reached = self._decrease <= self.tolerance * scale
+        exact = self._decrease <= self._eps**2 * self.constant_loss
+        stagnant = accepted & (self._decrease * REFINING > self._last_decrease)
+        at_rounding = stagnant & (self._decrease <= self._eps * scale)
+        return reached | exact | at_rounding | (self._rejected >= MOST_REJECTED)
+
+    def select(self, keep: Tensor) -> None:
+        """Keep only some of the models."""
+        for name in (
+            "tolerance constant_loss _weights _value _gradient _direction _slope _length "
+            "_rejected _decrease _last_decrease _measured_at _measured_mean"
+        ).split():
+            setattr(self, name, getattr(self, name).index_select(0, keep))
+        self.history.select(keep)
+        self._preconditioner = self.curvature.preconditioner(self._measured_at.to(self._dtype))

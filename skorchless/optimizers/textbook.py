@@ -1,0 +1,174 @@
+r"""The textbook mini-batch rules, update for update as in :mod:`torch.optim`.
+
+Both take a gradient step and then the penalty's proximal step in the metric of that step; in any
+other metric L1 converges to the wrong point.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skorchless.optimizers.base import PassOutcome
+from skorchless.penalties import ElasticNet
+from skorchless.stack import WIDE
+
+#: Optimizer state as it is kept between calls of ``partial_fit``: NumPy, so that it pickles small.
+State = dict[str, np.ndarray]
+
+
+class TextbookRule:
+    """A rule that steps per batch and accepts every pass.
+
+    Parameters
+    ----------
+    penalty : ElasticNet
+        Its proximal step ends each update.
+    like : Tensor of shape (M, K, D + 1)
+        Shape, dtype and device of the weights.
+    """
+
+    def __init__(self, penalty: ElasticNet, like: Tensor) -> None:
+        self.penalty = penalty
+
+    def on_pass(self, weights: Tensor, value: Tensor) -> PassOutcome:
+        """Accept the weights as they are."""
+        never = torch.zeros(len(weights), dtype=torch.bool, device=weights.device)
+        return PassOutcome(weights.clone(), value, never)
+
+
+class SGD(TextbookRule):
+    r"""Stochastic gradient descent with momentum, as :class:`torch.optim.SGD`.
+
+    .. math:: v \leftarrow \mu v + g, \qquad W \leftarrow W - \eta v
+
+    or, with Nesterov's momentum, :math:`W \leftarrow W - \eta (g + \mu v)`.
+
+    The proximal metric is :math:`\eta / (1 - \mu)`: at rest :math:`v = g / (1 - \mu)`, so this
+    threshold, and no other, leaves the optimum where it is.
+    """
+
+    def __init__(
+        self, penalty: ElasticNet, like: Tensor, *, momentum: Tensor, nesterov: bool
+    ) -> None:
+        super().__init__(penalty, like)
+        self.momentum = momentum
+        self.nesterov = nesterov
+        self.velocity = torch.zeros_like(like) if bool(momentum.any()) else None
+
+    def set_rate(self, rate: Tensor) -> None:
+        """Take the learning rates of the coming pass, of shape ``(M, 1, 1)``."""
+        self._minus_rate = -rate
+        self._metric = rate / (1.0 - self.momentum)
+
+    def on_batch(self, weights: Tensor, gradient: Tensor) -> None:
+        """Take one step."""
+        if self.velocity is not None:
+            self.velocity.mul_(self.momentum).add_(gradient)
+            if self.nesterov:
+                gradient = gradient.addcmul(self.velocity, self.momentum)
+            else:
+                gradient = self.velocity
+        weights.addcmul_(gradient, self._minus_rate)
+        self.penalty.prox_(weights, self._metric)
+
+    def select(self, keep: Tensor) -> None:
+        """Keep only some of the models."""
+        self.momentum = self.momentum.index_select(0, keep)
+        if self.velocity is not None:
+            self.velocity = self.velocity.index_select(0, keep)
+
+    def state(self) -> State:
+        """The velocity."""
+        return {} if self.velocity is None else {"velocity": self.velocity.numpy(force=True)}
+
+    def load_state(self, state: State) -> None:
+        """Go on with a velocity."""
+        if self.velocity is not None and "velocity" in state:
+            self.velocity.copy_(torch.from_numpy(state["velocity"]))
+
+
+class Adam(TextbookRule):
+    r"""Adam (Kingma and Ba, 2015), as :class:`torch.optim.Adam`.
+
+    .. math::
+
+        m \leftarrow \beta_1 m + (1 - \beta_1) g, \qquad
+        v \leftarrow \beta_2 v + (1 - \beta_2) g^2, \qquad
+        W \leftarrow W - \frac{\eta}{\sqrt{\hat v} + \epsilon} \hat m
+
+    with :math:`\hat m = m / (1 - \beta_1^t)`, :math:`\hat v = v / (1 - \beta_2^t)` and
+    :math:`\epsilon = 10^{-8}`. The proximal metric is :math:`\eta / (\sqrt{\hat v} + \epsilon)`,
+    weight by weight.
+    """
+
+    EPS = 1e-8
+    #: Bias corrections are tensors, made for this many steps at once: a tensor made or a Python
+    #: number passed at every step costs as much as the update.
+    AHEAD = 128
+
+    def __init__(self, penalty: ElasticNet, like: Tensor, *, betas: tuple[float, float]) -> None:
+        super().__init__(penalty, like)
+        self.betas = betas
+        self.steps = 0
+        self.mean = torch.zeros_like(like)
+        self.square = torch.zeros_like(like)
+        self._metric = torch.empty_like(like)
+        self._decay = torch.as_tensor(betas[1], dtype=like.dtype, device=like.device)
+        self._rate: Tensor | None = None
+
+    def set_rate(self, rate: Tensor) -> None:
+        """Take the learning rates of the coming pass, of shape ``(M, 1, 1)``."""
+        if self._rate is None or not torch.equal(rate, self._rate):
+            self._rate = rate
+            self._corrections = self._correct(rate)
+
+    def _correct(self, rate: Tensor) -> Iterator[tuple[float, Tensor, Tensor]]:
+        """Factor of m, rate and epsilon of each coming step, bias corrections included."""
+        steps = self.steps
+        while True:
+            t = torch.arange(steps + 1, steps + 1 + self.AHEAD, dtype=WIDE, device="cpu")
+            first = 1.0 / (1.0 - self.betas[0] ** t)
+            second = (1.0 - self.betas[1] ** t).sqrt().to(rate).view(-1, 1, 1, 1)
+            yield from zip(
+                first.tolist(),
+                (second * rate).unbind(),
+                (second * self.EPS).unbind(),
+                strict=True,
+            )
+            steps += self.AHEAD
+
+    def on_batch(self, weights: Tensor, gradient: Tensor) -> None:
+        """Take one step."""
+        self.steps += 1
+        correction, rate, eps = next(self._corrections)
+        self.mean.lerp_(gradient, 1.0 - self.betas[0])
+        self.square.mul_(self._decay).addcmul_(gradient, gradient, value=1.0 - self.betas[1])
+        # rate / (sqrt(v_hat) + epsilon), the correction of v moved out of the root
+        metric = torch.sqrt(self.square, out=self._metric).add_(eps)
+        torch.div(rate, metric, out=metric)
+        weights.addcmul_(self.mean, metric, value=-correction)
+        self.penalty.prox_(weights, metric)
+
+    def select(self, keep: Tensor) -> None:
+        """Keep only some of the models."""
+        self.mean = self.mean.index_select(0, keep)
+        self.square = self.square.index_select(0, keep)
+        self._metric = torch.empty_like(self.mean)
+        self._rate = None
+
+    def state(self) -> State:
+        """Both moments and the number of steps."""
+        return {
+            "mean": self.mean.numpy(force=True),
+            "square": self.square.numpy(force=True),
+            "steps": np.array(self.steps),
+        }
+
+    def load_state(self, state: State) -> None:
+        """Go on with both moments."""
+        self.mean.copy_(torch.from_numpy(state["mean"]))
+        self.square.copy_(torch.from_numpy(state["square"]))
+        self.steps = int(state["steps"])
+        self._rate = None

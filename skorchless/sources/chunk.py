@@ -1,0 +1,93 @@
+"""What a source yields: rows gathered into a buffer that fits the cache, cut into batches."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import repeat
+
+import torch
+from torch import Tensor
+
+#: A chunk larger than this falls out of the cache; a smaller one pays its fixed costs more often.
+CHUNK_BYTES = 4 * 2**20
+
+#: A row block of fewer numbers than this is not worth a core of its own.
+BLOCK_NUMBERS = 2**14
+
+#: From this many rows of weights on, one matrix product keeps every core busy by itself.
+WIDE_STACK = 48
+
+
+#: Views of every batch of a chunk are made once and kept: this many at most.
+MOST_BATCHES = 1024
+
+#: X, its transpose, target and weight of one batch.
+Batch = tuple[Tensor, Tensor, Tensor, Tensor | None]
+
+
+@dataclass
+class Chunk:
+    """Rows of a pass, as ``batches`` of ``parts`` row blocks of ``rows`` rows each.
+
+    A source fills the same chunk again and again, so that the views in `batches` are made once.
+
+    Attributes
+    ----------
+    X : Tensor of shape (batches, parts, rows, D + 1)
+        The last column is 1, or 0 for models without intercept.
+    target : Tensor of shape (batches, parts, 1, K, rows)
+    weight : Tensor of shape (batches, parts, 1, 1, rows), or None when every row weighs 1
+    scale : list of float
+        One over the weight of the whole batch that each batch belongs to: what a sum over rows has
+        to be multiplied by.
+    starts, ends : bool
+        Whether the (only) batch begins and ends in this chunk. A batch larger than a chunk spans
+        several; its sums add up over them.
+    batches : list of Batch
+        Views of X, target and weight, batch by batch.
+    """
+
+    X: Tensor
+    target: Tensor
+    weight: Tensor | None
+    scale: list[float] = field(default_factory=list)
+    starts: bool = True
+    ends: bool = True
+    batches: list[Batch] = field(init=False)
+
+    def __post_init__(self) -> None:
+        weights = repeat(None) if self.weight is None else self.weight.unbind()
+        self.batches = list(
+            zip(self.X.unbind(), self.X.mT.unbind(), self.target.unbind(), weights, strict=False)
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Batches, row blocks a batch, and rows a block."""
+        batches, parts, rows, _ = self.X.shape
+        return batches, parts, rows
+
+    @property
+    def rows(self) -> Tensor:
+        """All rows as one matrix of shape ``(batches * parts * rows, D + 1)``."""
+        return self.X.view(-1, self.X.shape[-1])
+
+
+def count_parts(n_rows: int, n_columns: int, stack_width: int, device: torch.device) -> int:
+    """Into how many row blocks to cut a batch, so that every core gets one.
+
+    A product with few rows of weights does not spread over the cores by itself: cutting the batch
+    makes it up to 1.7 times as fast (measured at 1024 x 784 x 10 on two cores).
+    """
+    if device.type != "cpu" or stack_width >= WIDE_STACK:
+        return 1
+    most = min(torch.get_num_threads(), n_rows * n_columns // BLOCK_NUMBERS)
+    parts = 1
+    while parts * 2 <= most and n_rows % (parts * 2) == 0:
+        parts *= 2
+    return parts
+
+
+def slices(n: int, size: int) -> Iterator[tuple[int, int]]:
+    """Bounds of consecutive runs of `size` out of `n`."""
+    for start in range(0, n, size):
+        yield start, min(start + size, n)

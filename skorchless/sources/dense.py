@@ -1,0 +1,202 @@
+"""Rows of a dense tensor, shuffled, standardised and gathered chunk by chunk."""
+
+from collections.abc import Iterator
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from skorchless.sources.chunk import (
+    CHUNK_BYTES,
+    MOST_BATCHES,
+    Chunk,
+    count_parts,
+    slices,
+)
+from skorchless.sources.scaling import Scaling
+from skorchless.stack import WIDE
+
+
+class DenseSource:
+    """Batches of a dense ``X``, which is only ever read.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, D)
+    target : Tensor of shape (n, K), or of shape (n,) with integer classes below `n_outputs`
+    sample_weight : Tensor of shape (n,), or None for weights of 1
+    n_outputs : int
+        K.
+    fit_intercept : bool
+        Whether the last column of the batches is 1 rather than 0.
+    batch_size : int
+        At least `n` for the full batch.
+    stack_width : int
+        Rows of weights that will be multiplied with a batch, M * K.
+    scaling : Scaling, optional
+        Applied to rows as they are gathered.
+    """
+
+    def __init__(
+        self,
+        X: Tensor,
+        target: Tensor,
+        sample_weight: Tensor | None,
+        *,
+        n_outputs: int,
+        fit_intercept: bool,
+        batch_size: int,
+        stack_width: int,
+        scaling: Scaling | None = None,
+    ) -> None:
+        self.X, self.target, self.sample_weight = X, target, sample_weight
+        self.n_outputs = n_outputs
+        self.fit_intercept = fit_intercept
+        self.batch_size = min(batch_size, len(X))
+        self.stack_width = stack_width
+        self.scaling = scaling
+        self._chunks: dict[tuple[int, int, int], Chunk] = {}
+        self._whole: Chunk | None = None
+        if sample_weight is None:
+            self.total_weight = float(len(X))
+        else:
+            self.total_weight = float(sample_weight.sum(dtype=WIDE))
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return len(self.X)
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of a batch, D + 1."""
+        return self.X.shape[1] + 1
+
+    @property
+    def n_batches(self) -> int:
+        """Batches of a pass."""
+        return -(-self.n_rows // self.batch_size)
+
+    def scaled(self, scaling: Scaling) -> Self:
+        """The same rows, standardised."""
+        return type(self)(
+            self.X,
+            self.target,
+            self.sample_weight,
+            n_outputs=self.n_outputs,
+            fit_intercept=self.fit_intercept,
+            batch_size=self.batch_size,
+            stack_width=self.stack_width,
+            scaling=scaling,
+        )
+
+    def chunks(self, generator: torch.Generator | None = None) -> Iterator[Chunk]:
+        """One pass over all rows, shuffled if there is a generator and more than one batch.
+
+        A chunk's tensors are overwritten by the next one.
+        """
+        if generator is not None and self.n_batches > 1:
+            order = torch.randperm(self.n_rows, generator=generator, device="cpu")
+            yield from self._pass(order.to(self.X.device))
+        elif self.n_rows == self.batch_size <= self._chunk_rows:
+            if self._whole is None:
+                self._whole = next(self._pass(None))
+            yield self._whole
+        else:
+            yield from self._pass(None)
+
+    def sample(self, n_rows: int) -> Chunk:
+        """About `n_rows` rows at random, as one batch that weighs what they weigh."""
+        if n_rows >= self.n_rows:
+            chosen = None
+        else:
+            generator = torch.Generator(device="cpu").manual_seed(0)
+            chosen = torch.randperm(self.n_rows, generator=generator, device="cpu")[:n_rows]
+            chosen = chosen.sort().values.to(self.X.device)
+        rows = self.n_rows if chosen is None else n_rows
+        chunk = self._new_chunk((1, self._parts(rows), rows // self._parts(rows)))
+        return self._fill(chunk, chosen, 0, rows)
+
+    @property
+    def _chunk_rows(self) -> int:
+        width = self.n_columns + 2 * self.stack_width
+        return max(1, CHUNK_BYTES // (self.X.element_size() * width))
+
+    def _pass(self, order: Tensor | None) -> Iterator[Chunk]:
+        batch, most = self.batch_size, self._chunk_rows
+        if batch > most:
+            for start, stop in slices(self.n_rows, batch):
+                yield from self._spanning(order, start, stop)
+            return
+        whole = self.n_rows // batch * batch
+        for start, stop in slices(whole, min(most // batch, MOST_BATCHES) * batch):
+            yield self._fill(self._chunk(stop - start, batch), order, start, stop)
+        if whole < self.n_rows:
+            rest = self.n_rows - whole
+            yield self._fill(self._chunk(rest, rest), order, whole, self.n_rows)
+
+    def _spanning(self, order: Tensor | None, start: int, stop: int) -> Iterator[Chunk]:
+        """Chunks of one batch that is larger than a chunk."""
+        if self.sample_weight is None:
+            total = float(stop - start)
+        else:
+            weight = _gather(self.sample_weight, order, start, stop)
+            total = float(weight.sum(dtype=WIDE))
+        for first, last in slices(stop - start, self._chunk_rows):
+            chunk = self._chunk(last - first, last - first)
+            self._fill(chunk, order, start + first, start + last)
+            chunk.scale = [1.0 / total]
+            chunk.starts, chunk.ends = first == 0, start + last == stop
+            yield chunk
+
+    def _fill(self, chunk: Chunk, order: Tensor | None, start: int, stop: int) -> Chunk:
+        """Gather rows ``order[start:stop]`` (in their own order if None) into `chunk`."""
+        features = chunk.rows[:, :-1]
+        if order is not None:
+            torch.index_select(self.X, 0, order[start:stop], out=features)
+            if self.scaling is not None:
+                self.scaling.apply(features, out=features)
+        elif self.scaling is not None:
+            self.scaling.apply(self.X[start:stop], out=features)
+        else:
+            features.copy_(self.X[start:stop])
+
+        batches, parts, rows = chunk.shape
+        target = _gather(self.target, order, start, stop)
+        samples_last = chunk.target.squeeze(2)  # (batches, parts, K, rows)
+        if target.ndim == 2:
+            samples_last.copy_(target.view(batches, parts, rows, self.n_outputs).mT)
+        else:
+            samples_last.zero_().scatter_(2, target.view(batches, parts, 1, rows), 1.0)
+
+        if self.sample_weight is None or chunk.weight is None:
+            chunk.scale = [1.0 / (parts * rows)] * batches
+        else:
+            weight = _gather(self.sample_weight, order, start, stop)
+            chunk.weight.copy_(weight.view_as(chunk.weight))
+            sums = weight.view(batches, -1).sum(dim=1, dtype=WIDE)
+            chunk.scale = sums.reciprocal_().tolist()
+        return chunk
+
+    def _parts(self, n_rows: int) -> int:
+        return count_parts(n_rows, self.n_columns, self.stack_width, self.X.device)
+
+    def _chunk(self, n_rows: int, batch: int) -> Chunk:
+        """The chunk that is filled anew for every run of `n_rows` rows in batches of `batch`."""
+        parts = self._parts(batch)
+        shape = (n_rows // batch, parts, batch // parts)
+        if shape not in self._chunks:
+            self._chunks[shape] = self._new_chunk(shape)
+        return self._chunks[shape]
+
+    def _new_chunk(self, shape: tuple[int, int, int]) -> Chunk:
+        batches, parts, rows = shape
+        X = self.X.new_empty(*shape, self.n_columns)
+        X[..., -1] = float(self.fit_intercept)
+        target = self.X.new_empty(batches, parts, 1, self.n_outputs, rows)
+        weight = None if self.sample_weight is None else self.X.new_empty(batches, parts, 1, 1, rows)
+        return Chunk(X, target, weight)
+
+
+def _gather(rows: Tensor, order: Tensor | None, start: int, stop: int) -> Tensor:
+    return rows[start:stop] if order is None else rows.index_select(0, order[start:stop])

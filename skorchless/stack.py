@@ -1,0 +1,51 @@
+"""The stack axis: M models on top of each other, each a scikit-learn ``coef_`` array.
+
+Conventions
+-----------
+M : models in the stack, K : outputs (columns of y, or logits), D : features.
+
+* weights and gradients: ``(M, K, D + 1)``, the intercept in the last column,
+* hyper-parameters: ``(M, 1, 1)``,
+* raw predictions and residuals: ``(parts, M, K, rows)``, samples last.
+
+``parts`` splits a batch into row blocks, so that one batched product gives every core a block.
+"""
+
+import secrets
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+#: Losses, statistics and quasi-Newton algebra are summed in this dtype, whatever the data's.
+WIDE = torch.float64
+
+
+def stack(values: Sequence[float] | np.ndarray, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Put one hyper-parameter of M models into a tensor of shape ``(M, 1, 1)``."""
+    return torch.as_tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
+
+
+def pack(coef: Tensor, intercept: Tensor) -> Tensor:
+    """Join coefficients ``(M, K, D)`` and intercepts ``(M, K)`` into weights ``(M, K, D + 1)``."""
+    return torch.cat([coef, intercept.unsqueeze(-1)], dim=-1)
+
+
+def unpack(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Views of the coefficients ``(M, K, D)`` and the intercepts ``(M, K)`` of packed weights."""
+    return weights[..., :-1], weights[..., -1]
+
+
+def private_generator(random_state: int | np.random.RandomState | None) -> torch.Generator:
+    """A CPU generator of our own: the global ones are neither read nor moved.
+
+    Batches are drawn on the CPU whatever the device, so a seed means the same batches everywhere.
+    """
+    if random_state is None:
+        seed = secrets.randbits(63)
+    elif isinstance(random_state, np.random.RandomState):
+        seed = int(random_state.randint(np.iinfo(np.int32).max))
+    else:
+        seed = int(random_state)
+    return torch.Generator(device="cpu").manual_seed(seed)
