@@ -160,7 +160,8 @@ class SoftmaxCrossEntropy(_SharedLoss):
         if not fit_intercept:
             return torch.tensor(float(n_outputs), dtype=WIDE, device=target.device).log()
         counts = torch.bincount(target, weights=weight.to(WIDE), minlength=n_outputs)
-        return torch.special.entr(counts / counts.sum()).sum()
+        entropy: Tensor = torch.special.entr(counts / counts.sum()).sum()
+        return entropy
 
 
 class LogisticLoss(_SharedLoss):
@@ -184,7 +185,8 @@ class LogisticLoss(_SharedLoss):
         share = torch.tensor(0.5, dtype=WIDE, device=target.device)
         if fit_intercept:
             share = (weight.to(WIDE) @ target.to(WIDE)).squeeze() / weight.sum(dtype=WIDE)
-        return torch.special.entr(share) + torch.special.entr(1.0 - share)
+        entropy: Tensor = torch.special.entr(share) + torch.special.entr(1.0 - share)
+        return entropy
 
 
 #: Every loss by name; the contract tests run over this table.

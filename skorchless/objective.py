@@ -9,7 +9,6 @@ autograd: with residuals :math:`r_i = s_i\, \partial \ell / \partial z_i`, the g
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import repeat
 
 import torch
 from torch import Tensor

@@ -22,7 +22,9 @@ from torch import Tensor
 WIDE = torch.float64
 
 
-def stack(values: Sequence[float] | np.ndarray, *, dtype: torch.dtype, device: torch.device) -> Tensor:
+def stack(
+    values: Sequence[float] | np.ndarray, *, dtype: torch.dtype, device: torch.device
+) -> Tensor:
     """Put one hyper-parameter of M models into a tensor of shape ``(M, 1, 1)``."""
     return torch.as_tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
 

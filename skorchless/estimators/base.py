@@ -26,6 +26,8 @@ from skorchless.stack import private_generator
 class TorchLinearModel(BaseEstimator):
     """Base of the estimators; use them, not this."""
 
+    loss_curve_: np.ndarray
+
     # What each estimator has to say for itself.
 
     def _loss_name(self, n_outputs: int) -> str:
@@ -44,7 +46,7 @@ class TorchLinearModel(BaseEstimator):
         """What each class counts, shape ``(n_classes,)``."""
         return None
 
-    def _coef_shape(self, n_outputs: int) -> tuple[int, ...]:
+    def _coef_shape(self, n_outputs: int, n_features: int) -> tuple[int, ...]:
         """Shape of ``coef_``."""
         raise NotImplementedError
 
@@ -124,9 +126,7 @@ class TorchLinearModel(BaseEstimator):
             data = self._training_data(X, y, sample_weight, reset=first)
             start = self._start(data, previous, None, None, go_on=not first)
             memory = previous.get("_memory") or Memory()
-            outcome = self._train(
-                data, None, start, private_generator(self.random_state), memory
-            )
+            outcome = self._train(data, None, start, private_generator(self.random_state), memory)
             if outcome.interrupt is not None:
                 raise outcome.interrupt
             self._publish(outcome, data)
@@ -193,7 +193,7 @@ class TorchLinearModel(BaseEstimator):
         dtype = inputs.numpy_dtype(data.X)
         start = np.zeros((1, data.n_outputs, n_features + 1), dtype=dtype)
         if go_on and "coef_" in previous:
-            old, new = previous.get("classes_"), getattr(self, "classes_", None)
+            old, new = previous.get("classes_", ()), getattr(self, "classes_", ())
             if not np.array_equal(old, new):
                 raise ValueError(
                     f"warm_start=True cannot go on from classes {old} with classes {new}. Fit all "
@@ -327,7 +327,7 @@ class TorchLinearModel(BaseEstimator):
                 intercept = torch.from_numpy(np.atleast_1d(self.intercept_)).to(rows)
                 return torch.addmm(intercept, rows, weights.T)
         array = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        raw = array @ coef.T.astype(array.dtype, copy=False)
+        raw: np.ndarray = array @ coef.T.astype(array.dtype, copy=False)
         raw += np.asarray(self.intercept_, dtype=array.dtype)
         return raw
 

@@ -179,7 +179,9 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         self.random_state = random_state
         self.verbose = verbose
 
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, *, classes: Any = None) -> Self:
+    def partial_fit(
+        self, X: Any, y: Any, sample_weight: Any = None, *, classes: Any = None
+    ) -> Self:
         """Make one pass over some rows, going on from the passes before.
 
         With a number for ``learning_rate``, k calls on the same data equal
@@ -301,12 +303,13 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         raw = self._raw_predictions(X)
         two_classes = len(self.classes_) == 2  # one logit, the other is 0
         if isinstance(raw, Tensor):
-            logits = torch.cat([torch.zeros_like(raw), raw], dim=1) if two_classes else raw
-            return torch.log_softmax(logits, dim=1)
-        logits = np.hstack([np.zeros_like(raw), raw]) if two_classes else raw
-        logits -= logits.max(axis=1, keepdims=True)
-        logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        return logits
+            if two_classes:
+                raw = torch.cat([torch.zeros_like(raw), raw], dim=1)
+            return torch.log_softmax(raw, dim=1)
+        if two_classes:
+            raw = np.hstack([np.zeros_like(raw), raw])
+        shifted = raw - raw.max(axis=1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
     def to_sklearn(self) -> LogisticRegression:
         """Return a fitted LogisticRegression with the same predictions.
@@ -337,16 +340,15 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         return "logistic" if n_outputs == 1 else "softmax"
 
     def _check_target(self, y: Any, name: str) -> np.ndarray | Tensor:
-        labels = column_or_1d(_as_labels(y), warn=True)
+        labels: np.ndarray = column_or_1d(_as_labels(y), warn=True)
         check_classification_targets(labels)
         return labels
 
     def _encode(self, y: np.ndarray | Tensor, name: str, *, reset: bool) -> tuple[Tensor, int]:
         assert isinstance(y, np.ndarray)
         if reset:
-            self.classes_ = getattr(self, "_announced", None)
-            if self.classes_ is None:
-                self.classes_ = np.unique(y)
+            announced = getattr(self, "_announced", None)
+            self.classes_: np.ndarray = np.unique(y) if announced is None else announced
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
             raise ValueError(f"{name} contains previously unseen labels: {unknown.tolist()}")
@@ -371,7 +373,9 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         labels = self.classes_
         weights = compute_class_weight(self.class_weight, classes=labels, y=labels)
         if not np.isfinite(weights).all() or (weights < 0).any():
-            raise ValueError(f"class_weight must be finite and not negative. Got {self.class_weight!r}.")
+            raise ValueError(
+                f"class_weight must be finite and not negative. Got {self.class_weight!r}."
+            )
         return torch.from_numpy(np.asarray(weights, dtype=np.float64))
 
     def _coef_shape(self, n_outputs: int, n_features: int) -> tuple[int, ...]:

@@ -32,27 +32,28 @@ def as_tensor(array: np.ndarray) -> Tensor:
 def features(estimator: Any, X: Any, *, reset: bool, name: str = "X") -> Tensor:
     """Check X and return it as a tensor of shape ``(n, D)``, in the dtype to compute in."""
     if isinstance(X, Tensor):
-        X = finite(X.detach(), name)
-        if X.ndim != 2:
+        rows = finite(X.detach(), name)
+        if rows.ndim != 2:
             raise ValueError(
-                f"Expected 2D array, got {X.ndim}D array instead. Reshape your data either using "
+                f"Expected 2D array, got {rows.ndim}D array instead. Reshape your data either using "
                 "X.reshape(-1, 1) if it has a single feature or X.reshape(1, -1) if it contains "
                 "a single sample."
             )
-        check_not_empty(X, type(estimator).__name__)
-        validate_data(estimator, X, reset=reset, skip_check_array=True)
-        return X.contiguous()
-    array = validate_data(estimator, X, reset=reset, dtype=[np.float64, np.float32], order="C")
+        check_not_empty(rows, type(estimator).__name__)
+        validate_data(estimator, rows, reset=reset, skip_check_array=True)
+        return rows.contiguous()
+    dtypes = [np.float64, np.float32]
+    array: np.ndarray = validate_data(estimator, X, reset=reset, dtype=dtypes, order="C")
     return as_tensor(array)
 
 
 def numbers(y: Any, name: str) -> Tensor:
     """Check a numeric target and return it as a tensor of shape ``(n,)`` or ``(n, K)``."""
     if isinstance(y, Tensor):
-        y = finite(y.detach(), name)
-        if y.ndim not in (1, 2):
-            raise ValueError(f"{name} must be of 1 or 2 dimensions, got {y.ndim}.")
-        return y
+        target = finite(y.detach(), name)
+        if target.ndim not in (1, 2):
+            raise ValueError(f"{name} must be of 1 or 2 dimensions, got {target.ndim}.")
+        return target
     array = check_array(
         y,
         ensure_2d=False,

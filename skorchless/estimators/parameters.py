@@ -34,9 +34,10 @@ class Number:
         kind = Integral if self.whole else Real
         if isinstance(value, bool | np.bool_) or not isinstance(value, kind):
             return False
-        above = value >= self.low if self.closed in ("left", "both") else value > self.low
-        below = value <= self.high if self.closed in ("right", "both") else value < self.high
-        return bool(above and below)
+        number = float(value)
+        above = number >= self.low if self.closed in ("left", "both") else number > self.low
+        below = number <= self.high if self.closed in ("right", "both") else number < self.high
+        return above and below
 
     def __str__(self) -> str:
         left = "[" if self.closed in ("left", "both") else "("

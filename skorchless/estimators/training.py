@@ -6,6 +6,7 @@ Candidates are lists of length M: a single fit is a list of one.
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,20 +17,21 @@ from skorchless.engine import Controls, ModelResult, Progress, train
 from skorchless.losses import make_loss
 from skorchless.objective import Objective
 from skorchless.optimizers import (
-    SGD,
-    Adam,
-    Curvature,
-    QuasiNewton,
+    OPTIMIZERS,
     Rule,
+    Setup,
     State,
     TextbookRule,
     safe_rates,
 )
 from skorchless.penalties import ElasticNet
-from skorchless.sources import DenseSource, Moments, Scaling, column_moments
+from skorchless.sources import DenseSource, Scaling, column_moments
 from skorchless.stack import WIDE, stack
 
 Parameters = dict[str, Any]
+
+#: Multiply-adds a batch from which more than one thread pays.
+WORTH_THREADS = 2**20
 
 #: Rows a batch when the user leaves it to us.
 DEFAULT_BATCH = 256
@@ -133,15 +135,24 @@ def chosen_optimizer(parameters: Parameters) -> str:
 
 
 @contextlib.contextmanager
-def own_settings(device: torch.device) -> Iterator[None]:
-    """Shut out what the caller has set globally for torch: autograd, autocast, reduced precision."""
-    precision = torch.get_float32_matmul_precision()
+def own_settings(device: torch.device, work: int) -> Iterator[None]:
+    """Shut out what the caller has set globally for torch, and put it back afterwards.
+
+    That is autograd, autocast, reduced precision and, where a batch is little `work` (in
+    multiply-adds), threads: several would cost more time meeting than they save, and far more
+    when other processes keep the cores busy.
+    """
+    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
     torch.set_float32_matmul_precision("highest")
+    if work < WORTH_THREADS:
+        torch.set_num_threads(1)
     try:
         with torch.inference_mode(), torch.autocast(device.type, enabled=False):
             yield
     finally:
         torch.set_float32_matmul_precision(precision)
+        if work < WORTH_THREADS:
+            torch.set_num_threads(threads)
 
 
 def fit_stack(
@@ -175,8 +186,8 @@ def fit_stack(
     report : callable, optional
         Called with the first candidate's figures after each pass.
     """
-    with own_settings(data.X.device):
-        training = _Training(candidates, loss_name, data, generator, memory)
+    training = _Training(candidates, loss_name, data, generator, memory)
+    with own_settings(data.X.device, training.work_of_a_batch):
         return training.run(start, validation, report)
 
 
@@ -197,6 +208,7 @@ class _Training:
         self.optimizer = chosen_optimizer(self.shared)
         if memory is not None and self.optimizer == "quasi-newton":
             self.optimizer = "adam"
+        self.kind = OPTIMIZERS[self.optimizer]
         self.automatic = self.shared["learning_rate"] == "auto"
         if memory is not None and memory.generator is not None:
             generator.set_state(torch.from_numpy(memory.generator.copy()))
@@ -246,9 +258,15 @@ class _Training:
             self._remember(rule, rates),
         )
 
+    @property
+    def work_of_a_batch(self) -> int:
+        """Multiply-adds of one product with a batch."""
+        columns = self.data.X.shape[1] + 1
+        return self._batch_size() * columns * self.data.n_outputs * len(self.candidates)
+
     def _batch_size(self) -> int:
         n, batch = len(self.data.X), self.shared["batch_size"]
-        if self.optimizer == "quasi-newton" or batch is None:
+        if self.kind.full_batch or batch is None:
             return n
         return min(n, DEFAULT_BATCH if batch == "auto" else int(batch))
 
@@ -264,19 +282,20 @@ class _Training:
         )
 
     def _scaling(self, source: DenseSource) -> Scaling:
-        moments = Moments()
+        moments = column_moments(source.chunks())
         if self.memory is not None and self.memory.moments is not None:
             weight, mean, squares = self.memory.moments
             device = self.data.X.device
-            moments.merge(weight, torch.from_numpy(mean).to(device), torch.from_numpy(squares).to(device))
-        now = column_moments(source.chunks())
-        moments.merge(now.weight, now.mean, now.squares)
+            earlier = Moments(
+                weight, torch.from_numpy(mean).to(device), torch.from_numpy(squares).to(device)
+            )
+            moments = earlier.merge(moments)
         self.moments = moments
         centre = bool(self.shared["fit_intercept"])
         scaling = moments.scaling(centre=centre, dtype=self.data.X.dtype)
         # With fewer rows than columns the least norm is meant in the user's own units.
         few_rows = source.n_rows <= source.n_columns
-        return scaling.centring() if few_rows and self.optimizer == "quasi-newton" else scaling
+        return scaling.centring() if few_rows and self.kind.full_batch else scaling
 
     def _stacked(self, name: str) -> Tensor:
         values = [float(candidate.get(name, 1.0)) for candidate in self.candidates]
@@ -295,34 +314,33 @@ class _Training:
             return self.memory.rates
         if not self.automatic:
             return np.array([float(candidate["learning_rate"]) for candidate in self.candidates])
-        if self.optimizer == "quasi-newton":
+        if self.kind.full_batch:
             return np.ones(len(self.candidates))
         momentum = np.array([float(candidate["momentum"]) for candidate in self.candidates])
         return safe_rates(self.optimizer, source, objective, momentum)
 
     def _rule(self, source: DenseSource, objective: Objective, weights: Tensor) -> Rule:
-        if self.optimizer == "quasi-newton":
-            tolerance = [float(candidate["tol"] or 0.0) for candidate in self.candidates]
-            return QuasiNewton(
-                Curvature(source, objective),
-                tolerance=torch.tensor(tolerance, dtype=WIDE, device=weights.device),
-                constant_loss=self._constant_loss().to(weights.device),
-            )
-        rule: TextbookRule
-        if self.optimizer == "sgd":
-            rule = SGD(
-                objective.penalty,
-                weights,
+        tolerance = [float(candidate["tol"] or 0.0) for candidate in self.candidates]
+        rule = self.kind(
+            Setup(
+                source=source,
+                objective=objective,
+                weights=weights,
                 momentum=self._stacked("momentum"),
                 nesterov=bool(self.shared["nesterov"]),
+                betas=tuple(self.shared["betas"]),
+                tolerance=torch.tensor(tolerance, dtype=WIDE, device=weights.device),
+                constant_loss=self.constant_loss.to(weights.device),
             )
-        else:
-            rule = Adam(objective.penalty, weights, betas=tuple(self.shared["betas"]))
+        )
         if self.memory is not None and self.memory.passes > 0:
+            assert isinstance(rule, TextbookRule)
             rule.load_state(self.memory.rule)
         return rule
 
-    def _constant_loss(self) -> Tensor:
+    @cached_property
+    def constant_loss(self) -> Tensor:
+        """Objective of the best constant model, shape ``(M,)``."""
         data = self.data
         weight = data.X.new_ones(len(data.X)) if data.weight is None else data.weight
         value = make_loss(self.loss_name, self._stacked("delta")).constant_value(
@@ -334,10 +352,10 @@ class _Training:
         shared = self.shared
         early = bool(shared["early_stopping"])
         threshold = None
-        judges = early or self.optimizer != "quasi-newton"
+        judges = early or not self.kind.full_batch
         if judges and shared["tol"] is not None and self.memory is None:
             tol = np.array([float(candidate["tol"]) for candidate in self.candidates])
-            threshold = tol * self._constant_loss().numpy(force=True)
+            threshold = tol * self.constant_loss.numpy(force=True)
         return Controls(
             max_iter=1 if self.memory is not None else int(shared["max_iter"]),
             rate=rates,

@@ -1,20 +1,20 @@
 """Update rules: the textbook ones and the tuning-free one."""
 
-from skorchless.optimizers.base import PassOutcome, Rule
-from skorchless.optimizers.preconditioner import Curvature
+from skorchless.optimizers.base import PassOutcome, Rule, Setup
 from skorchless.optimizers.quasi_newton import QuasiNewton
 from skorchless.optimizers.schedules import SCHEDULES
 from skorchless.optimizers.step_size import safe_rates
 from skorchless.optimizers.textbook import SGD, Adam, State, TextbookRule
 
+#: Every rule by name; the contract tests run over this table.
+OPTIMIZERS: dict[str, type[Rule]] = {"sgd": SGD, "adam": Adam, "quasi-newton": QuasiNewton}
+
 __all__ = [
+    "OPTIMIZERS",
     "SCHEDULES",
-    "SGD",
-    "Adam",
-    "Curvature",
     "PassOutcome",
-    "QuasiNewton",
     "Rule",
+    "Setup",
     "State",
     "TextbookRule",
     "safe_rates",

@@ -5,6 +5,39 @@ from typing import Protocol
 
 from torch import Tensor
 
+from skorchless.objective import Objective
+from skorchless.sources import DenseSource
+
+
+@dataclass
+class Setup:
+    """What a rule may need to know before the first pass.
+
+    Attributes
+    ----------
+    source : DenseSource
+        The training rows, as the rule will see them.
+    objective : Objective
+    weights : Tensor of shape (M, K, D + 1)
+        Where training starts.
+    momentum : Tensor of shape (M, 1, 1)
+    nesterov : bool
+    betas : pair of float
+    tolerance : Tensor of shape (M,)
+        Relative distance to the optimum to stop at, for rules that can tell.
+    constant_loss : Tensor of shape (M,)
+        Objective of the best constant model.
+    """
+
+    source: DenseSource
+    objective: Objective
+    weights: Tensor
+    momentum: Tensor
+    nesterov: bool
+    betas: tuple[float, float]
+    tolerance: Tensor
+    constant_loss: Tensor
+
 
 @dataclass
 class PassOutcome:
@@ -31,6 +64,12 @@ class Rule(Protocol):
     `weights` are the trial weights, which the rule moves in place. Everything it keeps leads with
     the axis of the models.
     """
+
+    full_batch: bool
+    """Whether the rule steps once a pass and so wants all rows in one batch."""
+
+    def __init__(self, setup: Setup) -> None:
+        """Get ready for the first pass."""
 
     def set_rate(self, rate: Tensor) -> None:
         """Take the learning rates of the coming pass, of shape ``(M, 1, 1)``."""

@@ -91,6 +91,7 @@ class Factored:
     def _cholesky(unit: Tensor, noise: float) -> Tensor:
         """Factor matrices of unit diagonal, lifted by as little as makes that possible."""
         eye = torch.eye(unit.shape[-1], dtype=unit.dtype, device=unit.device)
+        lower: Tensor
         while True:
             lower, info = torch.linalg.cholesky_ex(unit + noise * eye)
             if not bool(info.any()):

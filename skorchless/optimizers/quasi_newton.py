@@ -16,9 +16,9 @@ Per model, from the accepted weights W with gradient g:
 import torch
 from torch import Tensor
 
-from skorchless.optimizers.base import PassOutcome
+from skorchless.optimizers.base import PassOutcome, Setup
 from skorchless.optimizers.history import History
-from skorchless.optimizers.preconditioner import Curvature, Preconditioner
+from skorchless.optimizers.preconditioner import Curvature
 from skorchless.optimizers.proximal import minimise_model
 from skorchless.stack import WIDE
 
@@ -36,25 +36,17 @@ REFINING = 4.0
 class QuasiNewton:
     """Preconditioned L-BFGS for a stack of models, one trial step a pass.
 
-    Parameters
-    ----------
-    curvature : Curvature
-        Builds the preconditioners of its objective.
-    tolerance : Tensor of shape (M,)
-        Relative distance to the optimum to stop at; 0 to go on to the limit of the arithmetic.
-        Squared error without L1 goes there whatever the tolerance: it costs a pass or two.
-    constant_loss : Tensor of shape (M,)
-        Objective of the best constant model, which sets the scale where the optimum is near zero.
+    Squared error without L1 is solved to rounding whatever the tolerance: it costs a pass or two.
     """
 
-    def __init__(
-        self, curvature: Curvature, *, tolerance: Tensor, constant_loss: Tensor
-    ) -> None:
-        self.curvature = curvature
-        self.penalty = curvature.objective.penalty
-        exact = curvature.constant and not self.penalty.has_l1
-        self.tolerance = torch.zeros_like(tolerance) if exact else tolerance
-        self.constant_loss = constant_loss
+    full_batch = True
+
+    def __init__(self, setup: Setup) -> None:
+        self.curvature = Curvature(setup.source, setup.objective)
+        self.penalty = setup.objective.penalty
+        exact = self.curvature.constant and not self.penalty.has_l1
+        self.tolerance = torch.zeros_like(setup.tolerance) if exact else setup.tolerance
+        self.constant_loss = setup.constant_loss
         self.history = History()
         self._batch_gradient: Tensor | None = None
         self._started = False
@@ -174,9 +166,20 @@ class QuasiNewton:
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
         for name in (
-            "tolerance constant_loss _weights _value _gradient _direction _slope _length "
-            "_rejected _decrease _last_decrease _measured_at _measured_mean"
-        ).split():
+            "tolerance",
+            "constant_loss",
+            "_weights",
+            "_value",
+            "_gradient",
+            "_direction",
+            "_slope",
+            "_length",
+            "_rejected",
+            "_decrease",
+            "_last_decrease",
+            "_measured_at",
+            "_measured_mean",
+        ):
             setattr(self, name, getattr(self, name).index_select(0, keep))
         self.history.select(keep)
         self._preconditioner = self.curvature.preconditioner(self._measured_at.to(self._dtype))

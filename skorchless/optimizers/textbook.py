@@ -4,38 +4,52 @@ Both take a gradient step and then the penalty's proximal step in the metric of 
 other metric L1 converges to the wrong point.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skorchless.optimizers.base import PassOutcome
-from skorchless.penalties import ElasticNet
+from skorchless.optimizers.base import PassOutcome, Setup
 from skorchless.stack import WIDE
 
 #: Optimizer state as it is kept between calls of ``partial_fit``: NumPy, so that it pickles small.
 State = dict[str, np.ndarray]
 
 
-class TextbookRule:
-    """A rule that steps per batch and accepts every pass.
+class TextbookRule(ABC):
+    """A rule that steps per batch, accepts every pass and can be put aside between two."""
 
-    Parameters
-    ----------
-    penalty : ElasticNet
-        Its proximal step ends each update.
-    like : Tensor of shape (M, K, D + 1)
-        Shape, dtype and device of the weights.
-    """
+    full_batch = False
 
-    def __init__(self, penalty: ElasticNet, like: Tensor) -> None:
-        self.penalty = penalty
+    def __init__(self, setup: Setup) -> None:
+        self.penalty = setup.objective.penalty
+
+    @abstractmethod
+    def set_rate(self, rate: Tensor) -> None:
+        """Take the learning rates of the coming pass, of shape ``(M, 1, 1)``."""
+
+    @abstractmethod
+    def on_batch(self, weights: Tensor, gradient: Tensor) -> None:
+        """Take one step, in place."""
 
     def on_pass(self, weights: Tensor, value: Tensor) -> PassOutcome:
         """Accept the weights as they are."""
         never = torch.zeros(len(weights), dtype=torch.bool, device=weights.device)
         return PassOutcome(weights.clone(), value, never)
+
+    @abstractmethod
+    def select(self, keep: Tensor) -> None:
+        """Keep only some of the models."""
+
+    @abstractmethod
+    def state(self) -> State:
+        """What `load_state` needs to go on as if nothing had happened."""
+
+    @abstractmethod
+    def load_state(self, state: State) -> None:
+        """Go on from a state that `state` returned."""
 
 
 class SGD(TextbookRule):
@@ -49,13 +63,12 @@ class SGD(TextbookRule):
     threshold, and no other, leaves the optimum where it is.
     """
 
-    def __init__(
-        self, penalty: ElasticNet, like: Tensor, *, momentum: Tensor, nesterov: bool
-    ) -> None:
-        super().__init__(penalty, like)
-        self.momentum = momentum
-        self.nesterov = nesterov
-        self.velocity = torch.zeros_like(like) if bool(momentum.any()) else None
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        self.momentum = setup.momentum
+        self.nesterov = setup.nesterov
+        moves_on = bool(self.momentum.any())
+        self.velocity = torch.zeros_like(setup.weights) if moves_on else None
 
     def set_rate(self, rate: Tensor) -> None:
         """Take the learning rates of the coming pass, of shape ``(M, 1, 1)``."""
@@ -108,14 +121,15 @@ class Adam(TextbookRule):
     #: number passed at every step costs as much as the update.
     AHEAD = 128
 
-    def __init__(self, penalty: ElasticNet, like: Tensor, *, betas: tuple[float, float]) -> None:
-        super().__init__(penalty, like)
-        self.betas = betas
+    def __init__(self, setup: Setup) -> None:
+        super().__init__(setup)
+        like = setup.weights
+        self.betas = setup.betas
         self.steps = 0
         self.mean = torch.zeros_like(like)
         self.square = torch.zeros_like(like)
         self._metric = torch.empty_like(like)
-        self._decay = torch.as_tensor(betas[1], dtype=like.dtype, device=like.device)
+        self._decay = torch.as_tensor(self.betas[1], dtype=like.dtype, device=like.device)
         self._rate: Tensor | None = None
 
     def set_rate(self, rate: Tensor) -> None:

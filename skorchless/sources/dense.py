@@ -194,7 +194,9 @@ class DenseSource:
         X = self.X.new_empty(*shape, self.n_columns)
         X[..., -1] = float(self.fit_intercept)
         target = self.X.new_empty(batches, parts, 1, self.n_outputs, rows)
-        weight = None if self.sample_weight is None else self.X.new_empty(batches, parts, 1, 1, rows)
+        weight = (
+            None if self.sample_weight is None else self.X.new_empty(batches, parts, 1, 1, rows)
+        )
         return Chunk(X, target, weight)
 
 
