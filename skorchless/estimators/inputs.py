@@ -35,16 +35,27 @@ def features(estimator: Any, X: Any, *, reset: bool, name: str = "X") -> Tensor:
         rows = finite(X.detach(), name)
         if rows.ndim != 2:
             raise ValueError(
-                f"Expected 2D array, got {rows.ndim}D array instead. Reshape your data either using "
-                "X.reshape(-1, 1) if it has a single feature or X.reshape(1, -1) if it contains "
-                "a single sample."
+                f"Expected 2D array, got {rows.ndim}D array instead. Reshape your data either "
+                "using X.reshape(-1, 1) if it has a single feature or X.reshape(1, -1) if it "
+                "contains a single sample."
             )
         check_not_empty(rows, type(estimator).__name__)
         validate_data(estimator, rows, reset=reset, skip_check_array=True)
         return rows.contiguous()
-    dtypes = [np.float64, np.float32]
-    array: np.ndarray = validate_data(estimator, X, reset=reset, dtype=dtypes, order="C")
-    return as_tensor(array)
+    array: np.ndarray = validate_data(
+        estimator,
+        X,
+        reset=reset,
+        dtype=[np.float64, np.float32],
+        order="C",
+        ensure_all_finite=False,
+    )
+    checked = as_tensor(array)
+    # A sum on all cores clears finite data in a fraction of the time of scikit-learn's check,
+    # which then only has to find the words.
+    if not bool(checked.sum().isfinite()):
+        check_array(array, estimator=estimator, input_name=name)
+    return checked
 
 
 def numbers(y: Any, name: str) -> Tensor:
@@ -107,7 +118,7 @@ def finite(values: Tensor, name: str) -> Tensor:
     if values.is_complex():
         raise ValueError("Complex data not supported")
     values = values.to(COMPUTE_DTYPE.get(values.dtype, torch.float64))
-    if not bool(values.isfinite().all()):
+    if not bool(values.sum().isfinite()) and not bool(values.isfinite().all()):
         kind = "NaN" if bool(values.isnan().any()) else "infinity or a value too large"
         raise ValueError(f"Input {name} contains {kind}.")
     return values

@@ -25,7 +25,7 @@ from skorchless.optimizers import (
     safe_rates,
 )
 from skorchless.penalties import ElasticNet
-from skorchless.sources import DenseSource, Scaling, column_moments
+from skorchless.sources import DenseSource, Moments, Scaling, column_moments
 from skorchless.stack import WIDE, stack
 
 Parameters = dict[str, Any]
