@@ -8,6 +8,8 @@ from torch import Tensor
 class Patience:
     """Counts passes since a curve last improved by more than a threshold, model by model.
 
+    Improvements add up: many small ones count as one as soon as together they pass the threshold.
+
     Parameters
     ----------
     threshold : ndarray of shape (M,)
@@ -26,7 +28,7 @@ class Patience:
         """Take in one pass's values, of shape ``(M,)``; return which models are stale."""
         improved = value < self.best - self.threshold
         self.waited = np.where(improved, 0, self.waited + 1)
-        self.best = np.fmin(self.best, value)
+        self.best = np.where(improved, value, self.best)
         return self.waited >= self.passes
 
     def forgive(self, models: np.ndarray) -> None:

@@ -3,8 +3,7 @@
 Candidates are lists of length M: a single fit is a list of one.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from skorchless.engine import Controls, ModelResult, Progress, train
+from skorchless.estimators.settings import own_settings
 from skorchless.losses import make_loss
 from skorchless.objective import Objective
 from skorchless.optimizers import (
@@ -29,9 +29,6 @@ from skorchless.sources import DenseSource, Moments, Scaling, column_moments
 from skorchless.stack import WIDE, stack
 
 Parameters = dict[str, Any]
-
-#: Multiply-adds a batch from which more than one thread pays.
-WORTH_THREADS = 2**20
 
 #: Rows a batch when the user leaves it to us.
 DEFAULT_BATCH = 256
@@ -132,27 +129,6 @@ def chosen_optimizer(parameters: Parameters) -> str:
     if parameters["optimizer"] != "auto":
         return str(parameters["optimizer"])
     return "quasi-newton" if parameters["learning_rate"] == "auto" else "adam"
-
-
-@contextlib.contextmanager
-def own_settings(device: torch.device, work: int) -> Iterator[None]:
-    """Shut out what the caller has set globally for torch, and put it back afterwards.
-
-    That is autograd, autocast, reduced precision and, where a batch is little `work` (in
-    multiply-adds), threads: several would cost more time meeting than they save, and far more
-    when other processes keep the cores busy.
-    """
-    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
-    torch.set_float32_matmul_precision("highest")
-    if work < WORTH_THREADS:
-        torch.set_num_threads(1)
-    try:
-        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(precision)
-        if work < WORTH_THREADS:
-            torch.set_num_threads(threads)
 
 
 def fit_stack(

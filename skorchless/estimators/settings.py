@@ -1,0 +1,65 @@
+"""What the caller has set globally for torch: shut out while we train, and put back afterwards."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+#: Multiply-adds a batch from which more than one thread pays.
+WORTH_THREADS = 2**20
+
+
+@contextlib.contextmanager
+def own_settings(device: torch.device, work: int) -> Iterator[None]:
+    """Train without autograd, autocast and reduced precision, and on no more threads than pay.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the training happens.
+    work : int
+        Multiply-adds of one product with a batch. Where they are few, several threads cost more
+        time meeting than they save, and far more when other processes keep the cores busy.
+    """
+    with (
+        torch.inference_mode(),
+        torch.autocast(device.type, enabled=False),
+        full_precision(),
+        enough_threads(work),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Multiply float32 matrices in float32."""
+    kinds = (torch.backends.cuda, torch.backends.mkldnn)
+    products = [kind.matmul for kind in kinds if hasattr(kind, "matmul")]
+    products = [product for product in products if hasattr(product, "fp32_precision")]
+    if not products:  # before torch 2.9 there is one setting for all
+        legacy = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+    before = [product.fp32_precision for product in products]
+    for product in products:
+        product.fp32_precision = "ieee"
+    try:
+        yield
+    finally:
+        for product, precision in zip(products, before, strict=True):
+            product.fp32_precision = precision
+        if not products:
+            torch.set_float32_matmul_precision(legacy)
+
+
+@contextlib.contextmanager
+def enough_threads(work: int) -> Iterator[None]:
+    """One thread where a batch is little work."""
+    threads = torch.get_num_threads()
+    if threads == 1 or work >= WORTH_THREADS:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
