@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from skorchless.optimizers.preconditioner import Preconditioner
+from skorchless.stack import WIDE
 
 #: Pairs that are kept; more cost time and win nothing once the metric is right.
 MEMORY = 10
@@ -27,6 +28,18 @@ class Pair:
     change: Tensor
     inverse: Tensor
 
+    def where(self, mask: Tensor, other: "Pair") -> "Pair":
+        """This pair where `mask` is true, else the `other`."""
+        return Pair(
+            torch.where(mask, self.step, other.step),
+            torch.where(mask, self.change, other.change),
+            torch.where(mask, self.inverse, other.inverse),
+        )
+
+    def select(self, keep: Tensor) -> "Pair":
+        """The pair of some of the models."""
+        return Pair(*(t.index_select(0, keep) for t in (self.step, self.change, self.inverse)))
+
 
 class History:
     """The last pairs of each model of a stack, in tensors of shape ``(M, K, D + 1)``.
@@ -37,6 +50,8 @@ class History:
 
     def __init__(self) -> None:
         self.pairs: list[Pair] = []
+        self.last: Pair | None = None
+        """The last pair of each model that is not void, which sets the scale of ``H_0``."""
 
     def add(self, accepted: Tensor, step: Tensor, change: Tensor) -> None:
         """Append a pair for the `accepted` models, of shape ``(M,)``."""
@@ -49,20 +64,21 @@ class History:
         zero = torch.zeros_like(step)
         pair = Pair(torch.where(valid, step, zero), torch.where(valid, change, zero), inverse)
         self.pairs = [*self.pairs[1 - MEMORY :], pair]
+        self.last = pair if self.last is None else pair.where(valid, self.last)
 
     def forget(self, models: Tensor) -> None:
         """Make the pairs of some models void."""
         keep = (~models).view(-1, 1, 1)
-        for pair in self.pairs:
-            pair.step, pair.change = pair.step * keep, pair.change * keep
-            pair.inverse = pair.inverse * keep
+        void = torch.zeros((), dtype=WIDE, device=keep.device)
+        self.pairs = [pair.where(keep, Pair(void, void, void)) for pair in self.pairs]
+        if self.last is not None:
+            self.last = self.last.where(keep, Pair(void, void, void))
 
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
-        self.pairs = [
-            Pair(*(t.index_select(0, keep) for t in (pair.step, pair.change, pair.inverse)))
-            for pair in self.pairs
-        ]
+        self.pairs = [pair.select(keep) for pair in self.pairs]
+        if self.last is not None:
+            self.last = self.last.select(keep)
 
     def solve(self, preconditioner: Preconditioner, gradient: Tensor) -> Tensor:
         """``H g`` by the two-loop recursion (Nocedal and Wright, 2006, algorithm 7.4)."""
@@ -109,9 +125,9 @@ class History:
 
     def _scale(self, preconditioner: Preconditioner) -> Tensor | float:
         """``s.y / y.P y`` of each model's last pair; 1 where there is none."""
-        scale: Tensor | float = 1.0
-        for pair in self.pairs:
-            norm = pair.inverse * dot(pair.change, preconditioner.solve(pair.change))
-            known = norm > 0
-            scale = torch.where(known, 1.0 / torch.where(known, norm, 1.0), scale)
-        return scale
+        if self.last is None:
+            return 1.0
+        pair = self.last
+        norm = pair.inverse * dot(pair.change, preconditioner.solve(pair.change))
+        known = norm > 0
+        return torch.where(known, 1.0 / torch.where(known, norm, 1.0), 1.0)

@@ -10,7 +10,9 @@ Per model, from the accepted weights W with gradient g:
   one pass, which brings the gradient as well;
 * :math:`P` is measured anew when the mean curvature has left ``[0.7, 1.4]`` times what it was;
 * stop: the decrease that the model predicts, :math:`g^\top H g`, estimates how far the objective
-  is above its minimum (twice as far, where the model is exact).
+  is above its minimum. Where progress is slow, H is too small along what remains; then the last
+  passes' decreases, continued as a geometric series, say more. The estimate is that series, but
+  at least 1 and at most 10 times the prediction, and 3 times that to be safe.
 """
 
 import torch
@@ -29,6 +31,10 @@ REFRESH_BELOW, REFRESH_ABOVE = 0.7, 1.4
 FORGET_AFTER = 5
 #: ... and after this many the search has met the limit of the arithmetic.
 MOST_REJECTED = 10
+#: Passes in each of the two windows that the geometric series is read off.
+WINDOW = 5
+#: How far the series may raise the estimate, and what is added for safety.
+MOST_RAISED, SAFETY = 10.0, 3.0
 #: Where rounding is near, a pass that does not divide the predicted decrease by this is the last.
 REFINING = 4.0
 
@@ -49,6 +55,7 @@ class QuasiNewton:
         self.constant_loss = setup.constant_loss
         self.history = History()
         self._batch_gradient: Tensor | None = None
+        self._values: list[Tensor] = []
         self._started = False
 
     def set_rate(self, rate: Tensor) -> None:
@@ -70,6 +77,7 @@ class QuasiNewton:
             accepted = torch.ones_like(value, dtype=torch.bool)
             self._start(trial, value, gradient, weights.dtype)
         self._follow_curvature()
+        self._values = [*self._values[-2 * WINDOW :], self._value]
         confused = self._rejected == FORGET_AFTER
         self.history.forget(confused)
         self._aim(accepted | confused)
@@ -157,14 +165,27 @@ class QuasiNewton:
 
     def _converged(self, accepted: Tensor) -> Tensor:
         scale = torch.maximum(self._value.abs(), 1e-3 * self.constant_loss)
-        reached = self._decrease <= self.tolerance * scale
+        reached = self._distance() <= self.tolerance * scale
         exact = self._decrease <= self._eps**2 * self.constant_loss
         stagnant = accepted & (self._decrease * REFINING > self._last_decrease)
         at_rounding = stagnant & (self._decrease <= self._eps * scale)
         return reached | exact | at_rounding | (self._rejected >= MOST_REJECTED)
 
+    def _distance(self) -> Tensor:
+        """Estimate of how far each accepted objective is above its minimum, shape ``(M,)``."""
+        if len(self._values) <= 2 * WINDOW:
+            return SAFETY * self._decrease
+        first, middle, last = (self._values[-1 - i] for i in (2 * WINDOW, WINDOW, 0))
+        earlier, recent = first - middle, middle - last
+        slowing = earlier > recent
+        series = recent.square() / torch.where(slowing, earlier - recent, 1.0)
+        series = torch.where(slowing, series, torch.inf)
+        most = MOST_RAISED * self._decrease
+        return SAFETY * torch.minimum(torch.maximum(series, self._decrease), most)
+
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
+        self._values = [values.index_select(0, keep) for values in self._values]
         for name in (
             "tolerance",
             "constant_loss",
