@@ -42,8 +42,8 @@ class Objective:
         ``(M, K, D + 1)``, is overwritten by the next one.
         """
         models, outputs, columns = weights.shape
-        _, parts, rows = chunk.shape
         width = models * outputs
+        _, parts, rows = chunk.shape
         if self._gradient is None:
             self._gradient = torch.empty_like(weights)
             self._penalty_sum = PenaltySum(self.penalty, weights)
@@ -59,14 +59,14 @@ class Objective:
             else weights.new_empty(parts, width, columns)
         )
 
-        for (X, X_t, target, weight), (raw, raw_rows), scale in zip(
+        for batch, (raw, raw_rows), scale in zip(
             chunk.batches, self._raw_predictions(chunk, weights).batches, chunk.scale, strict=True
         ):
-            torch.bmm(flat, X_t, out=raw_rows)
-            self.loss.residual(raw, target, out=residual)
-            if weight is not None:
-                residual.mul_(weight)
-            torch.baddbmm(sums, residual_rows, X, beta=0, alpha=scale, out=sums)
+            batch.predict(flat, out=raw_rows)
+            self.loss.residual(raw, batch.target, out=residual)
+            if batch.weight is not None:
+                residual.mul_(batch.weight)
+            batch.pull_back(residual_rows, scale, out=sums)
             if not in_place:
                 total = sums.sum(dim=0).view_as(gradient)
                 gradient.copy_(total) if chunk.starts else gradient.add_(total)
@@ -129,7 +129,8 @@ class _RawPredictions:
 
 def raw_predictions(chunk: Chunk, weights: Tensor) -> Tensor:
     """Raw predictions of all rows of a chunk, shape ``(batches, parts, M, K, rows)``."""
-    models, outputs, columns = weights.shape
-    batches, parts, rows = chunk.shape
-    raw = weights.view(models * outputs, columns) @ chunk.X.mT
-    return raw.view(batches, parts, models, outputs, rows)
+    raw = _RawPredictions(chunk, weights)
+    flat = weights.view(1, -1, weights.shape[-1]).expand(chunk.shape[1], -1, -1)
+    for batch, (_, raw_rows) in zip(chunk.batches, raw.batches, strict=True):
+        batch.predict(flat, out=raw_rows)
+    return raw.whole

@@ -7,6 +7,8 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
+from skorchless.stack import WIDE
+
 #: A chunk larger than this falls out of the cache; a smaller one pays its fixed costs more often.
 CHUNK_BYTES = 4 * 2**20
 
@@ -20,8 +22,51 @@ WIDE_STACK = 48
 #: Views of every batch of a chunk are made once and kept: this many at most.
 MOST_BATCHES = 1024
 
-#: X, its transpose, target and weight of one batch.
-Batch = tuple[Tensor, Tensor, Tensor, Tensor | None]
+
+class Batch:
+    """Rows of one batch, and the two products that training needs of them.
+
+    Parameters
+    ----------
+    X : Tensor of shape (parts, rows, D + 1)
+        The last column is 1, or 0 for models without intercept.
+    target : Tensor of shape (parts, 1, K, rows)
+    weight : Tensor of shape (parts, 1, 1, rows), or None
+    """
+
+    __slots__ = ("X", "X_t", "target", "weight")
+
+    def __init__(self, X: Tensor, target: Tensor, weight: Tensor | None) -> None:
+        self.X, self.X_t = X, X.mT
+        self.target, self.weight = target, weight
+
+    def predict(self, weights: Tensor, out: Tensor) -> None:
+        """Raw predictions ``(parts, M * K, rows)`` of weights ``(parts, M * K, D + 1)``."""
+        torch.bmm(weights, self.X_t, out=out)
+
+    def pull_back(self, residual: Tensor, scale: float, out: Tensor) -> None:
+        """``scale * residual @ X``: gradients ``(parts, M * K, D + 1)`` in the weights."""
+        torch.baddbmm(out, residual, self.X, beta=0, alpha=scale, out=out)
+
+
+class BareBatch(Batch):
+    """Rows as the user holds them, without the last column, which is `ones` (1 or 0)."""
+
+    __slots__ = ("ones",)
+
+    def __init__(self, X: Tensor, target: Tensor, weight: Tensor | None, ones: float) -> None:
+        super().__init__(X, target, weight)
+        self.ones = ones
+
+    def predict(self, weights: Tensor, out: Tensor) -> None:
+        """As of `Batch`."""
+        torch.bmm(weights[..., :-1], self.X_t, out=out)
+        out.add_(weights[..., -1:], alpha=self.ones)
+
+    def pull_back(self, residual: Tensor, scale: float, out: Tensor) -> None:
+        """As of `Batch`."""
+        torch.mul(torch.bmm(residual, self.X), scale, out=out[..., :-1])
+        torch.mul(residual.sum(dim=-1), scale * self.ones, out=out[..., -1])
 
 
 @dataclass
@@ -32,10 +77,11 @@ class Chunk:
 
     Attributes
     ----------
-    X : Tensor of shape (batches, parts, rows, D + 1)
-        The last column is 1, or 0 for models without intercept.
+    X : Tensor of shape (batches, parts, rows, D + 1), or (batches, parts, rows, D) if bare
     target : Tensor of shape (batches, parts, 1, K, rows)
     weight : Tensor of shape (batches, parts, 1, 1, rows), or None when every row weighs 1
+    bare : float, optional
+        The constant last column, where X lacks it.
     scale : list of float
         One over the weight of the whole batch that each batch belongs to: what a sum over rows has
         to be multiplied by.
@@ -49,6 +95,7 @@ class Chunk:
     X: Tensor
     target: Tensor
     weight: Tensor | None
+    bare: float | None = None
     scale: list[float] = field(default_factory=list)
     starts: bool = True
     ends: bool = True
@@ -56,9 +103,11 @@ class Chunk:
 
     def __post_init__(self) -> None:
         weights = repeat(None) if self.weight is None else self.weight.unbind()
-        self.batches = list(
-            zip(self.X.unbind(), self.X.mT.unbind(), self.target.unbind(), weights, strict=False)
-        )
+        views = zip(self.X.unbind(), self.target.unbind(), weights, strict=False)
+        if self.bare is None:
+            self.batches = [Batch(*view) for view in views]
+        else:
+            self.batches = [BareBatch(*view, self.bare) for view in views]
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -68,8 +117,28 @@ class Chunk:
 
     @property
     def rows(self) -> Tensor:
-        """All rows as one matrix of shape ``(batches * parts * rows, D + 1)``."""
+        """All rows as one matrix, of shape ``(batches * parts * rows, D + 1)``, or D if bare."""
         return self.X.view(-1, self.X.shape[-1])
+
+    def gram(self) -> Tensor:
+        r"""Sum of :math:`s_i \tilde x_i \tilde x_i^\top`, shape ``(D + 1, D + 1)``, in double.
+
+        The products run in the rows' own precision; only their sums are wide.
+        """
+        rows = self.rows
+        weighted = rows if self.weight is None else rows * self.weight.view(-1, 1)
+        inner = (weighted.T @ rows).to(WIDE)
+        if self.bare is None:
+            return inner
+        weight = rows.new_ones(len(rows)) if self.weight is None else self.weight.view(-1)
+        sums = self.bare * (weight @ rows).to(WIDE)
+        total = self.bare * weight.sum(dtype=WIDE)
+        return torch.cat(
+            [
+                torch.cat([inner, sums.unsqueeze(1)], dim=1),
+                torch.cat([sums, total.view(1)]).unsqueeze(0),
+            ]
+        )
 
 
 def count_parts(n_rows: int, n_columns: int, stack_width: int, device: torch.device) -> int:

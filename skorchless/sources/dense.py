@@ -135,6 +135,20 @@ class DenseSource:
             rest = self.n_rows - whole
             yield self._fill(self._chunk(rest, rest), order, whole, self.n_rows)
 
+    def _bare(self, start: int, stop: int, scale: float) -> Chunk:
+        """Rows as they lie, without a copy: part of one batch of all rows in their own order."""
+        parts = self._parts(stop - start)
+        shape = (1, parts, (stop - start) // parts)
+        target = self._lay_out(self.target[start:stop], self._new_target(shape))
+        weight = self.sample_weight
+        return Chunk(
+            X=self.X[start:stop].view(*shape, -1),
+            target=target,
+            weight=None if weight is None else weight[start:stop].view(1, parts, 1, 1, shape[2]),
+            bare=float(self.fit_intercept),
+            scale=[scale],
+        )
+
     def _spanning(self, order: Tensor | None, start: int, stop: int) -> Iterator[Chunk]:
         """Chunks of one batch that is larger than a chunk."""
         if self.sample_weight is None:
@@ -143,9 +157,12 @@ class DenseSource:
             weight = _gather(self.sample_weight, order, start, stop)
             total = float(weight.sum(dtype=WIDE))
         for first, last in slices(stop - start, self._chunk_rows):
-            chunk = self._chunk(last - first, last - first)
-            self._fill(chunk, order, start + first, start + last)
-            chunk.scale = [1.0 / total]
+            if order is None and self.scaling is None:
+                chunk = self._bare(start + first, start + last, 1.0 / total)
+            else:
+                chunk = self._chunk(last - first, last - first)
+                self._fill(chunk, order, start + first, start + last)
+                chunk.scale = [1.0 / total]
             chunk.starts, chunk.ends = first == 0, start + last == stop
             yield chunk
 
@@ -162,13 +179,7 @@ class DenseSource:
             features.copy_(self.X[start:stop])
 
         batches, parts, rows = chunk.shape
-        target = _gather(self.target, order, start, stop)
-        samples_last = chunk.target.squeeze(2)  # (batches, parts, K, rows)
-        if target.ndim == 2:
-            samples_last.copy_(target.view(batches, parts, rows, self.n_outputs).mT)
-        else:
-            samples_last.zero_().scatter_(2, target.view(batches, parts, 1, rows), 1.0)
-
+        self._lay_out(_gather(self.target, order, start, stop), chunk.target)
         if self.sample_weight is None or chunk.weight is None:
             chunk.scale = [1.0 / (parts * rows)] * batches
         else:
@@ -177,6 +188,20 @@ class DenseSource:
             sums = weight.view(batches, -1).sum(dim=1, dtype=WIDE)
             chunk.scale = sums.reciprocal_().tolist()
         return chunk
+
+    def _lay_out(self, target: Tensor, out: Tensor) -> Tensor:
+        """Write targets to `out`, samples last, classes one-hot."""
+        samples_last = out.squeeze(2)  # (batches, parts, K, rows)
+        batches, parts, _, rows = samples_last.shape
+        if target.ndim == 2:
+            samples_last.copy_(target.view(batches, parts, rows, self.n_outputs).mT)
+        else:
+            samples_last.zero_().scatter_(2, target.view(batches, parts, 1, rows), 1.0)
+        return out
+
+    def _new_target(self, shape: tuple[int, int, int]) -> Tensor:
+        batches, parts, rows = shape
+        return self.X.new_empty(batches, parts, 1, self.n_outputs, rows)
 
     def _parts(self, n_rows: int) -> int:
         return count_parts(n_rows, self.n_columns, self.stack_width, self.X.device)
@@ -193,7 +218,7 @@ class DenseSource:
         batches, parts, rows = shape
         X = self.X.new_empty(*shape, self.n_columns)
         X[..., -1] = float(self.fit_intercept)
-        target = self.X.new_empty(batches, parts, 1, self.n_outputs, rows)
+        target = self._new_target(shape)
         weight = (
             None if self.sample_weight is None else self.X.new_empty(batches, parts, 1, 1, rows)
         )
