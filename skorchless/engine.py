@@ -170,6 +170,7 @@ class _Run:
         for chunk in source.chunks(generator):
             for gradient in self.objective.gradients(chunk, self.weights):
                 self.rule.on_batch(self.weights, gradient)
+            self.rule.on_chunk(chunk)
             total += self.objective.value(chunk)
         outcome = self.rule.on_pass(self.weights, total / source.n_batches)
         self.n_iter += 1

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from skorchless.losses import Loss
 from skorchless.penalties import ElasticNet, PenaltySum
-from skorchless.sources import Chunk
+from skorchless.sources import Chunk, Scaling
 from skorchless.stack import WIDE
 
 
@@ -26,11 +26,16 @@ class Objective:
     ----------
     loss : Loss
     penalty : ElasticNet
+        On the weights that the engine trains.
+    scaling : Scaling, optional
+        Where the chunks hold the user's columns, but the weights belong to standardised ones.
+        Only for rules that step once a pass.
     """
 
-    def __init__(self, loss: Loss, penalty: ElasticNet) -> None:
+    def __init__(self, loss: Loss, penalty: ElasticNet, scaling: Scaling | None = None) -> None:
         self.loss = loss
         self.penalty = penalty
+        self.scaling = scaling
         self._raw: dict[tuple[int, int, int], _RawPredictions] = {}
         self._gradient: Tensor | None = None
         self._penalty_sum: PenaltySum | None = None
@@ -49,7 +54,7 @@ class Objective:
             self._penalty_sum = PenaltySum(self.penalty, weights)
         gradient, penalty_sum = self._gradient, self._penalty_sum
         assert penalty_sum is not None
-        flat = weights.view(1, width, columns).expand(parts, width, columns)
+        flat = self._on_rows(weights).view(1, width, columns).expand(parts, width, columns)
         residual = weights.new_empty(parts, models, outputs, rows)
         residual_rows = residual.view(parts, width, rows)
         in_place = parts == 1 and chunk.starts
@@ -71,6 +76,8 @@ class Objective:
                 total = sums.sum(dim=0).view_as(gradient)
                 gradient.copy_(total) if chunk.starts else gradient.add_(total)
             if chunk.ends:
+                if self.scaling is not None:
+                    gradient.copy_(self.scaling.pull_back(gradient))
                 if self.penalty.is_active:
                     penalty_sum.add(weights)
                     self.penalty.add_gradient_(weights, gradient)
@@ -89,8 +96,9 @@ class Objective:
     def mean_loss(self, chunks: Iterable[Chunk], weights: Tensor) -> Tensor:
         """Mean loss without the penalty over the one batch of a pass, shape ``(M,)``."""
         total = torch.zeros(len(weights), dtype=WIDE, device=weights.device)
+        on_rows = self._on_rows(weights)
         for chunk in chunks:
-            total += self._weighted_loss(raw_predictions(chunk, weights), chunk)
+            total += self._weighted_loss(raw_predictions(chunk, on_rows), chunk)
         return total
 
     def select(self, keep: Tensor) -> None:
@@ -98,6 +106,12 @@ class Objective:
         self.loss = self.loss.select(keep)
         self.penalty.select(keep)
         self._raw, self._gradient, self._penalty_sum = {}, None, None
+
+    def _on_rows(self, weights: Tensor) -> Tensor:
+        """The weights on the columns that the chunks hold."""
+        if self.scaling is None:
+            return weights
+        return self.scaling.fold_back(weights).to(weights.dtype)
 
     def _weighted_loss(self, raw: Tensor, chunk: Chunk) -> Tensor:
         losses = self.loss.value(raw, chunk.target)  # (batches, parts, M, rows)

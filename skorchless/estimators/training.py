@@ -30,6 +30,12 @@ from skorchless.stack import WIDE, stack
 
 Parameters = dict[str, Any]
 
+#: Rows that roughly tell means and deviations.
+SCALING_ROWS = 8192
+
+#: Means, in deviations, up to which columns are centred implicitly.
+MOST_OFFSET = {torch.float32: 8.0, torch.float64: 1e4}
+
 #: Rows a batch when the user leaves it to us.
 DEFAULT_BATCH = 256
 
@@ -196,12 +202,14 @@ class _Training:
         report: Callable[[Progress], None] | None,
     ) -> Outcome:
         """Put everything together, train, and fold the weights back."""
-        source = self._source(self.data, self._batch_size())
-        scaling = self._scaling(source) if self.automatic else None
-        if scaling is not None:
-            source = source.scaled(scaling)
+        plain = self._source(self.data, self._batch_size())
+        scaling = self._scaling(plain) if self.automatic else None
+        source = plain if scaling is None else plain.scaled(scaling)
+        implicit = scaling is not None and self._leaves_rows_alone(plain, scaling)
         objective = Objective(
-            make_loss(self.loss_name, self._stacked("delta")), self._penalty(scaling)
+            make_loss(self.loss_name, self._stacked("delta")),
+            self._penalty(scaling),
+            scaling if implicit else None,
         )
         weights = torch.from_numpy(start).to(self.data.X.device)
         weights = weights if scaling is None else scaling.standardise(weights)
@@ -211,11 +219,11 @@ class _Training:
         validation_source = None
         if validation is not None:
             validation_source = self._source(validation, len(validation.X))
-            if scaling is not None:
+            if scaling is not None and not implicit:
                 validation_source = validation_source.scaled(scaling)
 
         results, interrupt = train(
-            source,
+            plain if implicit else source,
             objective,
             rule,
             weights,
@@ -258,6 +266,23 @@ class _Training:
         )
 
     def _scaling(self, source: DenseSource) -> Scaling:
+        moments = self._moments(source)
+        centre = bool(self.shared["fit_intercept"])
+        scaling = moments.scaling(centre=centre, dtype=self.data.X.dtype)
+        # With fewer rows than columns the least norm is meant in the user's own units.
+        few_rows = source.n_rows <= source.n_columns
+        return scaling.centring() if few_rows and self.kind.full_batch else scaling
+
+    def _moments(self, source: DenseSource) -> Moments:
+        """Means and deviations of the columns, to standardise by.
+
+        A rule with a preconditioner only needs them roughly, and is content with a sample, unless
+        that leaves a column looking constant.
+        """
+        if self.kind.full_batch:
+            sample = column_moments([source.sample(SCALING_ROWS)])
+            if bool((sample.squares > 0).all()):
+                return sample
         moments = column_moments(source.chunks())
         if self.memory is not None and self.memory.moments is not None:
             weight, mean, squares = self.memory.moments
@@ -267,11 +292,18 @@ class _Training:
             )
             moments = earlier.merge(moments)
         self.moments = moments
-        centre = bool(self.shared["fit_intercept"])
-        scaling = moments.scaling(centre=centre, dtype=self.data.X.dtype)
-        # With fewer rows than columns the least norm is meant in the user's own units.
-        few_rows = source.n_rows <= source.n_columns
-        return scaling.centring() if few_rows and self.kind.full_batch else scaling
+        return moments
+
+    def _leaves_rows_alone(self, source: DenseSource, scaling: Scaling) -> bool:
+        """Whether to standardise the weights instead of the rows, which spares a copy a pass.
+
+        Not where the rows are copied anyway, nor where means are so large that digits would go.
+        """
+        return (
+            self.kind.full_batch
+            and not source.fits_chunk
+            and scaling.offset <= MOST_OFFSET[self.data.X.dtype]
+        )
 
     def _stacked(self, name: str) -> Tensor:
         values = [float(candidate.get(name, 1.0)) for candidate in self.candidates]

@@ -6,7 +6,7 @@ from typing import Protocol
 from torch import Tensor
 
 from skorchless.objective import Objective
-from skorchless.sources import DenseSource
+from skorchless.sources import Chunk, DenseSource
 
 
 @dataclass
@@ -16,7 +16,7 @@ class Setup:
     Attributes
     ----------
     source : DenseSource
-        The training rows, as the rule will see them.
+        The training rows, standardised if the weights are. Passes may hold the user's columns.
     objective : Objective
     weights : Tensor of shape (M, K, D + 1)
         Where training starts.
@@ -73,6 +73,9 @@ class Rule(Protocol):
 
     def set_rate(self, rate: Tensor) -> None:
         """Take the learning rates of the coming pass, of shape ``(M, 1, 1)``."""
+
+    def on_chunk(self, chunk: Chunk) -> None:
+        """See the rows of a chunk, after its gradients: what else a pass should add up."""
 
     def on_batch(self, weights: Tensor, gradient: Tensor) -> None:
         """See the gradient of a batch at `weights`."""

@@ -29,7 +29,7 @@ class Pair:
     inverse: Tensor
 
     def where(self, mask: Tensor, other: "Pair") -> "Pair":
-        """This pair where `mask` is true, else the `other`."""
+        """The pair itself where `mask` is true, else the `other`."""
         return Pair(
             torch.where(mask, self.step, other.step),
             torch.where(mask, self.change, other.change),

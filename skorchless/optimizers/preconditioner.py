@@ -10,7 +10,6 @@ For softmax at zero it is within a factor of Böhning's bound (1992); evaluated 
 are, it follows the curvature as rows become certain.
 """
 
-from collections.abc import Iterable
 from typing import Protocol
 
 import torch
@@ -85,18 +84,25 @@ class Factored:
         curved = diagonal > 0
         self._scale = torch.where(curved, torch.where(curved, diagonal, 1.0).rsqrt(), 0.0)
         unit = whole * self._scale.unsqueeze(-1) * self._scale.unsqueeze(-2)
-        self._lower = self._cholesky(unit, noise)
+        self._lower, self.lifted = self._cholesky(unit, noise)
 
     @staticmethod
-    def _cholesky(unit: Tensor, noise: float) -> Tensor:
-        """Factor matrices of unit diagonal, lifted by as little as makes that possible."""
+    def _cholesky(unit: Tensor, noise: float) -> tuple[Tensor, Tensor]:
+        """Factor matrices of unit diagonal; lift those that are singular to rounding.
+
+        Returns the factors and which models' were lifted, by as little as makes it possible.
+        """
         eye = torch.eye(unit.shape[-1], dtype=unit.dtype, device=unit.device)
+        lift = torch.zeros(len(unit), 1, 1, dtype=unit.dtype, device=unit.device)
         lower: Tensor
         while True:
-            lower, info = torch.linalg.cholesky_ex(unit + noise * eye)
-            if not bool(info.any()):
-                return lower
-            noise *= 100.0
+            lower, info = torch.linalg.cholesky_ex(unit + lift * eye)
+            pivots = lower.diagonal(dim1=-2, dim2=-1).square().amin(dim=-1)
+            singular = (info > 0) | ~(pivots > 0.5 * noise)
+            if not bool(singular.any()):
+                return lower, lift.view(-1) > 0
+            more = torch.where(lift > 0, 100.0 * lift, noise)
+            lift = torch.where(singular.view(-1, 1, 1), more, lift)
 
     def solve(self, gradient: Tensor) -> Tensor:
         """``P g``."""
@@ -114,44 +120,56 @@ class Factored:
 
 
 class Curvature:
-    """Measures the curvature of the loss on a sample of rows, wherever the weights are.
+    """Measures the curvature of the loss, wherever the weights are.
 
-    The sample is max(8 d, 8192) rows at random; where the curvature is constant (squared error) a
-    pass over all rows is made instead, once, so that the preconditioner is exact.
+    That takes max(8 d, 8192) rows at random. Where the curvature is constant (squared error) all
+    rows are taken, once, as the first pass goes by, so that the preconditioner is exact.
 
     Parameters
     ----------
     source : DenseSource
+        Rows as the weights see them.
     objective : Objective
     """
 
     def __init__(self, source: DenseSource, objective: Objective) -> None:
         self.source, self.objective = source, objective
         self.noise = float(torch.finfo(source.X.dtype).eps ** 0.8)
-        columns = source.n_columns
         self.constant = objective.loss.constant_curvature
+        columns = source.n_columns
         self._diagonal = min(columns, source.n_rows) > MOST_FACTORED_COLUMNS
-        self._sample = None if self.constant else source.sample(max(8 * columns, 8192))
         few_rows = source.n_rows < columns and not self._diagonal
         self._basis = self._row_space() if few_rows else None
+        self.wants_pass = self.constant and not few_rows and not self._diagonal
+        self._gram: Tensor | None = None
+        self._sample: Chunk | None = None
+        if not self.wants_pass:
+            self._sample = source.sample(max(8 * columns, 8192))
+
+    def add(self, chunk: Chunk) -> None:
+        """Add a chunk of the pass that `wants_pass` asks for."""
+        gram = chunk.gram().mul_(chunk.scale[0])
+        self._gram = gram if self._gram is None else self._gram.add_(gram)
 
     def mean(self, weights: Tensor) -> Tensor:
         """Mean curvature of each model over the sample, shape ``(M,)``."""
         if self._sample is None:
             return torch.ones(len(weights), dtype=WIDE, device=weights.device)
-        return self._row_weights(self._sample, weights).sum(dim=-1)
+        return self._row_weights(self._sample, weights).sum(dim=-1).expand(len(weights))
 
     def preconditioner(self, weights: Tensor) -> Preconditioner:
         """The preconditioner at `weights`, of shape ``(M, K, D + 1)``."""
-        chunks: Iterable[Chunk] = self.source.chunks() if self._sample is None else [self._sample]
-        matrix: Tensor | float = 0.0
-        for chunk in chunks:
-            matrix = matrix + self._second_moments(chunk, weights)
-        assert isinstance(matrix, Tensor)
         l2 = self.objective.penalty.l2.to(WIDE)
+        if self._sample is None:
+            assert self._gram is not None
+            self.wants_pass = False
+            scaling = self.objective.scaling
+            gram = self._gram if scaling is None else scaling.standardise_gram(self._gram)
+            return Factored(gram.unsqueeze(0), l2, None, self.noise)
+        moments = self._second_moments(self._sample, weights)
         if self._diagonal:
-            return Diagonal(matrix, l2)
-        return Factored(matrix, l2, self._basis, self.noise)
+            return Diagonal(moments, l2)
+        return Factored(moments, l2, self._basis, self.noise)
 
     def _row_weights(self, chunk: Chunk, weights: Tensor) -> Tensor:
         """Share of each row in the curvature, shape ``(M, rows)``, or ``(1, rows)`` for all."""

@@ -20,8 +20,9 @@ from torch import Tensor
 
 from skorchless.optimizers.base import PassOutcome, Setup
 from skorchless.optimizers.history import History
-from skorchless.optimizers.preconditioner import Curvature
+from skorchless.optimizers.preconditioner import Curvature, Factored
 from skorchless.optimizers.proximal import minimise_model
+from skorchless.sources import Chunk
 from skorchless.stack import WIDE
 
 ARMIJO = 1e-4
@@ -50,8 +51,8 @@ class QuasiNewton:
     def __init__(self, setup: Setup) -> None:
         self.curvature = Curvature(setup.source, setup.objective)
         self.penalty = setup.objective.penalty
-        exact = self.curvature.constant and not self.penalty.has_l1
-        self.tolerance = torch.zeros_like(setup.tolerance) if exact else setup.tolerance
+        self.exact = self.curvature.constant and not self.penalty.has_l1
+        self.tolerance = torch.zeros_like(setup.tolerance) if self.exact else setup.tolerance
         self.constant_loss = setup.constant_loss
         self.history = History()
         self._batch_gradient: Tensor | None = None
@@ -60,6 +61,11 @@ class QuasiNewton:
 
     def set_rate(self, rate: Tensor) -> None:
         """Nothing to take: the step length is found by line search."""
+
+    def on_chunk(self, chunk: Chunk) -> None:
+        """Add up second moments, where they need all rows."""
+        if self.curvature.wants_pass:
+            self.curvature.add(chunk)
 
     def on_batch(self, weights: Tensor, gradient: Tensor) -> None:
         """Keep the gradient until the pass's objective is known."""
@@ -81,9 +87,8 @@ class QuasiNewton:
         confused = self._rejected == FORGET_AFTER
         self.history.forget(confused)
         self._aim(accepted | confused)
-        outcome = PassOutcome(
-            self._weights.to(weights.dtype), self._value.clone(), self._converged(accepted)
-        )
+        converged = self._converged(accepted) | self._refine(accepted)
+        outcome = PassOutcome(self._weights.to(weights.dtype), self._value.clone(), converged)
         weights.copy_(self._weights + self._length.view(-1, 1, 1) * self._direction)
         return outcome
 
@@ -162,6 +167,21 @@ class QuasiNewton:
         self._length = torch.where(models, 1.0, self._length)
         self._last_decrease = torch.where(models, self._decrease, self._last_decrease)
         self._decrease = torch.where(models, -slope, self._decrease)
+
+    def _refine(self, accepted: Tensor) -> Tensor:
+        """Take the last step of least squares without a pass; return whose it was.
+
+        The model is the objective itself there, so its value is known; and the step is so short
+        that a pass could not tell the difference.
+        """
+        last = accepted & (self._decrease <= self._eps * self._value.abs())
+        if not self.exact or not isinstance(self._preconditioner, Factored):
+            return torch.zeros_like(accepted)
+        last = last & ~self._preconditioner.lifted
+        step = torch.where(last.view(-1, 1, 1), self._direction, 0.0)
+        self._weights = self._weights + step
+        self._value = torch.where(last, self._value - 0.5 * self._decrease, self._value)
+        return last
 
     def _converged(self, accepted: Tensor) -> Tensor:
         scale = torch.maximum(self._value.abs(), 1e-3 * self.constant_loss)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from skorchless.optimizers.base import PassOutcome, Setup
+from skorchless.sources import Chunk
 from skorchless.stack import WIDE
 
 #: Optimizer state as it is kept between calls of ``partial_fit``: NumPy, so that it pickles small.
@@ -33,6 +34,9 @@ class TextbookRule(ABC):
     @abstractmethod
     def on_batch(self, weights: Tensor, gradient: Tensor) -> None:
         """Take one step, in place."""
+
+    def on_chunk(self, chunk: Chunk) -> None:  # noqa: B027 (nothing to do is the usual case)
+        """Gradients are all that it needs."""
 
     def on_pass(self, weights: Tensor, value: Tensor) -> PassOutcome:
         """Accept the weights as they are."""

@@ -120,6 +120,11 @@ class Chunk:
         """All rows as one matrix, of shape ``(batches * parts * rows, D + 1)``, or D if bare."""
         return self.X.view(-1, self.X.shape[-1])
 
+    @property
+    def features(self) -> Tensor:
+        """All rows without the constant column, of shape ``(batches * parts * rows, D)``."""
+        return self.rows if self.bare is not None else self.rows[:, :-1]
+
     def gram(self) -> Tensor:
         r"""Sum of :math:`s_i \tilde x_i \tilde x_i^\top`, shape ``(D + 1, D + 1)``, in double.
 

@@ -77,6 +77,11 @@ class DenseSource:
         """Batches of a pass."""
         return -(-self.n_rows // self.batch_size)
 
+    @property
+    def fits_chunk(self) -> bool:
+        """Whether all rows fit one chunk."""
+        return self.n_rows <= self._chunk_rows
+
     def scaled(self, scaling: Scaling) -> Self:
         """The same rows, standardised."""
         return type(self)(

@@ -34,6 +34,23 @@ class Scaling:
         """The same means, every column that varies in its own units."""
         return Scaling(self.mean, self.inverse > 0, self.dtype)
 
+    def pull_back(self, gradient: Tensor) -> Tensor:
+        """Gradient in the weights on standardised columns, from that on the user's columns."""
+        wide = gradient.to(WIDE)
+        intercept = wide[..., -1]
+        coef = (wide[..., :-1] - intercept.unsqueeze(-1) * self.mean) * self.inverse
+        return pack(coef, intercept)
+
+    def standardise_gram(self, gram: Tensor) -> Tensor:
+        """Second moments of the standardised columns, from those of the user's, both (D+1, D+1)."""
+        columns = self.pull_back(gram)
+        return self.pull_back(columns.mT).mT
+
+    @property
+    def offset(self) -> float:
+        """Largest mean in deviations: how many digits implicit centring costs, as a power of 10."""
+        return float((self.mean * self.inverse).abs().max())
+
     def apply(self, rows: Tensor, out: Tensor) -> None:
         """Write the standardised rows to `out`, which may be `rows` itself."""
         torch.sub(rows, self.mean, out=out)
@@ -112,7 +129,7 @@ def column_moments(chunks: Iterable[Chunk]) -> Moments:
     return reduce(
         Moments.merge,
         (
-            Moments.of(chunk.rows[:, :-1], None if chunk.weight is None else chunk.weight.view(-1))
+            Moments.of(chunk.features, None if chunk.weight is None else chunk.weight.view(-1))
             for chunk in chunks
         ),
     )
