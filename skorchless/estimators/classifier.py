@@ -346,12 +346,14 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
 
     def _encode(self, y: np.ndarray | Tensor, name: str, *, reset: bool) -> tuple[Tensor, int]:
         assert isinstance(y, np.ndarray)
+        announced = getattr(self, "_announced", None)
+        learns = reset and announced is None
         if reset:
-            announced = getattr(self, "_announced", None)
             self.classes_: np.ndarray = np.unique(y) if announced is None else announced
-        unknown = np.setdiff1d(y, self.classes_)
-        if len(unknown):
-            raise ValueError(f"{name} contains previously unseen labels: {unknown.tolist()}")
+        if not learns:
+            unknown = np.setdiff1d(y, self.classes_)
+            if len(unknown):
+                raise ValueError(f"{name} contains previously unseen labels: {unknown.tolist()}")
         if len(self.classes_) < 2:
             raise ValueError(
                 "This solver needs samples of at least 2 classes in the data, but the data "

@@ -31,7 +31,7 @@ from skorchless.stack import WIDE, stack
 Parameters = dict[str, Any]
 
 #: Rows that roughly tell means and deviations.
-SCALING_ROWS = 8192
+SCALING_ROWS = 1024
 
 #: Means, in deviations, up to which columns are centred implicitly.
 MOST_OFFSET = {torch.float32: 8.0, torch.float64: 1e4}

@@ -15,6 +15,9 @@ CHUNK_BYTES = 4 * 2**20
 #: A row block of fewer numbers than this is not worth a core of its own.
 BLOCK_NUMBERS = 2**14
 
+#: From this many columns on, half a symmetric product takes less time than all of it.
+WORTH_HALVING = 512
+
 #: From this many rows of weights on, one matrix product keeps every core busy by itself.
 WIDE_STACK = 48
 
@@ -132,7 +135,7 @@ class Chunk:
         """
         rows = self.rows
         weighted = rows if self.weight is None else rows * self.weight.view(-1, 1)
-        inner = (weighted.T @ rows).to(WIDE)
+        inner = _symmetric_product(weighted, rows).to(WIDE)
         if self.bare is None:
             return inner
         weight = rows.new_ones(len(rows)) if self.weight is None else self.weight.view(-1)
@@ -144,6 +147,18 @@ class Chunk:
                 torch.cat([sums, total.view(1)]).unsqueeze(0),
             ]
         )
+
+
+def _symmetric_product(left: Tensor, right: Tensor) -> Tensor:
+    """``left.T @ right`` where that is symmetric: of wide matrices only half of it is computed."""
+    columns = right.shape[1]
+    if columns < WORTH_HALVING:
+        return left.T @ right
+    half = columns // 2
+    corner = left[:, :half].T @ right[:, half:]
+    first = _symmetric_product(left[:, :half], right[:, :half])
+    second = _symmetric_product(left[:, half:], right[:, half:])
+    return torch.cat([torch.cat([first, corner], 1), torch.cat([corner.T, second], 1)])
 
 
 def count_parts(n_rows: int, n_columns: int, stack_width: int, device: torch.device) -> int:

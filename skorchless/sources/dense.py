@@ -111,12 +111,12 @@ class DenseSource:
             yield from self._pass(None)
 
     def sample(self, n_rows: int) -> Chunk:
-        """About `n_rows` rows at random, as one batch that weighs what they weigh."""
-        if n_rows >= self.n_rows:
+        """As many rows at random, with replacement, or all if that is about as many."""
+        if 2 * n_rows >= self.n_rows:
             chosen = None
         else:
             generator = torch.Generator(device="cpu").manual_seed(0)
-            chosen = torch.randperm(self.n_rows, generator=generator, device="cpu")[:n_rows]
+            chosen = torch.randint(self.n_rows, (n_rows,), generator=generator, device="cpu")
             chosen = chosen.sort().values.to(self.X.device)
         rows = self.n_rows if chosen is None else n_rows
         chunk = self._new_chunk((1, self._parts(rows), rows // self._parts(rows)))
