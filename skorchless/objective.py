@@ -2,10 +2,11 @@ r"""The objective: loss times linear model plus penalty, as sums over batches.
 
 .. math:: F(W) = \frac{1}{\sum_i s_i} \sum_i s_i\, \ell(W \tilde x_i, y_i) + \Omega(W)
 
-with :math:`\tilde x_i` the row with a 1 behind it. A batch's objective is the same over its own
-rows: divided by its own weight, as a hand-written loop has it. Gradients are formulas, never
-autograd: with residuals :math:`r_i = s_i\, \partial \ell / \partial z_i`, the gradient is
-:math:`\sum_i r_i \tilde x_i^\top / \sum_i s_i` plus the penalty's.
+with :math:`\tilde x_i` the row with a 1 behind it. A batch of B rows has the same objective over
+its own rows, divided by :math:`B \bar s` with the mean weight of all rows, so that on average over
+batches it is F. Gradients are formulas, never autograd: with residuals
+:math:`r_i = s_i\, \partial \ell / \partial z_i`, the gradient is
+:math:`\sum_i r_i \tilde x_i^\top / (B \bar s)` plus the penalty's.
 """
 
 from collections.abc import Iterable, Iterator

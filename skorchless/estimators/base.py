@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from skorchless._version import __version__
 from skorchless.engine import ModelResult, Progress
 from skorchless.estimators import inputs
+from skorchless.estimators.data import Data
 from skorchless.estimators.devices import check_dtype, resolve_device
 from skorchless.estimators.parameters import check_parameters
-from skorchless.estimators.training import Data, Memory, Outcome, fit_stack
+from skorchless.estimators.settings import full_precision
+from skorchless.estimators.training import Memory, Outcome, fit_stack
 from skorchless.stack import private_generator
 
 
@@ -296,15 +298,23 @@ class TorchLinearModel(BaseEstimator):
         self.device_ = str(data.X.device)
 
     def _warn_unless_converged(self, result: ModelResult) -> None:
-        if result.converged or self.tol is None:
+        owner, first, last = type(self).__name__, result.loss_curve[0], result.loss_curve[-1]
+        if (result.converged and last <= first) or self.tol is None:
             return
-        warnings.warn(
-            f"{type(self).__name__} made max_iter={self.max_iter} passes before tol={self.tol} "
-            f"was reached; the objective is {result.loss_curve[-1]:.6g}. Raise max_iter or tol, "
-            "or set tol=None if a fixed number of passes is meant.",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
+        if last > first:
+            message = (
+                f"{owner} stopped after {result.n_iter} passes with the objective at {last:.6g}, "
+                f"above the {first:.6g} where it began: learning_rate={result.rate:.6g} is too "
+                "large. Use a smaller learning_rate or learning_rate='auto', or put a "
+                "StandardScaler in front."
+            )
+        else:
+            message = (
+                f"{owner} made max_iter={self.max_iter} passes before tol={self.tol} was reached; "
+                f"the objective is {last:.6g}. Raise max_iter or tol, or set tol=None if a fixed "
+                "number of passes is meant."
+            )
+        warnings.warn(message, ConvergenceWarning, stacklevel=3)
 
     def _print(self, progress: Progress) -> None:
         line = f"epoch {progress.n_iter:>6d}   loss {progress.loss:>12.6g}"
@@ -322,7 +332,8 @@ class TorchLinearModel(BaseEstimator):
         coef = np.atleast_2d(self.coef_)
         if isinstance(X, Tensor):
             rows = inputs.features(self, X, reset=False)
-            with torch.inference_mode(False), torch.no_grad():
+            kind = rows.device.type
+            with torch.no_grad(), torch.autocast(kind, enabled=False), full_precision():
                 weights = torch.from_numpy(coef).to(rows)
                 intercept = torch.from_numpy(np.atleast_1d(self.intercept_)).to(rows)
                 return torch.addmm(intercept, rows, weights.T)

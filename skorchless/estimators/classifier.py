@@ -6,13 +6,14 @@ import numpy as np
 import torch
 from sklearn.base import ClassifierMixin
 from sklearn.linear_model import LogisticRegression
+from sklearn.utils import assert_all_finite
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d
+from sklearn.utils.validation import check_is_fitted, column_or_1d
 from torch import Tensor, nn
 
 from skorchless.estimators.base import TorchLinearModel
-from skorchless.estimators.training import Data
+from skorchless.estimators.data import Data
 
 
 class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
@@ -330,6 +331,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         module : torch.nn.Linear
             On the CPU, in the dtype of the coefficients. For two classes the first logit is 0.
         """
+        check_is_fitted(self)
         coef, intercept = self.coef_, self.intercept_
         if len(self.classes_) == 2:
             coef = np.vstack([np.zeros_like(coef), coef])
@@ -341,6 +343,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
 
     def _check_target(self, y: Any, name: str) -> np.ndarray | Tensor:
         labels: np.ndarray = column_or_1d(_as_labels(y), warn=True)
+        assert_all_finite(labels, input_name=name)
         check_classification_targets(labels)
         return labels
 

@@ -67,6 +67,8 @@ class OneOf:
     words: str
 
     def allows(self, value: Any) -> bool:
+        if isinstance(value, bool) and bool not in self.types:  # to Python it is an int
+            return False
         return isinstance(value, self.types)
 
     def __str__(self) -> str:

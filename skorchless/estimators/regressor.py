@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.linear_model import LinearRegression
 from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skorchless.estimators import inputs
@@ -244,6 +245,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         module : torch.nn.Module
             On the CPU, in the dtype of the coefficients.
         """
+        check_is_fitted(self)
         linear = self._linear_module(np.atleast_2d(self.coef_), np.atleast_1d(self.intercept_))
         return nn.Sequential(linear, nn.Flatten(0)) if self.coef_.ndim == 1 else linear
 

@@ -28,7 +28,8 @@ def shrink(weights: Tensor, threshold: Tensor) -> Tensor:
 def largest_eigenvalue(product: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
     """Power iteration from a fixed start, shape ``(M, 1, 1)``."""
     generator = torch.Generator(device="cpu").manual_seed(0)
-    vector = torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)
+    vector = torch.randn(like.shape, generator=generator, dtype=like.dtype, device="cpu")
+    vector = vector.to(like.device)
     norm = dot(vector, vector).sqrt()
     for _ in range(POWER_STEPS):
         vector = product(vector / norm)

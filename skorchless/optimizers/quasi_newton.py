@@ -69,12 +69,12 @@ class QuasiNewton:
 
     def on_batch(self, weights: Tensor, gradient: Tensor) -> None:
         """Keep the gradient until the pass's objective is known."""
-        self._batch_gradient = gradient.to(WIDE)
+        self._batch_gradient = gradient.to(WIDE, copy=True)
 
     def on_pass(self, weights: Tensor, value: Tensor) -> PassOutcome:
         """Accept the trial or shorten the step, and move `weights` to the next trial."""
         assert self._batch_gradient is not None
-        trial, gradient = weights.to(WIDE), self._batch_gradient
+        trial, gradient = weights.to(WIDE, copy=True), self._batch_gradient
         if self._started:
             accepted = self._sufficient(value)
             self._accept(accepted, trial, value, gradient)

@@ -46,7 +46,9 @@ def safe_rates(
     if optimizer == "adam":
         spread = 1.0
         if objective.loss.has_units:
-            spread = float(chunk.target.to(WIDE).std(correction=0)) or 1.0
+            target = chunk.target.squeeze(2).mT.reshape(len(rows), -1).to(WIDE)
+            deviation = target - share @ target
+            spread = float((share @ deviation.square()).mean().sqrt()) or 1.0
         return np.full(len(momentum), ADAM_SHARE * spread / max(largest, 1.0) ** 0.5)
     n, batch = source.n_rows, source.batch_size
     worst = float(rows.square().sum(dim=1).max())

@@ -159,8 +159,8 @@ class Adam(TextbookRule):
 
     def on_batch(self, weights: Tensor, gradient: Tensor) -> None:
         """Take one step."""
-        self.steps += 1
         correction, rate, eps = next(self._corrections)
+        self.steps += 1
         self.mean.lerp_(gradient, 1.0 - self.betas[0])
         self.square.mul_(self._decay).addcmul_(gradient, gradient, value=1.0 - self.betas[1])
         # rate / (sqrt(v_hat) + epsilon), the correction of v moved out of the root

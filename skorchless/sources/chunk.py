@@ -86,8 +86,8 @@ class Chunk:
     bare : float, optional
         The constant last column, where X lacks it.
     scale : list of float
-        One over the weight of the whole batch that each batch belongs to: what a sum over rows has
-        to be multiplied by.
+        One over the rows of the whole batch that each batch belongs to: what a sum over rows has
+        to be multiplied by. Weights have a mean of 1 over all rows.
     starts, ends : bool
         Whether the (only) batch begins and ends in this chunk. A batch larger than a chunk spans
         several; its sums add up over them.

@@ -25,6 +25,8 @@ class DenseSource:
     X : Tensor of shape (n, D)
     target : Tensor of shape (n, K), or of shape (n,) with integer classes below `n_outputs`
     sample_weight : Tensor of shape (n,), or None for weights of 1
+        Brought to a mean of 1, so that a batch's sums are divided by its number of rows whatever
+        weights it drew: dividing by their sum would favour batches of little weight.
     n_outputs : int
         K.
     fit_intercept : bool
@@ -49,7 +51,11 @@ class DenseSource:
         stack_width: int,
         scaling: Scaling | None = None,
     ) -> None:
-        self.X, self.target, self.sample_weight = X, target, sample_weight
+        self.X, self.target = X, target
+        self.sample_weight = None
+        if sample_weight is not None:
+            mean = float(sample_weight.mean(dtype=WIDE))
+            self.sample_weight = (sample_weight / mean).to(X.dtype)
         self.n_outputs = n_outputs
         self.fit_intercept = fit_intercept
         self.batch_size = min(batch_size, len(X))
@@ -57,10 +63,6 @@ class DenseSource:
         self.scaling = scaling
         self._chunks: dict[tuple[int, int, int], Chunk] = {}
         self._whole: Chunk | None = None
-        if sample_weight is None:
-            self.total_weight = float(len(X))
-        else:
-            self.total_weight = float(sample_weight.sum(dtype=WIDE))
 
     @property
     def n_rows(self) -> int:
@@ -156,18 +158,14 @@ class DenseSource:
 
     def _spanning(self, order: Tensor | None, start: int, stop: int) -> Iterator[Chunk]:
         """Chunks of one batch that is larger than a chunk."""
-        if self.sample_weight is None:
-            total = float(stop - start)
-        else:
-            weight = _gather(self.sample_weight, order, start, stop)
-            total = float(weight.sum(dtype=WIDE))
+        scale = 1.0 / (stop - start)
         for first, last in slices(stop - start, self._chunk_rows):
             if order is None and self.scaling is None:
-                chunk = self._bare(start + first, start + last, 1.0 / total)
+                chunk = self._bare(start + first, start + last, scale)
             else:
                 chunk = self._chunk(last - first, last - first)
                 self._fill(chunk, order, start + first, start + last)
-                chunk.scale = [1.0 / total]
+                chunk.scale = [scale]
             chunk.starts, chunk.ends = first == 0, start + last == stop
             yield chunk
 
@@ -185,13 +183,10 @@ class DenseSource:
 
         batches, parts, rows = chunk.shape
         self._lay_out(_gather(self.target, order, start, stop), chunk.target)
-        if self.sample_weight is None or chunk.weight is None:
-            chunk.scale = [1.0 / (parts * rows)] * batches
-        else:
+        chunk.scale = [1.0 / (parts * rows)] * batches
+        if self.sample_weight is not None and chunk.weight is not None:
             weight = _gather(self.sample_weight, order, start, stop)
             chunk.weight.copy_(weight.view_as(chunk.weight))
-            sums = weight.view(batches, -1).sum(dim=1, dtype=WIDE)
-            chunk.scale = sums.reciprocal_().tolist()
         return chunk
 
     def _lay_out(self, target: Tensor, out: Tensor) -> Tensor:

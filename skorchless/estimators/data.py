@@ -1,0 +1,59 @@
+"""Checked rows on their way to the engine."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Data:
+    """Rows to train or validate on, checked and on their device.
+
+    Attributes
+    ----------
+    X : Tensor of shape (n, D)
+    target : Tensor of shape (n, K), or (n,) with integer classes
+    weight : Tensor of shape (n,), or None
+    n_outputs : int
+        K.
+    """
+
+    X: Tensor
+    target: Tensor
+    weight: Tensor | None
+    n_outputs: int
+
+    def take(self, rows: Tensor) -> "Data":
+        """Some of the rows, by index."""
+        rows = rows.to(self.X.device)
+        weight = None if self.weight is None else self.weight.to(rows.device)
+        return Data(
+            self.X.index_select(0, rows),
+            self.target.to(rows.device).index_select(0, rows),
+            None if weight is None else weight.index_select(0, rows),
+            self.n_outputs,
+        )
+
+    def reweighted(self, class_weights: Tensor | None) -> "Data":
+        """The same with each row's weight times its class's; classes of weight zero lose rows."""
+        if class_weights is None:
+            return self
+        rows = class_weights[self.target.view(-1).long().cpu()]
+        weight = rows if self.weight is None else rows * self.weight.cpu()
+        kept = weight.nonzero().view(-1)
+        if len(kept) == 0:
+            raise ValueError("Class weights must leave at least one sample of non-zero weight.")
+        data = Data(self.X, self.target, weight, self.n_outputs)
+        return data if len(kept) == len(weight) else data.take(kept)
+
+    def to(self, device: torch.device) -> "Data":
+        """The same on `device`, everything but classes in X's dtype."""
+        dtype = self.X.dtype
+        target = self.target.to(device)
+        return Data(
+            self.X.to(device),
+            target.to(dtype) if target.is_floating_point() else target,
+            None if self.weight is None else self.weight.to(device, dtype),
+            self.n_outputs,
+        )

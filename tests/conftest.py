@@ -1,0 +1,20 @@
+"""What all tests share. Environment variables come first: SciPy reads its own once, on import."""
+
+import os
+
+os.environ["SCIPY_ARRAY_API"] = "1"
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("skorchless", deadline=None, print_blob=True)
+settings.load_profile("skorchless")
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("cuda"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device; torch sees none"))

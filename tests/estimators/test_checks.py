@@ -1,0 +1,28 @@
+"""scikit-learn's own checks: all of them run, and all of them pass."""
+
+import pytest
+from sklearn.utils import estimator_checks
+
+
+def assert_all_pass(estimator):
+    results = estimator_checks.check_estimator(estimator, on_skip=None, on_fail=None)
+    failures = [(r["check_name"], r["status"], r["exception"]) for r in results]
+    assert [failure for failure in failures if failure[1] != "passed"] == []
+    assert len(results) >= 60
+
+
+def test_no_check_of_a_default_estimator_fails_or_is_skipped(Estimator):
+    assert_all_pass(Estimator())
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_no_check_of_a_textbook_optimizer_fails_or_is_skipped(Estimator, optimizer):
+    assert_all_pass(Estimator(optimizer=optimizer))
+
+
+@pytest.mark.parametrize(
+    "check", ["check_dataframe_column_names_consistency", "check_inplace_ensure_writeable"]
+)
+def test_checks_beyond_check_estimator_pass(Estimator, check):
+    getattr(estimator_checks, check)(Estimator.__name__, Estimator())

@@ -1,0 +1,139 @@
+"""Learning from rows as they come."""
+
+import pickle
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
+
+
+def classes_for(Estimator):
+    return {} if Estimator is TorchLinearRegressor else {"classes": [0, 1, 2]}
+
+
+@pytest.mark.parametrize("optimizer", ["auto", "sgd", "adam"])
+def test_raw_columns_are_learnt_chunk_by_chunk(Estimator, make_data, optimizer):
+    Z, y = make_data(n=3000, d=5)
+    X = Z * np.geomspace(1e-3, 1e3, 5) + [0.0, 5.0, -100.0, 0.0, 1e4]
+    model = Estimator(optimizer=optimizer, random_state=0)
+    for _ in range(5):
+        for chunk in np.split(np.arange(3000), 10):
+            model.partial_fit(X[chunk], y[chunk], **classes_for(Estimator))
+    whole = Estimator().fit(X, y)
+    assert model.score(X, y) > whole.score(X, y) - 0.02
+    assert model.n_iter_ == model.best_iter_ == len(model.loss_curve_) == 50
+
+
+def test_an_automatic_pass_survives_columns_that_drift(Estimator, make_data):
+    """Statistics run on: a chunk of another scale must not throw the model off."""
+    Z, y = make_data(n=2000, d=3)
+    model = Estimator(random_state=0)
+    shifts = np.linspace(0, 50, 10)
+    for shift, chunk in zip(shifts, np.split(np.arange(2000), 10), strict=True):
+        for _ in range(5):
+            model.partial_fit(Z[chunk] * (1 + shift), y[chunk], **classes_for(Estimator))
+    assert np.isfinite(model.coef_).all()
+    assert np.isfinite(model.loss_curve_).all()
+
+
+def test_a_column_that_is_constant_at_first_is_learnt_later():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(2000, 2))
+    y = X @ [1.0, 2.0]
+    model = TorchLinearRegressor(random_state=0)
+    first = X[:200] * [1, 0] + [0, 5]
+    model.partial_fit(first, first @ [1.0, 2.0])
+    for _ in range(20):
+        model.partial_fit(X, y)
+    assert model.score(X, y) > 0.99
+
+
+def test_classes_may_arrive_one_by_one():
+    rng = np.random.default_rng(0)
+    y = np.repeat([0, 1, 2], 100)
+    X = rng.normal(size=(300, 2)) + 4 * np.array([[0, 0], [1, 0], [0, 1]])[y]
+    model = TorchSoftmaxClassifier(random_state=0)
+    for _ in range(60):
+        for label in range(3):
+            model.partial_fit(X[y == label], y[y == label], classes=[0, 1, 2])
+    assert model.classes_.tolist() == [0, 1, 2]
+    assert model.score(X, y) > 0.9
+
+
+def test_weights_count_in_a_pass(Estimator, data):
+    X, y = data
+    weight = np.arange(len(X)) % 3
+    model = Estimator(batch_size=None, random_state=0)
+    model.partial_fit(X, y, weight, **classes_for(Estimator))
+    repeated = Estimator(batch_size=None, random_state=0)
+    repeated.partial_fit(X.repeat(weight, 0), y.repeat(weight), **classes_for(Estimator))
+    np.testing.assert_allclose(model.coef_, repeated.coef_, rtol=1e-9)
+
+
+def test_class_weights_count_in_a_pass():
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    y = np.arange(60) % 2
+    sgd = {"optimizer": "sgd", "learning_rate": 0.1, "batch_size": None}
+    by_class = TorchSoftmaxClassifier(class_weight={0: 1, 1: 3}, **sgd)
+    by_class.partial_fit(X, y, classes=[0, 1])
+    by_row = TorchSoftmaxClassifier(**sgd).partial_fit(X, y, 1 + 2 * y, classes=[0, 1])
+    np.testing.assert_allclose(by_class.coef_, by_row.coef_, rtol=1e-12)
+
+
+def test_passes_go_on_from_a_fit(Estimator, data):
+    X, y = data
+    sgd = {"optimizer": "sgd", "learning_rate": 0.05, "batch_size": None, "tol": None}
+    model = Estimator(max_iter=4, **sgd).fit(X, y)
+    model.partial_fit(X, y).partial_fit(X, y)
+    whole = Estimator(max_iter=6, **sgd).fit(X, y)
+    np.testing.assert_allclose(model.coef_, whole.coef_, rtol=1e-12)
+    np.testing.assert_allclose(model.loss_curve_, whole.loss_curve_, rtol=1e-12)
+    assert model.n_iter_ == 6
+
+
+def test_early_stopping_has_no_place_in_a_pass(Estimator, data):
+    model = Estimator(early_stopping=True)
+    with pytest.raises(ValueError, match="partial_fit does not support early_stopping=True"):
+        model.partial_fit(*data, **classes_for(Estimator))
+
+
+def test_balanced_classes_have_no_place_in_a_pass(data):
+    model = TorchSoftmaxClassifier(class_weight="balanced")
+    with pytest.raises(ValueError, match="partial_fit does not support class_weight='balanced'"):
+        model.partial_fit(np.eye(3), [0, 1, 2], classes=[0, 1, 2])
+
+
+def test_the_first_pass_needs_the_classes():
+    with pytest.raises(ValueError, match="classes must be passed on the first call to partial_fit"):
+        TorchSoftmaxClassifier().partial_fit(np.eye(3), [0, 1, 2])
+
+
+def test_the_classes_may_be_said_again_but_not_changed():
+    X, y = np.eye(3), [0, 1, 2]
+    model = TorchSoftmaxClassifier().partial_fit(X, y, classes=[2, 1, 0])
+    assert model.partial_fit(X, y, classes=np.array([0, 1, 2])).n_iter_ == 2
+    with pytest.raises(ValueError, match="is not the same as on last call to partial_fit, was"):
+        model.partial_fit(X, y, classes=[0, 1, 2, 3])
+    assert model.n_iter_ == 2
+
+
+def test_a_pass_after_a_failed_one_is_as_if_nothing_had_happened(Estimator, data):
+    X, y = data
+    model = Estimator(optimizer="sgd", learning_rate=0.01, batch_size=16, random_state=0)
+    model.partial_fit(X, y, **classes_for(Estimator))
+    with pytest.raises(ValueError, match="NaN"):
+        model.partial_fit(np.full_like(X, np.nan), y)
+    model.partial_fit(X, y)
+    steady = Estimator(optimizer="sgd", learning_rate=0.01, batch_size=16, random_state=0)
+    steady.partial_fit(X, y, **classes_for(Estimator)).partial_fit(X, y)
+    assert_array_equal(model.coef_, steady.coef_)
+
+
+def test_what_is_remembered_grows_with_columns_not_with_rows(Estimator, make_data):
+    def size(n):
+        model = Estimator().partial_fit(*make_data(n=n), **classes_for(Estimator))
+        return len(pickle.dumps(model))
+
+    assert size(5000) <= size(500) + 16

@@ -1,0 +1,130 @@
+"""The house: who may import whom, and how much a room may hold."""
+
+import ast
+from collections import Counter
+from graphlib import TopologicalSorter
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import skorchless
+
+ROOT = Path(skorchless.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+
+# From the ground up. A module may import from its own floor and from those below.
+FLOORS = (
+    {"_version", "stack", "losses", "penalties"},
+    {"sources"},
+    {"objective", "stopping"},
+    {"optimizers"},
+    {"engine"},
+    {"estimators"},
+    {"__init__"},
+)
+FIRST_TO_KNOW_SKLEARN = 5
+MOST_LINES = 400
+
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in FILES}
+
+
+def imports_of(tree):
+    """Full names of what `tree` imports, down to the name after ``import``."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def run_at_import(tree):
+    """The statements of a module outside functions."""
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield node
+            yield from run_at_import(node)
+
+
+def imported_modules(path):
+    """Modules of this package that a file imports."""
+    for name in imports_of(ast.parse(path.read_text())):
+        if name.partition(".")[0] == "skorchless":
+            yield name if name in MODULES else name.rpartition(".")[0]
+
+
+def floor(module):
+    room = (module.split(".") + ["__init__"])[1]
+    return next(level for level, rooms in enumerate(FLOORS) if room in rooms)
+
+
+def exported(path):
+    """What a file lists in ``__all__``."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            yield from ast.literal_eval(node.value)
+
+
+def test_every_room_has_a_floor_and_every_floor_its_rooms():
+    rooms = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in FILES}
+    assert sorted(rooms) == sorted(room for rooms in FLOORS for room in rooms)
+
+
+@each_file
+def test_no_import_goes_upwards(path):
+    own = floor(module_name(path))
+    upwards = [module for module in imported_modules(path) if floor(module) > own]
+    assert upwards == []
+
+
+def test_imports_form_no_circle():
+    graph = {module: set(imported_modules(path)) for module, path in MODULES.items()}
+    order = tuple(TopologicalSorter(graph).static_order())
+    assert order.index("skorchless.stack") < order.index("skorchless.engine")
+
+
+@each_file
+def test_scikit_learn_is_unknown_below_the_estimators(path):
+    names = {name.partition(".")[0] for name in imports_of(ast.parse(path.read_text()))}
+    assert "sklearn" not in names or floor(module_name(path)) >= FIRST_TO_KNOW_SKLEARN
+
+
+@each_file
+def test_matplotlib_is_not_imported_with_the_module(path):
+    names = [
+        name
+        for node in run_at_import(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in imports_of(node)
+    ]
+    assert not [name for name in names if name.partition(".")[0] == "matplotlib"]
+
+
+@each_file
+def test_no_file_is_long(path):
+    assert len(path.read_text().splitlines()) <= MOST_LINES
+
+
+def test_nothing_is_exported_twice():
+    inner = Counter(name for path in FILES if path.parent != ROOT for name in exported(path))
+    assert [name for name, times in inner.items() if times > 1] == []
+    assert len(set(skorchless.__all__)) == len(skorchless.__all__)
+
+
+def test_all_lists_what_is_public():
+    public = {
+        name
+        for name, value in vars(skorchless).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+        if getattr(value, "__module__", "skorchless").startswith("skorchless")
+    }
+    assert public == set(skorchless.__all__)

@@ -1,0 +1,223 @@
+"""Contracts of every loss in LOSSES, against torch's own losses and against brute force."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from torch.nn import functional as F
+
+from skorchless.losses import LOSSES, make_loss
+from skorchless.stack import WIDE
+
+# What each loss is in torch, summed over everything, for one model with Huber's `delta`.
+IN_TORCH = {
+    "squared_error": lambda raw, target, delta: 0.5 * F.mse_loss(raw, target, reduction="sum"),
+    "huber": lambda raw, target, delta: F.huber_loss(raw, target, reduction="sum", delta=delta),
+    "softmax": lambda raw, target, delta: F.cross_entropy(raw.T, target.T, reduction="sum"),
+    "logistic": lambda raw, target, delta: F.binary_cross_entropy_with_logits(
+        raw, target, reduction="sum"
+    ),
+}
+N_OUTPUTS = {"logistic": 1}
+DELTAS = (0.3, 1.0, 2.5)
+
+each_loss = pytest.mark.parametrize("name", LOSSES)
+quick = settings(max_examples=30, deadline=None, print_blob=True)
+seeds = st.integers(0, 2**32)
+
+
+def make(name, deltas=DELTAS, dtype=WIDE):
+    return make_loss(name, torch.tensor(deltas, dtype=dtype).view(-1, 1, 1))
+
+
+def n_outputs(name):
+    return N_OUTPUTS.get(name, 3)
+
+
+def draw_labels(name, rows, generator):
+    """Targets as a user's data has them: ``(n, K)`` numbers, or ``(n,)`` classes."""
+    K = n_outputs(name)
+    if LOSSES[name].has_units:
+        return 2.0 * torch.randn(rows, K, generator=generator, dtype=WIDE)
+    if K == 1:
+        return torch.randint(2, (rows, 1), generator=generator).to(WIDE)
+    return torch.randint(K, (rows,), generator=generator)
+
+
+def as_target(labels, K):
+    """Targets as a loss sees them, ``(1, K, rows)``."""
+    if labels.ndim == 1:
+        labels = F.one_hot(labels, K).to(WIDE)
+    return labels.T.unsqueeze(0)
+
+
+def draw(name, seed, rows=7, spread=3.0, models=len(DELTAS)):
+    generator = torch.Generator().manual_seed(seed)
+    raw = spread * torch.randn(models, n_outputs(name), rows, generator=generator, dtype=WIDE)
+    return raw, as_target(draw_labels(name, rows, generator), n_outputs(name))
+
+
+def torch_value(name, raw, target):
+    """The loss of a stack by torch's functions, one row and model at a time."""
+    return torch.stack(
+        [
+            torch.stack(
+                [
+                    IN_TORCH[name](model[:, [i]], target[0, :, [i]], delta)
+                    for i in range(raw.shape[-1])
+                ]
+            )
+            for model, delta in zip(raw, DELTAS, strict=True)
+        ]
+    )
+
+
+@each_loss
+@quick
+@given(seed=seeds)
+def test_value_and_residual_are_those_of_torch(name, seed):
+    raw, target = draw(name, seed)
+    expected = torch_value(name, raw.requires_grad_(), target)
+    (gradient,) = torch.autograd.grad(expected.sum(), raw)
+    raw = raw.detach()
+    loss = make(name)
+    torch.testing.assert_close(loss.value(raw, target), expected.detach(), rtol=1e-12, atol=1e-12)
+    residual = loss.residual(raw, target, out=torch.empty_like(raw))
+    torch.testing.assert_close(residual, gradient, rtol=1e-12, atol=1e-12)
+
+
+@each_loss
+@quick
+@given(seed=seeds)
+def test_residual_is_the_slope_of_the_value(name, seed):
+    raw, target = draw(name, seed)
+    loss, step = make(name), 1e-6
+    residual = loss.residual(raw, target, out=torch.empty_like(raw))
+    for k in range(raw.shape[1]):
+        above, below = raw.clone(), raw.clone()
+        above[:, k] += step
+        below[:, k] -= step
+        slope = (loss.value(above, target) - loss.value(below, target)) / (2 * step)
+        torch.testing.assert_close(residual[:, k], slope, rtol=1e-6, atol=1e-6)
+
+
+@each_loss
+def test_residual_goes_to_out_and_nowhere_else(name):
+    raw, target = draw(name, seed=0)
+    before = raw.clone(), target.clone()
+    out = torch.empty_like(raw)
+    assert make(name).residual(raw, target, out=out) is out
+    make(name).value(raw, target)
+    make(name).curvature(raw, target)
+    assert torch.equal(raw, before[0])
+    assert torch.equal(target, before[1])
+
+
+@each_loss
+@quick
+@given(seed=seeds)
+def test_curvature_is_positive_and_at_most_the_smoothness(name, seed):
+    raw, target = draw(name, seed)
+    loss = make(name)
+    curvature = loss.curvature(raw, target)
+    assert curvature.shape == (len(DELTAS), raw.shape[-1])
+    assert (curvature > 0).all()
+    assert (curvature <= loss.smoothness * (1 + 1e-12)).all()
+    if loss.constant_curvature:
+        assert torch.equal(curvature, torch.ones_like(curvature))
+
+
+@each_loss
+def test_smoothness_is_the_largest_second_derivative(name):
+    K = n_outputs(name)
+    target = as_target(torch.zeros(1, dtype=torch.long), K) if K > 1 else torch.zeros(1, 1, 1)
+    if LOSSES[name].has_units:
+        target = torch.zeros_like(target)
+    target = target[0].to(WIDE)
+    largest = 0.0
+    for raw in product([-50.0, 0.0, 50.0], repeat=K):
+        hessian = torch.autograd.functional.hessian(
+            lambda z: IN_TORCH[name](z.unsqueeze(1), target, 1.0),
+            torch.tensor(raw, dtype=WIDE),
+        )
+        largest = max(largest, float(torch.linalg.eigvalsh(hessian)[-1]))
+    assert LOSSES[name].smoothness == pytest.approx(largest, rel=1e-9)
+
+
+@each_loss
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_everything_is_finite_far_out(name, dtype):
+    K = n_outputs(name)
+    raw = torch.tensor(list(product([-1e4, -30.0, 0.0, 30.0, 1e4], repeat=K)), dtype=dtype)
+    raw = raw.T.expand(len(DELTAS), -1, -1).contiguous()
+    loss = make(name, dtype=dtype)
+    for k in range(K):
+        target = torch.zeros(1, K, raw.shape[-1], dtype=dtype)
+        target[:, k] = 1.0
+        value = loss.value(raw, target)
+        assert value.isfinite().all()
+        assert (value >= 0).all()
+        assert loss.residual(raw, target, out=torch.empty_like(raw)).isfinite().all()
+        assert (loss.curvature(raw, target) >= 0).all()
+
+
+def mean_loss(name, constant, labels, weight, delta):
+    """Weighted mean loss of a model that predicts `constant` for every row."""
+    target = as_target(labels, n_outputs(name))
+    raw = torch.as_tensor(constant, dtype=WIDE).view(1, -1, 1).expand(1, -1, len(labels))
+    value = make(name, [delta]).value(raw, target)
+    return float((value * weight).sum() / weight.sum())
+
+
+@each_loss
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@settings(quick, max_examples=10)
+@given(seed=seeds)
+def test_constant_value_is_the_loss_of_the_best_constant(name, fit_intercept, seed):
+    """It is the scale of the stopping rules: three digits do."""
+    generator = torch.Generator().manual_seed(seed)
+    K = n_outputs(name)
+    labels = draw_labels(name, 60, generator)
+    weight = 0.1 + torch.rand(60, generator=generator, dtype=WIDE)
+    value = make(name).constant_value(labels, weight, K, fit_intercept).expand(len(DELTAS))
+    assert value.dtype == WIDE
+    for got, delta in zip(value.tolist(), DELTAS, strict=True):
+
+        def of(constant, delta=delta):
+            return mean_loss(name, constant, labels, weight, delta)
+
+        best = of(np.zeros(K))
+        if fit_intercept:
+            best = minimize(of, np.zeros(K), method="BFGS", options={"gtol": 1e-8}).fun
+        assert best * (1 - 1e-9) <= got <= best * (1 + 1e-3)
+
+
+@each_loss
+def test_constant_value_of_rows_that_agree_is_zero(name):
+    if LOSSES[name].has_units:
+        labels = torch.full((5, n_outputs(name)), 3.0, dtype=WIDE)
+    else:
+        labels = draw_labels(name, 1, torch.Generator().manual_seed(0))
+        labels = labels.expand(5, *labels.shape[1:])
+    value = make(name).constant_value(labels, torch.ones(5), n_outputs(name), True)
+    assert value.max() == pytest.approx(0.0, abs=1e-15)
+
+
+def test_the_best_constant_without_intercept_is_an_even_guess():
+    labels, weight = torch.tensor([0, 1, 2, 2]), torch.ones(4)
+    value = make("softmax").constant_value(labels, weight, 3, False)
+    assert float(value) == pytest.approx(math.log(3))
+
+
+@each_loss
+def test_selected_models_keep_their_losses(name):
+    raw, target = draw(name, seed=1)
+    keep = torch.tensor([2, 0])
+    chosen = make(name).select(keep)
+    expected = make(name).value(raw, target)[keep]
+    torch.testing.assert_close(chosen.value(raw[keep], target), expected)
