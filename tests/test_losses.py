@@ -8,10 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import as_target, draw_labels, make, n_outputs
 from scipy.optimize import minimize
 from torch.nn import functional as F
 
-from skorchless.losses import LOSSES, make_loss
+from skorchless.losses import LOSSES
 from skorchless.stack import WIDE
 
 # What each loss is in torch, summed over everything, for one model with Huber's `delta`.
@@ -23,37 +24,11 @@ IN_TORCH = {
         raw, target, reduction="sum"
     ),
 }
-N_OUTPUTS = {"logistic": 1}
 DELTAS = (0.3, 1.0, 2.5)
 
 each_loss = pytest.mark.parametrize("name", LOSSES)
-quick = settings(max_examples=30, deadline=None, print_blob=True)
+quick = settings(max_examples=30)
 seeds = st.integers(0, 2**32)
-
-
-def make(name, deltas=DELTAS, dtype=WIDE):
-    return make_loss(name, torch.tensor(deltas, dtype=dtype).view(-1, 1, 1))
-
-
-def n_outputs(name):
-    return N_OUTPUTS.get(name, 3)
-
-
-def draw_labels(name, rows, generator):
-    """Targets as a user's data has them: ``(n, K)`` numbers, or ``(n,)`` classes."""
-    K = n_outputs(name)
-    if LOSSES[name].has_units:
-        return 2.0 * torch.randn(rows, K, generator=generator, dtype=WIDE)
-    if K == 1:
-        return torch.randint(2, (rows, 1), generator=generator).to(WIDE)
-    return torch.randint(K, (rows,), generator=generator)
-
-
-def as_target(labels, K):
-    """Targets as a loss sees them, ``(1, K, rows)``."""
-    if labels.ndim == 1:
-        labels = F.one_hot(labels, K).to(WIDE)
-    return labels.T.unsqueeze(0)
 
 
 def draw(name, seed, rows=7, spread=3.0, models=len(DELTAS)):
@@ -85,7 +60,7 @@ def test_value_and_residual_are_those_of_torch(name, seed):
     expected = torch_value(name, raw.requires_grad_(), target)
     (gradient,) = torch.autograd.grad(expected.sum(), raw)
     raw = raw.detach()
-    loss = make(name)
+    loss = make(name, DELTAS)
     torch.testing.assert_close(loss.value(raw, target), expected.detach(), rtol=1e-12, atol=1e-12)
     residual = loss.residual(raw, target, out=torch.empty_like(raw))
     torch.testing.assert_close(residual, gradient, rtol=1e-12, atol=1e-12)
@@ -96,7 +71,7 @@ def test_value_and_residual_are_those_of_torch(name, seed):
 @given(seed=seeds)
 def test_residual_is_the_slope_of_the_value(name, seed):
     raw, target = draw(name, seed)
-    loss, step = make(name), 1e-6
+    loss, step = make(name, DELTAS), 1e-6
     residual = loss.residual(raw, target, out=torch.empty_like(raw))
     for k in range(raw.shape[1]):
         above, below = raw.clone(), raw.clone()
@@ -111,9 +86,9 @@ def test_residual_goes_to_out_and_nowhere_else(name):
     raw, target = draw(name, seed=0)
     before = raw.clone(), target.clone()
     out = torch.empty_like(raw)
-    assert make(name).residual(raw, target, out=out) is out
-    make(name).value(raw, target)
-    make(name).curvature(raw, target)
+    assert make(name, DELTAS).residual(raw, target, out=out) is out
+    make(name, DELTAS).value(raw, target)
+    make(name, DELTAS).curvature(raw, target)
     assert torch.equal(raw, before[0])
     assert torch.equal(target, before[1])
 
@@ -123,7 +98,7 @@ def test_residual_goes_to_out_and_nowhere_else(name):
 @given(seed=seeds)
 def test_curvature_is_positive_and_at_most_the_smoothness(name, seed):
     raw, target = draw(name, seed)
-    loss = make(name)
+    loss = make(name, DELTAS)
     curvature = loss.curvature(raw, target)
     assert curvature.shape == (len(DELTAS), raw.shape[-1])
     assert (curvature > 0).all()
@@ -155,7 +130,7 @@ def test_everything_is_finite_far_out(name, dtype):
     K = n_outputs(name)
     raw = torch.tensor(list(product([-1e4, -30.0, 0.0, 30.0, 1e4], repeat=K)), dtype=dtype)
     raw = raw.T.expand(len(DELTAS), -1, -1).contiguous()
-    loss = make(name, dtype=dtype)
+    loss = make(name, DELTAS, dtype)
     for k in range(K):
         target = torch.zeros(1, K, raw.shape[-1], dtype=dtype)
         target[:, k] = 1.0
@@ -184,7 +159,7 @@ def test_constant_value_is_the_loss_of_the_best_constant(name, fit_intercept, se
     K = n_outputs(name)
     labels = draw_labels(name, 60, generator)
     weight = 0.1 + torch.rand(60, generator=generator, dtype=WIDE)
-    value = make(name).constant_value(labels, weight, K, fit_intercept).expand(len(DELTAS))
+    value = make(name, DELTAS).constant_value(labels, weight, K, fit_intercept).expand(len(DELTAS))
     assert value.dtype == WIDE
     for got, delta in zip(value.tolist(), DELTAS, strict=True):
 
@@ -204,13 +179,13 @@ def test_constant_value_of_rows_that_agree_is_zero(name):
     else:
         labels = draw_labels(name, 1, torch.Generator().manual_seed(0))
         labels = labels.expand(5, *labels.shape[1:])
-    value = make(name).constant_value(labels, torch.ones(5), n_outputs(name), True)
+    value = make(name, DELTAS).constant_value(labels, torch.ones(5), n_outputs(name), True)
     assert value.max() == pytest.approx(0.0, abs=1e-15)
 
 
 def test_the_best_constant_without_intercept_is_an_even_guess():
     labels, weight = torch.tensor([0, 1, 2, 2]), torch.ones(4)
-    value = make("softmax").constant_value(labels, weight, 3, False)
+    value = make("softmax", DELTAS).constant_value(labels, weight, 3, False)
     assert float(value) == pytest.approx(math.log(3))
 
 
@@ -218,6 +193,6 @@ def test_the_best_constant_without_intercept_is_an_even_guess():
 def test_selected_models_keep_their_losses(name):
     raw, target = draw(name, seed=1)
     keep = torch.tensor([2, 0])
-    chosen = make(name).select(keep)
-    expected = make(name).value(raw, target)[keep]
+    chosen = make(name, DELTAS).select(keep)
+    expected = make(name, DELTAS).value(raw, target)[keep]
     torch.testing.assert_close(chosen.value(raw[keep], target), expected)

@@ -3,18 +3,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import stacked
 
 from skorchless.penalties import ElasticNet, PenaltySum
 from skorchless.stack import WIDE
 
 MODELS, OUTPUTS, FEATURES = 3, 2, 4
-quick = settings(max_examples=30, deadline=None, print_blob=True)
+quick = settings(max_examples=30)
 seeds = st.integers(0, 2**32)
 shares = st.lists(st.sampled_from([0.0, 0.3, 1.0]), min_size=MODELS, max_size=MODELS)
-
-
-def stacked(values):
-    return torch.tensor(values, dtype=WIDE).view(-1, 1, 1)
 
 
 def factor(generator):

@@ -333,7 +333,7 @@ class TorchLinearModel(BaseEstimator):
         if isinstance(X, Tensor):
             rows = inputs.features(self, X, reset=False)
             kind = rows.device.type
-            with torch.no_grad(), torch.autocast(kind, enabled=False), full_precision():
+            with torch.no_grad(), torch.autocast(kind, enabled=False), full_precision:
                 weights = torch.from_numpy(coef).to(rows)
                 intercept = torch.from_numpy(np.atleast_1d(self.intercept_)).to(rows)
                 return torch.addmm(intercept, rows, weights.T)

@@ -1,7 +1,9 @@
 """What the caller has set globally for torch: shut out while we train, and put back afterwards."""
 
 import contextlib
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
@@ -24,31 +26,56 @@ def own_settings(device: torch.device, work: int) -> Iterator[None]:
     with (
         torch.inference_mode(),
         torch.autocast(device.type, enabled=False),
-        full_precision(),
+        full_precision,
         enough_threads(work),
     ):
         yield
 
 
-@contextlib.contextmanager
-def full_precision() -> Iterator[None]:
-    """Multiply float32 matrices in float32."""
-    kinds = (torch.backends.cuda, torch.backends.mkldnn)
-    products = [kind.matmul for kind in kinds if hasattr(kind, "matmul")]
-    products = [product for product in products if hasattr(product, "fp32_precision")]
-    if not products:  # before torch 2.9 there is one setting for all
-        legacy = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-    before = [product.fp32_precision for product in products]
-    for product in products:
-        product.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        for product, precision in zip(products, before, strict=True):
-            product.fp32_precision = precision
-        if not products:
-            torch.set_float32_matmul_precision(legacy)
+class _FullPrecision:
+    """Multiply float32 matrices in float32.
+
+    The setting is the process's, so of several fits at once the first one in changes it and the
+    last one out puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._put_back: list[Callable[[], None]] = []
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._put_back = self._change()
+            self._inside += 1
+
+    def __exit__(self, *exception: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                for put_back in self._put_back:
+                    put_back()
+
+    @staticmethod
+    def _change() -> list[Callable[[], None]]:
+        kinds = (torch.backends.cuda, torch.backends.mkldnn)
+        products = [kind.matmul for kind in kinds if hasattr(kind, "matmul")]
+        products = [product for product in products if hasattr(product, "fp32_precision")]
+        if not products:  # before torch 2.9 there is one setting for all
+            legacy = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision("highest")
+            return [partial(torch.set_float32_matmul_precision, legacy)]
+        before = [product.fp32_precision for product in products]
+        for product in products:
+            product.fp32_precision = "ieee"
+        return [
+            partial(setattr, product, "fp32_precision", precision)
+            for product, precision in zip(products, before, strict=True)
+        ]
+
+
+full_precision = _FullPrecision()
 
 
 @contextlib.contextmanager

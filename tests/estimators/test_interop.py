@@ -264,7 +264,6 @@ def test_overlapping_fits_leave_the_settings_of_torch_as_they_were(Estimator, da
         clone(model).fit(*data)
 
     with ThreadPool(1) as threads, contextlib.redirect_stdout(terminal):
-        torch.set_num_threads(2)
         torch.set_float32_matmul_precision("high")
         before = settings()
         try:

@@ -10,13 +10,11 @@ from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.estimators.training import Data, fit_stack
 from skorchless.losses import make_loss
 from skorchless.objective import Objective
 from skorchless.optimizers import OPTIMIZERS, Setup, TextbookRule
 from skorchless.penalties import ElasticNet as Penalty
 from skorchless.sources import DenseSource
-from skorchless.stack import private_generator
 
 N_ROWS, N_FEATURES = 53, 4
 EPOCHS = 6

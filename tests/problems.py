@@ -1,0 +1,64 @@
+"""Random problems for whatever losses and optimizers are registered."""
+
+import torch
+from torch.nn import functional as F
+
+from skorchless import TorchLinearRegressor
+from skorchless.estimators.data import Data
+from skorchless.losses import LOSSES, make_loss
+from skorchless.optimizers import OPTIMIZERS
+from skorchless.stack import WIDE
+
+#: Outputs of the losses that cannot have any number of them.
+N_OUTPUTS = {"logistic": 1}
+
+
+def n_outputs(loss):
+    return N_OUTPUTS.get(loss, 3)
+
+
+def stacked(values, dtype=WIDE):
+    """A hyper-parameter of several models."""
+    return torch.tensor(values, dtype=dtype).view(-1, 1, 1)
+
+
+def make(loss, deltas=(1.0,), dtype=WIDE):
+    """The loss of a stack with these `deltas`."""
+    return make_loss(loss, stacked(deltas, dtype))
+
+
+def draw_labels(loss, n, generator):
+    """Targets as a user's data has them: ``(n, K)`` numbers, or ``(n,)`` classes."""
+    K = n_outputs(loss)
+    if LOSSES[loss].has_units:
+        return 2.0 * torch.randn(n, K, generator=generator, dtype=WIDE)
+    if K == 1:
+        return torch.randint(2, (n, 1), generator=generator).to(WIDE)
+    return torch.randint(K, (n,), generator=generator)
+
+
+def as_target(labels, K):
+    """Targets as a loss sees them, ``(1, K, n)``."""
+    if labels.ndim == 1:
+        labels = F.one_hot(labels, K).to(WIDE)
+    return labels.T.unsqueeze(0)
+
+
+def draw_data(loss, seed, n=40, d=3, weighted=False):
+    """Rows to train on."""
+    generator = torch.Generator().manual_seed(seed)
+    X = torch.randn(n, d, generator=generator, dtype=WIDE)
+    labels = draw_labels(loss, n, generator)
+    weight = 0.1 + torch.rand(n, generator=generator, dtype=WIDE)
+    return Data(X, labels, weight if weighted else None, n_outputs(loss))
+
+
+def candidate(optimizer, **parameters):
+    """Parameters of one model of a stack, for any optimizer in OPTIMIZERS."""
+    rate = "auto" if OPTIMIZERS[optimizer].full_batch else 0.05
+    return {
+        **TorchLinearRegressor().get_params(),
+        "optimizer": optimizer,
+        "learning_rate": rate,
+        **parameters,
+    }

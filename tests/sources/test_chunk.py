@@ -1,0 +1,55 @@
+import pytest
+import torch
+
+from skorchless.sources import Chunk
+from skorchless.stack import WIDE
+
+BATCHES, PARTS, ROWS, FEATURES, OUTPUTS = 2, 3, 4, 5, 6
+
+
+def draw(weighted, ones):
+    """The same rows twice: with their last column, and bare."""
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(BATCHES, PARTS, ROWS, FEATURES + 1, generator=generator, dtype=WIDE)
+    X[..., -1] = ones
+    target = torch.zeros(BATCHES, PARTS, 1, 1, ROWS, dtype=WIDE)
+    weight = torch.rand(BATCHES, PARTS, 1, 1, ROWS, generator=generator, dtype=WIDE)
+    weight = weight if weighted else None
+    return Chunk(X, target, weight), Chunk(X[..., :-1].contiguous(), target, weight, bare=ones)
+
+
+either = pytest.mark.parametrize("kind", [0, 1], ids=["packed", "bare"])
+ones_or_zeros = pytest.mark.parametrize("ones", [1.0, 0.0])
+
+
+@either
+@ones_or_zeros
+def test_a_batch_knows_its_products(kind, ones):
+    chunks = draw(False, ones)
+    weights = torch.randn(PARTS, OUTPUTS, FEATURES + 1, dtype=WIDE)
+    residual = torch.randn(PARTS, OUTPUTS, ROWS, dtype=WIDE)
+    for batch, X in zip(chunks[kind].batches, chunks[0].X, strict=True):
+        raw = torch.full((PARTS, OUTPUTS, ROWS), torch.nan, dtype=WIDE)
+        batch.predict(weights, out=raw)
+        torch.testing.assert_close(raw, weights @ X.mT)
+        gradient = torch.full((PARTS, OUTPUTS, FEATURES + 1), torch.nan, dtype=WIDE)
+        batch.pull_back(residual, 0.3, out=gradient)
+        torch.testing.assert_close(gradient, 0.3 * residual @ X)
+
+
+@either
+@ones_or_zeros
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("halved_from", [2, 512])
+def test_gram_is_the_sum_of_outer_products(kind, ones, weighted, halved_from, monkeypatch):
+    monkeypatch.setattr("skorchless.sources.chunk.WORTH_HALVING", halved_from)
+    chunks = draw(weighted, ones)
+    rows = chunks[0].rows
+    weight = chunks[0].weight.view(-1, 1) if weighted else 1.0
+    torch.testing.assert_close(chunks[kind].gram(), (rows * weight).T @ rows)
+
+
+@either
+def test_features_are_all_but_the_last_column(kind):
+    chunks = draw(False, 1.0)
+    assert torch.equal(chunks[kind].features, chunks[0].rows[:, :-1])

@@ -1,0 +1,186 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skorchless.sources import DenseSource, Moments, Scaling, column_moments
+from skorchless.stack import WIDE
+
+quick = settings(max_examples=40)
+seeds = st.integers(0, 2**32)
+
+
+def draw(seed, n=60, d=4):
+    """Columns of any scale and offset, weights of any scale; the third column is constant."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, d)) * 10.0 ** rng.uniform(-4, 4, d) + rng.normal(size=d) * 10
+    X[:, 2] = X[0, 2]
+    return X, rng.exponential(size=n) * 10.0 ** rng.uniform(-3, 3)
+
+
+def numpy_moments(X, weight):
+    mean = np.average(X, axis=0, weights=weight)
+    return mean, np.average((X - mean) ** 2, axis=0, weights=weight)
+
+
+def assert_moments(moments, X, weight):
+    mean, variance = numpy_moments(X, weight)
+    assert moments.weight == pytest.approx(weight.sum())
+    np.testing.assert_allclose(moments.mean, mean, rtol=1e-12)
+    np.testing.assert_allclose(moments.squares / moments.weight, variance, rtol=1e-9, atol=1e-20)
+
+
+def scaling_of(X, weight=None, *, centre=True):
+    X = torch.from_numpy(X)
+    weight = None if weight is None else torch.from_numpy(weight)
+    return Moments.of(X, weight).scaling(centre=centre, dtype=X.dtype)
+
+
+def predict(X, weights):
+    return X @ weights[..., :-1].mT + weights[..., -1].unsqueeze(-2)
+
+
+def scaled(scaling, X):
+    out = torch.empty_like(X)
+    scaling.apply(X, out)
+    return out
+
+
+@quick
+@given(seed=seeds, cuts=st.lists(st.integers(1, 59), max_size=6, unique=True))
+def test_moments_of_merged_parts_are_those_of_the_whole(seed, cuts):
+    X, weight = draw(seed)
+    bounds = [0, *sorted(cuts), len(X)]
+    merged = None
+    for start, stop in zip(bounds, bounds[1:], strict=False):
+        part = Moments.of(torch.from_numpy(X[start:stop]), torch.from_numpy(weight[start:stop]))
+        merged = part if merged is None else merged.merge(part)
+    assert_moments(merged, X, weight)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 500, 2**22])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_column_moments_add_up_over_chunks(chunk_bytes, weighted, monkeypatch):
+    monkeypatch.setattr("skorchless.sources.dense.CHUNK_BYTES", chunk_bytes)
+    X, weight = draw(0)
+    weight = weight / weight.mean() if weighted else np.ones(len(X))
+    source = DenseSource(
+        torch.from_numpy(X),
+        torch.zeros(len(X), 1, dtype=WIDE),
+        torch.from_numpy(weight) if weighted else None,
+        n_outputs=1,
+        fit_intercept=True,
+        batch_size=len(X),
+        stack_width=1,
+    )
+    assert_moments(column_moments(source.chunks()), X, weight)
+
+
+@quick
+@given(seed=seeds)
+def test_standardised_columns_have_mean_zero_and_deviation_one(seed):
+    X, weight = draw(seed)
+    rows = scaled(scaling_of(X, weight), torch.from_numpy(X)).numpy()
+    mean, variance = numpy_moments(rows, weight)
+    np.testing.assert_allclose(mean, 0.0, atol=1e-9)
+    np.testing.assert_allclose(variance, [1, 1, 0, 1], rtol=1e-9)
+    assert (rows[:, 2] == 0.0).all()
+
+
+@quick
+@given(seed=seeds)
+def test_without_centring_columns_keep_their_zero(seed):
+    X, weight = draw(seed)
+    scaling = scaling_of(X, weight, centre=False)
+    rows = scaled(scaling, torch.from_numpy(X)).numpy()
+    assert (scaling.mean == 0.0).all()
+    np.testing.assert_allclose(np.average(rows**2, axis=0, weights=weight), 1.0)
+
+
+@quick
+@given(seed=seeds, centre=st.booleans())
+def test_standardising_and_folding_back_keep_the_predictions(seed, centre):
+    X, weight = draw(seed)
+    X, scaling = torch.from_numpy(X), scaling_of(X, weight, centre=centre)
+    weights = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(seed), dtype=WIDE)
+    size = float(X.abs().max())
+    expected = predict(X, weights)
+    on_standard = scaling.standardise(weights)
+    close = {"rtol": 0, "atol": 1e-12 * max(size, 1.0)}
+    torch.testing.assert_close(predict(scaled(scaling, X), on_standard), expected, **close)
+    torch.testing.assert_close(predict(X, scaling.fold_back(on_standard)), expected, **close)
+
+
+@quick
+@given(seed=seeds)
+def test_standardising_and_folding_back_are_inverse_where_columns_vary(seed):
+    X, weight = draw(seed)
+    X = X[:, [0, 1, 3]]
+    scaling = scaling_of(X, weight)
+    weights = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(seed), dtype=WIDE)
+    size = float(np.abs(X).max())
+    back = scaling.fold_back(scaling.standardise(weights))
+    torch.testing.assert_close(back, weights, rtol=1e-12, atol=1e-12 * size)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1.0, -3e8, 1e-8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_constant_column_gets_no_weight(value, dtype, weighted):
+    X = torch.full((1000, 1), value, dtype=dtype)
+    weight = torch.linspace(0.1, 1.7, 1000, dtype=dtype) if weighted else None
+    scaling = Moments.of(X, weight).scaling(centre=True, dtype=dtype)
+    assert scaling.inverse.tolist() == [0.0]
+    assert scaling.standardise(torch.ones(1, 1, 2))[0, 0, 0] == 0.0
+    assert scaling.fold_back(torch.ones(1, 1, 2))[0, 0, 0] == 0.0
+
+
+@pytest.mark.parametrize("n_chunks", [1, 7])
+def test_a_huge_offset_costs_no_more_digits_than_it_must(n_chunks):
+    rng = np.random.default_rng(0)
+    X = 1e8 + rng.normal(size=(5000, 2))
+    parts = [Moments.of(part, None) for part in torch.from_numpy(X).chunk(n_chunks)]
+    moments = parts[0]
+    for part in parts[1:]:
+        moments = moments.merge(part)
+    exact = X - 1e8
+    scaling = moments.scaling(centre=True, dtype=WIDE)
+    np.testing.assert_allclose(scaling.mean - 1e8, exact.mean(axis=0), atol=3e-8)
+    np.testing.assert_allclose(1.0 / scaling.inverse, exact.std(axis=0), rtol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("power", [-30, -20, 20, 30])
+def test_a_column_may_be_of_any_magnitude(dtype, power):
+    X = 10.0**power * torch.randn(200, 1, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    scaling = Moments.of(X, None).scaling(centre=True, dtype=dtype)
+    assert scaled(scaling, X).std(correction=0) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_centring_leaves_units_alone():
+    X, weight = draw(1)
+    scaling = scaling_of(X, weight)
+    centred = scaling.centring()
+    assert torch.equal(centred.mean, scaling.mean)
+    assert centred.inverse.tolist() == [1.0, 1.0, 0.0, 1.0]
+
+
+@quick
+@given(seed=seeds)
+def test_gradients_and_second_moments_go_with_the_weights(seed):
+    """Both are those of standardised rows, whether rows are scaled before the sum or after it."""
+    rng = np.random.default_rng(seed)
+    X = torch.from_numpy(rng.normal(size=(30, 3)) * [1.0, 5.0, 0.2] + [1.0, -2.0, 0.5])
+    residual = torch.from_numpy(rng.normal(size=(2, 30)))
+    scaling = scaling_of(X.numpy())
+    ones = torch.ones(30, 1, dtype=WIDE)
+    plain, standard = torch.cat([X, ones], 1), torch.cat([scaled(scaling, X), ones], 1)
+    torch.testing.assert_close(scaling.pull_back(residual @ plain), residual @ standard)
+    gram = scaling.standardise_gram(plain.T @ plain)
+    torch.testing.assert_close(gram, standard.T @ standard, rtol=1e-7, atol=1e-7)
+
+
+def test_offset_is_the_largest_mean_in_deviations():
+    scaling = Scaling(torch.tensor([3.0, -8.0]), torch.tensor([2.0, 0.5]), WIDE)
+    assert scaling.offset == 6.0
