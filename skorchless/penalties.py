@@ -25,8 +25,11 @@ class ElasticNet:
     """
 
     def __init__(self, alpha: Tensor, l1_ratio: Tensor, factor: Tensor) -> None:
-        self.l1 = alpha * l1_ratio * factor
-        self.l2 = alpha * (1.0 - l1_ratio) * factor.square()
+        wide, most = factor.to(WIDE), torch.finfo(factor.dtype).max
+        # In double, since the square of a factor can leave the range of float32.
+        l1, l2 = alpha * l1_ratio * wide, alpha * (1.0 - l1_ratio) * wide.square()
+        self.l1 = l1.clamp_(max=most).to(factor.dtype)
+        self.l2 = l2.clamp_(max=most).to(factor.dtype)
         self._look()
 
     def _look(self) -> None:

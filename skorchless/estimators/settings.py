@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 #: Multiply-adds a batch from which more than one thread pays.
-WORTH_THREADS = 2**20
+WORTH_THREADS = 3 * 2**19
 
 
 @contextlib.contextmanager

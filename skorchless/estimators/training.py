@@ -34,9 +34,6 @@ Parameters = dict[str, Any]
 #: Rows that roughly tell means and deviations.
 SCALING_ROWS = 1024
 
-#: Means, in deviations, up to which columns are centred implicitly.
-MOST_OFFSET = {torch.float32: 8.0, torch.float64: 1e4}
-
 #: Rows a batch when the user leaves it to us.
 DEFAULT_BATCH = 256
 
@@ -247,11 +244,7 @@ class _Training:
 
         Not where the rows are copied anyway, nor where means are so large that digits would go.
         """
-        return (
-            self.kind.full_batch
-            and not source.fits_chunk
-            and scaling.offset <= MOST_OFFSET[self.data.X.dtype]
-        )
+        return self.kind.full_batch and not source.fits_chunk and scaling.is_mild
 
     def _stacked(self, name: str) -> Tensor:
         values = [float(candidate.get(name, 1.0)) for candidate in self.candidates]

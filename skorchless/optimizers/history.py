@@ -103,24 +103,24 @@ class History:
         with :math:`B_i` the sum up to i (Nocedal and Wright, 2006, section 7.2).
         """
         scale = self._scale(preconditioner)
-        added: list[Tensor] = []
-        removed: list[Tensor] = []
+        ranks: list[Tensor] = []  # b_i and a_i in turn, each (M, K * (D + 1))
 
         def product(vector: Tensor) -> Tensor:
             result = preconditioner.product(vector) / scale
-            for plus, minus in zip(added, removed, strict=True):
-                result = result + plus * dot(plus, vector) - minus * dot(minus, vector)
-            return result
+            if not ranks:
+                return result
+            factor = torch.stack(ranks, dim=1)  # (M, 2 i, K * (D + 1))
+            signs = factor.new_tensor([1.0, -1.0]).repeat(len(ranks) // 2).view(1, -1, 1)
+            shares = signs * (factor @ vector.flatten(1).unsqueeze(-1))
+            return result + (factor.mT @ shares).view_as(vector)
 
         for pair in self.pairs:
             image = product(pair.step)
             length = dot(pair.step, image)
-            curved = length > 0
-            added.append(pair.change * pair.inverse.sqrt() * curved)
-            removed.append(
-                torch.where(curved, image * torch.where(curved, length, 1.0).rsqrt(), 0.0)
-                * (pair.inverse > 0)
-            )
+            curved = (length > 0) & (pair.inverse > 0)
+            ranks.append((pair.change * pair.inverse.sqrt() * curved).flatten(1))
+            norm = torch.where(curved, torch.where(curved, length, 1.0).rsqrt(), 0.0)
+            ranks.append((image * norm).flatten(1))
         return product
 
     def _scale(self, preconditioner: Preconditioner) -> Tensor | float:

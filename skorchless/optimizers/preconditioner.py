@@ -80,10 +80,12 @@ class Factored:
             whole = matrix + torch.diag_embed(l2.squeeze(1))
         else:
             whole = matrix + (basis.T * l2) @ basis
+        whole = whole.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)  # a trial far out, soon rejected
         diagonal = whole.diagonal(dim1=-2, dim2=-1)
         curved = diagonal > 0
         self._scale = torch.where(curved, torch.where(curved, diagonal, 1.0).rsqrt(), 0.0)
         unit = whole * self._scale.unsqueeze(-1) * self._scale.unsqueeze(-2)
+        unit = unit + torch.diag_embed((~curved).to(unit.dtype))
         self._lower, self.lifted = self._cholesky(unit, noise)
 
     @staticmethod

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from skorchless.optimizers.history import dot
 
-MOST_STEPS = 2000
+MOST_STEPS = 1000
 POWER_STEPS = 20
-#: The model is minimised until its proximal step is this much shorter than the first one.
-ACCURACY = 1e-8
+#: What the largest eigenvalue may be above what so many steps of power iteration find.
+MARGIN = 1.1
 
 
 def shrink(weights: Tensor, threshold: Tensor) -> Tensor:
@@ -38,7 +38,11 @@ def largest_eigenvalue(product: Callable[[Tensor], Tensor], like: Tensor) -> Ten
 
 
 def minimise_model(
-    weights: Tensor, gradient: Tensor, hessian: Callable[[Tensor], Tensor], l1: Tensor
+    weights: Tensor,
+    gradient: Tensor,
+    hessian: Callable[[Tensor], Tensor],
+    l1: Tensor,
+    accuracy: float,
 ) -> tuple[Tensor, Tensor]:
     """Direction to the model's minimiser and the decrease it promises, as a negative slope.
 
@@ -48,6 +52,8 @@ def minimise_model(
     hessian : callable
         ``v -> B v``.
     l1 : Tensor of shape (M, 1, D + 1)
+    accuracy : float
+        The proximal steps end when they are this much shorter than the longest one.
 
     Returns
     -------
@@ -55,24 +61,23 @@ def minimise_model(
     slope : Tensor of shape (M,)
         ``g.d + |W + d|_1 - |W|_1`` with the weights of `l1`.
     """
-    curvature = largest_eigenvalue(hessian, weights) * 1.05
+    curvature = MARGIN * largest_eigenvalue(hessian, weights)
     at, ahead, momentum = weights, weights, torch.ones_like(curvature)
-    first: Tensor | None = None
+    longest = torch.zeros_like(curvature)
     for _ in range(MOST_STEPS):
         slope = gradient + hessian(ahead - weights)
         new = shrink(ahead - slope / curvature, l1 / curvature)
         moved, step = new - at, new - ahead
         length = dot(step, step).sqrt()
-        first = length if first is None else torch.maximum(first, length)
-        # The power iteration can fall short of the largest eigenvalue: the step itself tells.
-        measured = dot(step, hessian(step)) / length.square().clamp_(min=1e-300)
+        # Steps that grow say that the power iteration fell short.
+        short = (longest > 0) & (length > 4.0 * longest)
+        curvature = torch.where(short, 2.0 * curvature, curvature)
         restart = dot(step, moved) < 0
-        momentum = torch.where(restart, 1.0, momentum)
         faster = 0.5 * (1.0 + (1.0 + 4.0 * momentum.square()).sqrt())
         ahead = new + moved * torch.where(restart, 0.0, (momentum - 1.0) / faster)
-        at, momentum = new, faster
-        curvature = torch.maximum(curvature, measured)
-        if bool((length <= ACCURACY * first).all()):
+        at, momentum = new, torch.where(restart, 1.0, faster)
+        longest = torch.maximum(longest, length)
+        if bool((length <= accuracy * longest).all()):
             break
     direction = at - weights
     gain = (l1 * (at.abs() - weights.abs())).sum(dim=(1, 2))

@@ -28,6 +28,8 @@ from skorchless.stack import WIDE
 ARMIJO = 1e-4
 #: P is refreshed when the mean curvature has moved beyond these factors.
 REFRESH_BELOW, REFRESH_ABOVE = 0.7, 1.4
+#: How well the model plus L1 is minimised: where it is the objective itself, and elsewhere.
+EXACT_MODEL, ROUGH_MODEL = 1e-6, 1e-2
 #: After this many shorter and shorter trials in a row the history is forgotten ...
 FORGET_AFTER = 5
 #: ... and after this many the search has met the limit of the arithmetic.
@@ -78,14 +80,16 @@ class QuasiNewton:
         if self._started:
             accepted = self._sufficient(value)
             self._accept(accepted, trial, value, gradient)
-            self._shorten(~accepted, value)
+            if not bool(accepted.all()):
+                self._shorten(~accepted, value)
         else:
             accepted = torch.ones_like(value, dtype=torch.bool)
             self._start(trial, value, gradient, weights.dtype)
         self._follow_curvature()
         self._values = [*self._values[-2 * WINDOW :], self._value]
         confused = self._rejected == FORGET_AFTER
-        self.history.forget(confused)
+        if bool(confused.any()):
+            self.history.forget(confused)
         self._aim(accepted | confused)
         converged = self._converged(accepted) | self._refine(accepted)
         outcome = PassOutcome(self._weights.to(weights.dtype), self._value.clone(), converged)
@@ -158,6 +162,7 @@ class QuasiNewton:
                 self._gradient,
                 self.history.hessian(self._preconditioner),
                 self.penalty.l1.to(WIDE),
+                EXACT_MODEL if self.curvature.constant else ROUGH_MODEL,
             )
         else:
             direction = -self.history.solve(self._preconditioner, self._gradient)

@@ -14,6 +14,9 @@ from torch import Tensor
 from skorchless.sources.chunk import Chunk
 from skorchless.stack import WIDE, pack
 
+#: Means, in deviations, and deviations up to which columns may be standardised implicitly.
+MILD = {torch.float32: (8.0, 1e12), torch.float64: (1e4, 1e100)}
+
 
 class Scaling:
     """Column means and inverse deviations.
@@ -47,9 +50,18 @@ class Scaling:
         return self.pull_back(columns.mT).mT
 
     @property
-    def offset(self) -> float:
-        """Largest mean in deviations: how many digits implicit centring costs, as a power of 10."""
-        return float((self.mean * self.inverse).abs().max())
+    def is_mild(self) -> bool:
+        """Whether sums over the user's columns, standardised afterwards, keep enough digits.
+
+        Means of many deviations cancel, and columns of very large or small numbers leave the range
+        of the dtype when they are squared.
+        """
+        most_offset, most_scale = MILD[self.dtype]
+        inverse = self.inverse[self.inverse > 0].to(WIDE)
+        offset = (self.mean * self.inverse).abs().max()
+        return bool(offset <= most_offset) and bool(
+            ((inverse < most_scale) & (inverse > 1.0 / most_scale)).all()
+        )
 
     def apply(self, rows: Tensor, out: Tensor) -> None:
         """Write the standardised rows to `out`, which may be `rows` itself."""
@@ -90,18 +102,12 @@ class Moments:
 
     @classmethod
     def of(cls, rows: Tensor, weight: Tensor | None) -> "Moments":
-        """Of `rows`, of shape ``(n, D)``, with weights of shape ``(n,)``.
-
-        Deviations are taken from a rounded mean, so that a large offset costs no digits.
-        """
-        if weight is None:
-            weight = rows.new_ones(len(rows))
-        total = float(weight.sum(dtype=WIDE))
-        about = ((weight @ rows) / total).to(rows.dtype)
-        deviation = rows - about
-        offset = (weight @ deviation).to(WIDE) / total
-        squares = (weight @ deviation.square_()).to(WIDE) - total * offset.square()
-        return cls(total, about.to(WIDE) + offset, squares)
+        """Of `rows`, of shape ``(n, D)``, with weights of shape ``(n,)``."""
+        rows = rows.to(WIDE)
+        weight = rows.new_ones(len(rows)) if weight is None else weight.to(WIDE)
+        total = float(weight.sum())
+        mean = weight @ rows / total
+        return cls(total, mean, weight @ (rows - mean).square_())
 
     def merge(self, other: "Moments") -> "Moments":
         """Of both sets of rows together (Chan, Golub and LeVeque, 1983)."""
