@@ -20,6 +20,9 @@ from skorchless.sources import DenseSource
 from skorchless.stack import WIDE, stack
 from skorchless.stopping import BestWeights, Patience
 
+#: A loss this many times where it began, or the best constant model's, is no plateau.
+BLOWN_UP = 10.0
+
 
 @dataclass
 class Controls:
@@ -41,6 +44,12 @@ class Controls:
         Improvement below which a pass of a textbook rule counts as none; None never stops.
     patience : int
         Passes without improvement until a model stops.
+    units : ndarray of shape (K,), optional
+        What a rate is multiplied by for each output.
+    floor : float
+        The adaptive schedule is done below this rate.
+    constant_loss : ndarray of shape (M,), optional
+        Objective of the best constant model: a loss far above it is no plateau.
     early_stopping : bool
         Stop on the validation loss and return the weights that were best on it.
     """
@@ -52,6 +61,9 @@ class Controls:
     first_pass: int = 0
     threshold: np.ndarray | None = None
     patience: int = 5
+    units: np.ndarray | None = None
+    floor: float = ADAPTIVE_FLOOR
+    constant_loss: np.ndarray | None = None
     early_stopping: bool = False
 
 
@@ -82,6 +94,8 @@ class ModelResult:
         The learning rate of the last pass.
     converged, diverged : bool
         Whether a stopping rule ended it; whether its loss left the finite numbers.
+    blew_up : bool
+        Whether it only stopped improving because its loss grew far beyond where it began.
     """
 
     weights: Tensor | None = None
@@ -92,6 +106,7 @@ class ModelResult:
     rate: float = 0.0
     converged: bool = False
     diverged: bool = False
+    blew_up: bool = False
 
 
 def train(
@@ -188,16 +203,20 @@ class _Run:
             self.best.update(np.where(finite, judged, np.inf), outcome.accepted, self.n_iter)
         self._record(outcome.accepted, value, validation_loss, finite, rates)
         converged = outcome.converged.numpy(force=True) | self._stale(judged)
-        self._let_go(converged, ~finite)
+        stuck = np.zeros_like(converged)
+        if outcome.stuck is not None:
+            stuck = outcome.stuck.numpy(force=True) & ~converged
+        self._let_go(converged, ~finite, stuck)
 
     def progress(self) -> Progress:
         """The first model's figures."""
         first = self.results[0]
-        curve = first.validation_loss_curve
+        curve, loss_curve = first.validation_loss_curve, first.loss_curve
         seconds = time.perf_counter() - self._begun
-        return Progress(
-            self.n_iter, first.loss_curve[-1], curve[-1] if curve else None, first.rate, seconds
-        )
+        epoch = self.controls.first_pass + self.n_iter
+        validation_loss = curve[-1] if curve else None
+        loss = loss_curve[-1] if loss_curve else float("nan")
+        return Progress(epoch, loss, validation_loss, first.rate, seconds)
 
     def _rates(self) -> np.ndarray:
         """Hand the rule this pass's learning rates; return them, shape ``(M,)``."""
@@ -205,7 +224,11 @@ class _Run:
         epoch = controls.first_pass + self.n_iter
         rates = self.rate * SCHEDULES[controls.schedule](epoch, controls.horizon)
         like = self.weights
-        self.rule.set_rate(stack(rates, dtype=like.dtype, device=like.device))
+        stacked = stack(rates, dtype=like.dtype, device=like.device)
+        if controls.units is not None:
+            units = torch.from_numpy(controls.units).to(stacked).view(1, -1, 1)
+            stacked = stacked * units
+        self.rule.set_rate(stacked)
         return rates
 
     def _record(
@@ -238,18 +261,21 @@ class _Run:
         if self.controls.schedule == "adaptive":
             self.rate = np.where(stale, self.rate / ADAPTIVE_DIVISOR, self.rate)
             self.patience.forgive(stale)
-            stale = stale & (self.rate < ADAPTIVE_FLOOR)
+            stale = stale & (self.rate < self.controls.floor)
         return stale
 
-    def _let_go(self, converged: np.ndarray, diverged: np.ndarray) -> None:
+    def _let_go(self, converged: np.ndarray, diverged: np.ndarray, stuck: np.ndarray) -> None:
         """Take finished models off the stack."""
-        done = converged | diverged
+        done = converged | diverged | stuck
         if not done.any():
             return
         for i in np.flatnonzero(done):
             result = self.results[self.active[i]]
             result.diverged = bool(diverged[i])
-            result.converged = not result.diverged
+            result.converged = not result.diverged and not stuck[i]
+            if result.converged and self.controls.constant_loss is not None:
+                curve, constant = result.loss_curve, self.controls.constant_loss[self.active[i]]
+                result.blew_up = bool(curve[-1] > BLOWN_UP * max(curve[0], constant))
         keep = ~done
         self.active, self.rate = self.active[keep], self.rate[keep]
         if not keep.any():

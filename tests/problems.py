@@ -27,14 +27,17 @@ def make(loss, deltas=(1.0,), dtype=WIDE):
     return make_loss(loss, stacked(deltas, dtype))
 
 
-def draw_labels(loss, n, generator):
-    """Targets as a user's data has them: ``(n, K)`` numbers, or ``(n,)`` classes."""
-    K = n_outputs(loss)
+def as_labels(loss, taste):
+    """Targets as a user's data has them, ``(n, K)`` numbers or ``(n,)`` classes, from `taste`."""
     if LOSSES[loss].has_units:
-        return 2.0 * torch.randn(n, K, generator=generator, dtype=WIDE)
-    if K == 1:
-        return torch.randint(2, (n, 1), generator=generator).to(WIDE)
-    return torch.randint(K, (n,), generator=generator)
+        return taste
+    return (taste > 0).to(WIDE) if taste.shape[1] == 1 else taste.argmax(dim=1)
+
+
+def draw_labels(loss, n, generator):
+    """Targets that follow nothing."""
+    taste = 2.0 * torch.randn(n, n_outputs(loss), generator=generator, dtype=WIDE)
+    return as_labels(loss, taste)
 
 
 def as_target(labels, K):
@@ -45,12 +48,14 @@ def as_target(labels, K):
 
 
 def draw_data(loss, seed, n=40, d=3, weighted=False):
-    """Rows to train on."""
+    """Rows to train on, from which the targets can be told roughly; weights of mean 1."""
     generator = torch.Generator().manual_seed(seed)
     X = torch.randn(n, d, generator=generator, dtype=WIDE)
-    labels = draw_labels(loss, n, generator)
+    taste = X @ torch.randn(d, n_outputs(loss), generator=generator, dtype=WIDE) + 1.0
+    taste += torch.randn(taste.shape, generator=generator, dtype=WIDE)
+    labels = as_labels(loss, taste)
     weight = 0.1 + torch.rand(n, generator=generator, dtype=WIDE)
-    return Data(X, labels, weight if weighted else None, n_outputs(loss))
+    return Data(X, labels, weight / weight.mean() if weighted else None, n_outputs(loss))
 
 
 def candidate(optimizer, **parameters):

@@ -63,7 +63,7 @@ def imported_modules(path):
 
 
 def floor(module):
-    room = (module.split(".") + ["__init__"])[1]
+    room = [*module.split("."), "__init__"][1]
     return next(level for level, rooms in enumerate(FLOORS) if room in rooms)
 
 

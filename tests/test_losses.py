@@ -31,9 +31,10 @@ quick = settings(max_examples=30)
 seeds = st.integers(0, 2**32)
 
 
-def draw(name, seed, rows=7, spread=3.0, models=len(DELTAS)):
+def draw(name, seed, rows=7):
     generator = torch.Generator().manual_seed(seed)
-    raw = spread * torch.randn(models, n_outputs(name), rows, generator=generator, dtype=WIDE)
+    shape = (len(DELTAS), n_outputs(name), rows)
+    raw = 3.0 * torch.randn(shape, generator=generator, dtype=WIDE)
     return raw, as_target(draw_labels(name, rows, generator), n_outputs(name))
 
 

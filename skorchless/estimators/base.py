@@ -19,9 +19,10 @@ from skorchless.engine import ModelResult, Progress
 from skorchless.estimators import inputs
 from skorchless.estimators.data import Data
 from skorchless.estimators.devices import check_dtype, resolve_device
-from skorchless.estimators.parameters import check_parameters
+from skorchless.estimators.memory import Memory
+from skorchless.estimators.parameters import PARAMETERS, check_parameters
 from skorchless.estimators.settings import full_precision
-from skorchless.estimators.training import Memory, Outcome, fit_stack
+from skorchless.estimators.training import Outcome, fit_stack
 from skorchless.stack import private_generator
 
 
@@ -104,7 +105,12 @@ class TorchLinearModel(BaseEstimator):
             data = self._training_data(X, y, sample_weight, reset=True)
             start = self._start(data, previous, coef_init, intercept_init, go_on=self.warm_start)
             generator = private_generator(self.random_state)
-            data, validation = self._validation(data, X_val, y_val, sample_weight_val, generator)
+            class_weights = self._class_weights(data)
+            data, validation = self._validation(
+                data.reweighted(class_weights), X_val, y_val, sample_weight_val, generator
+            )
+            if X_val is not None and validation is not None:
+                validation = validation.reweighted(class_weights)
             outcome = self._train(data, validation, start, generator, None)
             self._publish(outcome, data)
             self.__dict__.pop("_memory", None)
@@ -126,6 +132,7 @@ class TorchLinearModel(BaseEstimator):
                 )
             previous = dict(self.__dict__)
             data = self._training_data(X, y, sample_weight, reset=first)
+            data = data.reweighted(self._class_weights(data))
             start = self._start(data, previous, None, None, go_on=not first)
             memory = previous.get("_memory") or Memory()
             outcome = self._train(data, None, start, private_generator(self.random_state), memory)
@@ -135,6 +142,7 @@ class TorchLinearModel(BaseEstimator):
             if not first:
                 self.loss_curve_ = np.append(previous["loss_curve_"], self.loss_curve_)
             self.n_iter_ = self.best_iter_ = len(self.loss_curve_)
+            self.__dict__.pop("validation_loss_curve_", None)
             self._memory = outcome.memory
         return self
 
@@ -149,9 +157,13 @@ class TorchLinearModel(BaseEstimator):
             self.__dict__.update(before)
             raise
 
+    def _parameters(self) -> dict[str, Any]:
+        """The parameters that we know, also of a subclass that has more or fewer of its own."""
+        return {name: getattr(self, name) for name in PARAMETERS if hasattr(self, name)}
+
     def _training_data(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> Data:
         owner = type(self).__name__
-        check_parameters(owner, self.get_params(deep=False))
+        check_parameters(owner, self._parameters())
         if y is None:
             raise ValueError(
                 f"This {owner} estimator requires y to be passed, but the target y is None."
@@ -159,10 +171,9 @@ class TorchLinearModel(BaseEstimator):
         own = X.device if isinstance(X, Tensor) else None
         checked = inputs.features(self, X, reset=reset)
         data = self._weighted_data(checked, y, sample_weight, reset=reset)
-        class_weights = self._class_weights(data)
         device = resolve_device(self.device, own, checked.numel() * data.n_outputs)
-        check_dtype(checked.dtype, device)
-        return data.reweighted(class_weights).to(device)
+        check_dtype(device)
+        return data.to(device)
 
     def _weighted_data(
         self, X: Tensor, y: Any, sample_weight: Any, *, reset: bool, suffix: str = ""
@@ -229,8 +240,10 @@ class TorchLinearModel(BaseEstimator):
         if (X_val is None) != (y_val is None):
             given, missing = ("y_val", "X_val") if X_val is None else ("X_val", "y_val")
             raise ValueError(f"{given} was passed without {missing}: validation needs both.")
+        if X_val is None and sample_weight_val is not None:
+            raise ValueError("sample_weight_val was passed without X_val and y_val.")
         if X_val is not None:
-            checked = inputs.features(self, X_val, reset=False).to(data.X.dtype)
+            checked = inputs.features(self, X_val, reset=False, name="X_val").to(data.X.dtype)
             validation = self._weighted_data(
                 checked, y_val, sample_weight_val, reset=False, suffix="_val"
             )
@@ -262,7 +275,7 @@ class TorchLinearModel(BaseEstimator):
         memory: Memory | None,
     ) -> Outcome:
         outcome = fit_stack(
-            [self.get_params(deep=False)],
+            [self._parameters()],
             self._loss_name(data.n_outputs),
             data,
             start,
@@ -272,13 +285,17 @@ class TorchLinearModel(BaseEstimator):
             report=self._print if self.verbose else None,
         )
         result = outcome.results[0]
+        epoch = result.n_iter + (0 if memory is None else memory.passes)
+        cure = (
+            f"with learning rate {result.rate:.6g}. Use a smaller learning_rate or "
+            "learning_rate='auto', or put a StandardScaler in front."
+        )
+        if outcome.optimizer == "quasi-newton":
+            cure = "at the weights to start from. Check coef_init and the sizes of X, y and alpha."
         if result.diverged:
-            epoch = result.n_iter + (0 if memory is None else memory.passes)
-            raise ValueError(
-                f"The loss left the finite numbers in epoch {epoch} with learning rate "
-                f"{result.rate:.6g}. Use a smaller learning_rate or learning_rate='auto', or put "
-                "a StandardScaler in front."
-            )
+            raise ValueError(f"The loss left the finite numbers in epoch {epoch} {cure}")
+        if result.blew_up:
+            raise ValueError(f"The loss rose and rose until epoch {epoch} {cure}")
         if outcome.weights[0] is None and outcome.interrupt is not None:
             raise outcome.interrupt
         return outcome
@@ -298,23 +315,15 @@ class TorchLinearModel(BaseEstimator):
         self.device_ = str(data.X.device)
 
     def _warn_unless_converged(self, result: ModelResult) -> None:
-        owner, first, last = type(self).__name__, result.loss_curve[0], result.loss_curve[-1]
-        if (result.converged and last <= first) or self.tol is None:
+        if result.converged or self.tol is None:
             return
-        if last > first:
-            message = (
-                f"{owner} stopped after {result.n_iter} passes with the objective at {last:.6g}, "
-                f"above the {first:.6g} where it began: learning_rate={result.rate:.6g} is too "
-                "large. Use a smaller learning_rate or learning_rate='auto', or put a "
-                "StandardScaler in front."
-            )
-        else:
-            message = (
-                f"{owner} made max_iter={self.max_iter} passes before tol={self.tol} was reached; "
-                f"the objective is {last:.6g}. Raise max_iter or tol, or set tol=None if a fixed "
-                "number of passes is meant."
-            )
-        warnings.warn(message, ConvergenceWarning, stacklevel=3)
+        warnings.warn(
+            f"{type(self).__name__} made max_iter={self.max_iter} passes before tol={self.tol} "
+            f"was reached; the objective is {result.loss_curve[-1]:.6g}. Raise max_iter or tol, "
+            "or set tol=None if a fixed number of passes is meant.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
 
     def _print(self, progress: Progress) -> None:
         line = f"epoch {progress.n_iter:>6d}   loss {progress.loss:>12.6g}"

@@ -360,7 +360,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         if len(self.classes_) < 2:
             raise ValueError(
                 "This solver needs samples of at least 2 classes in the data, but the data "
-                f"contains only one class: {self.classes_[0]!r}"
+                f"contains only one class: {self.classes_.tolist()[0]!r}"
             )
         index = torch.from_numpy(np.searchsorted(self.classes_, y).astype(np.int64))
         if len(self.classes_) == 2:
@@ -373,8 +373,9 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         n_classes = len(self.classes_)
         if self.class_weight == "balanced":
             index = data.target.view(-1).long()
-            totals = torch.bincount(index, weights=data.weight, minlength=n_classes)
-            return (totals.sum() / (n_classes * totals.double())).cpu()
+            weight = None if data.weight is None else data.weight.cpu()
+            totals = torch.bincount(index.cpu(), weights=weight, minlength=n_classes)
+            return totals.sum() / (n_classes * totals.double())
         labels = self.classes_
         weights = compute_class_weight(self.class_weight, classes=labels, y=labels)
         if not np.isfinite(weights).all() or (weights < 0).any():
@@ -388,4 +389,6 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
 
 
 def _as_labels(y: Any) -> Any:
-    return y.numpy(force=True) if isinstance(y, Tensor) else y
+    if not isinstance(y, Tensor):
+        return y
+    return (y.float() if y.dtype == torch.bfloat16 else y).numpy(force=True)

@@ -15,6 +15,7 @@ class Data:
     X : Tensor of shape (n, D)
     target : Tensor of shape (n, K), or (n,) with integer classes
     weight : Tensor of shape (n,), or None
+        In double precision.
     n_outputs : int
         K.
     """
@@ -48,12 +49,14 @@ class Data:
         return data if len(kept) == len(weight) else data.take(kept)
 
     def to(self, device: torch.device) -> "Data":
-        """The same on `device`, everything but classes in X's dtype."""
-        dtype = self.X.dtype
+        """The same on `device`, float targets in X's dtype."""
         target = self.target.to(device)
-        return Data(
-            self.X.to(device),
-            target.to(dtype) if target.is_floating_point() else target,
-            None if self.weight is None else self.weight.to(device, dtype),
-            self.n_outputs,
-        )
+        if target.is_floating_point():
+            target = target.to(self.X.dtype)
+            if not bool(target.isfinite().all()):
+                raise ValueError(
+                    f"Input y contains infinity or a value too large for {self.X.dtype}, in which "
+                    "X is. Pass X as float64, or y in other units."
+                )
+        weight = None if self.weight is None else self.weight.to(device)
+        return Data(self.X.to(device), target, weight, self.n_outputs)

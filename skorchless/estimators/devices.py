@@ -55,9 +55,10 @@ def resolve_device(
     return chosen
 
 
-def check_dtype(dtype: torch.dtype, device: torch.device) -> None:
-    """Raise ValueError if `device` cannot compute in `dtype`."""
-    if dtype == torch.float64 and device.type == "mps":
+def check_dtype(device: torch.device) -> None:
+    """Raise ValueError for a device without float64, in which sums are kept."""
+    if device.type == "mps":
         raise ValueError(
-            f"device={str(device)!r} has no float64. Pass X as float32, or set device='cpu'."
+            f"device={str(device)!r} has no float64, in which losses and statistics are summed. "
+            "Set device='cpu'."
         )

@@ -77,19 +77,19 @@ def numbers(y: Any, name: str) -> Tensor:
 
 
 def weights(sample_weight: Any, n_rows: int, name: str = "sample_weight") -> Tensor | None:
-    """Check row weights; None if they are all the same, since only their ratios count.
+    """Check row weights and return them in double precision, of shape ``(n,)``.
 
     Raises
     ------
     ValueError
         For weights of a wrong shape, negative, not finite or all zero.
     """
-    if sample_weight is None or (
-        isinstance(sample_weight, Number) and sample_weight > 0  # type: ignore[operator]
-    ):
+    if sample_weight is None:
         return None
+    if isinstance(sample_weight, Number) or getattr(sample_weight, "shape", None) == ():
+        sample_weight = np.full(n_rows, float(sample_weight))
     if isinstance(sample_weight, Tensor):
-        weight = finite(sample_weight.detach(), name)
+        weight = finite(sample_weight.detach(), name).to(torch.float64)
     else:
         weight = as_tensor(
             check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name=name)
@@ -105,7 +105,7 @@ def weights(sample_weight: Any, n_rows: int, name: str = "sample_weight") -> Ten
         raise ValueError(f"Negative values in data passed to `{name}`.")
     if not bool(weight.any()):
         raise ValueError("Sample weights must contain at least one non-zero number.")
-    return None if bool((weight == weight[0]).all()) else weight
+    return weight
 
 
 def finite(values: Tensor, name: str) -> Tensor:

@@ -34,7 +34,7 @@ class Number:
         kind = Integral if self.whole else Real
         if isinstance(value, bool | np.bool_) or not isinstance(value, kind):
             return False
-        number = float(value)
+        number = int(value) if isinstance(value, Integral) else float(value)
         above = number >= self.low if self.closed in ("left", "both") else number > self.low
         below = number <= self.high if self.closed in ("right", "both") else number < self.high
         return above and below
@@ -134,7 +134,7 @@ def check_parameters(owner: str, parameters: dict[str, Any]) -> None:
     owner : str
         The estimator's name, for the message.
     parameters : dict
-        As from ``get_params(deep=False)``.
+        Values of the parameters in PARAMETERS that it has.
 
     Raises
     ------

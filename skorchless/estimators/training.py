@@ -4,7 +4,7 @@ Candidates are lists of length M: a single fit is a list of one.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from skorchless.engine import Controls, ModelResult, Progress, train
 from skorchless.estimators.data import Data
+from skorchless.estimators.memory import Memory
 from skorchless.estimators.settings import own_settings
 from skorchless.losses import make_loss
 from skorchless.objective import Objective
@@ -21,46 +22,25 @@ from skorchless.optimizers import (
     OPTIMIZERS,
     Rule,
     Setup,
-    State,
     TextbookRule,
     safe_rates,
+    target_units,
 )
+from skorchless.optimizers.schedules import ADAPTIVE_FLOOR
 from skorchless.penalties import ElasticNet
 from skorchless.sources import DenseSource, Moments, Scaling, column_moments
 from skorchless.stack import WIDE, stack
 
 Parameters = dict[str, Any]
 
+#: Share of an automatic rate below which a falling one has fallen far enough.
+AUTOMATIC_FLOOR = 1e-3
+
 #: Rows that roughly tell means and deviations.
 SCALING_ROWS = 1024
 
 #: Rows a batch when the user leaves it to us.
 DEFAULT_BATCH = 256
-
-
-@dataclass
-class Memory:
-    """What ``partial_fit`` keeps between its calls, as NumPy and numbers.
-
-    Attributes
-    ----------
-    passes : int
-        How many there were: where the schedule goes on.
-    generator : ndarray of uint8
-        State of the private generator.
-    rule : dict of ndarray
-        State of the optimizer.
-    moments : tuple of float, ndarray, ndarray, or None
-        Running weight, means and squared deviations of the columns, where the estimator scales.
-    rates : ndarray of shape (M,)
-        Learning rates.
-    """
-
-    passes: int = 0
-    generator: np.ndarray | None = None
-    rule: State = field(default_factory=dict)
-    moments: tuple[float, np.ndarray, np.ndarray] | None = None
-    rates: np.ndarray | None = None
 
 
 @dataclass
@@ -131,14 +111,15 @@ class _Training:
     ) -> None:
         self.candidates, self.loss_name, self.data = candidates, loss_name, data
         self.shared = candidates[0]
-        self.generator, self.memory = generator, memory
+        self.generator = generator
+        self.one_pass, self.memory = memory is not None, memory or Memory()
         self.optimizer = chosen_optimizer(self.shared)
-        if memory is not None and self.optimizer == "quasi-newton":
+        if self.one_pass and self.optimizer == "quasi-newton":
             self.optimizer = "adam"
         self.kind = OPTIMIZERS[self.optimizer]
         self.automatic = self.shared["learning_rate"] == "auto"
-        if memory is not None and memory.generator is not None:
-            generator.set_state(torch.from_numpy(memory.generator.copy()))
+        if self.memory.generator is not None:
+            generator.set_state(torch.from_numpy(self.memory.generator.copy()))
 
     def run(
         self,
@@ -147,7 +128,7 @@ class _Training:
         report: Callable[[Progress], None] | None,
     ) -> Outcome:
         """Put everything together, train, and fold the weights back."""
-        plain = self._source(self.data, self._batch_size())
+        plain = self._source(self.data, self._batch_size(), self.memory.mean_weight)
         scaling = self._scaling(plain) if self.automatic else None
         source = plain if scaling is None else plain.scaled(scaling)
         implicit = scaling is not None and self._leaves_rows_alone(plain, scaling)
@@ -160,10 +141,11 @@ class _Training:
         weights = weights if scaling is None else scaling.standardise(weights)
         weights = weights.to(self.data.X.dtype, copy=True)
         rates = self._rates(source, objective)
+        units = self._measure_targets(source, objective, weights)
         rule = self._rule(source, objective, weights)
         validation_source = None
         if validation is not None:
-            validation_source = self._source(validation, len(validation.X))
+            validation_source = self._source(validation, len(validation.X), None)
             if scaling is not None and not implicit:
                 validation_source = validation_source.scaled(scaling)
 
@@ -172,7 +154,7 @@ class _Training:
             objective,
             rule,
             weights,
-            self._controls(rates),
+            self._controls(rates, units),
             generator=self.generator if self.shared["shuffle"] else None,
             validation=validation_source,
             report=report,
@@ -184,8 +166,18 @@ class _Training:
             self.optimizer,
             rates,
             interrupt,
-            self._remember(rule, rates),
+            self._remember(rule, rates, plain.mean_weight),
         )
+
+    @property
+    def state_of(self) -> str:
+        """Whose state ``partial_fit`` keeps: another rule, or other columns, start afresh."""
+        return f"{self.optimizer} on standardised columns" if self.automatic else self.optimizer
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether an earlier call of ``partial_fit`` left a state of the same rule."""
+        return self.memory.passes > 0 and self.memory.optimizer == self.state_of
 
     @property
     def work_of_a_batch(self) -> int:
@@ -199,7 +191,7 @@ class _Training:
             return n
         return min(n, DEFAULT_BATCH if batch == "auto" else int(batch))
 
-    def _source(self, data: Data, batch_size: int) -> DenseSource:
+    def _source(self, data: Data, batch_size: int, mean_weight: float | None) -> DenseSource:
         return DenseSource(
             data.X,
             data.target,
@@ -208,6 +200,7 @@ class _Training:
             fit_intercept=bool(self.shared["fit_intercept"]),
             batch_size=batch_size,
             stack_width=len(self.candidates) * data.n_outputs,
+            mean_weight=mean_weight,
         )
 
     def _scaling(self, source: DenseSource) -> Scaling:
@@ -229,7 +222,7 @@ class _Training:
             if bool((sample.squares > 0).all()):
                 return sample
         moments = column_moments(source.chunks())
-        if self.memory is not None and self.memory.moments is not None:
+        if self.memory.moments is not None:
             weight, mean, squares = self.memory.moments
             device = self.data.X.device
             earlier = Moments(
@@ -259,14 +252,30 @@ class _Training:
         return ElasticNet(self._stacked("alpha"), self._stacked("l1_ratio"), factor)
 
     def _rates(self, source: DenseSource, objective: Objective) -> np.ndarray:
-        if self.memory is not None and self.memory.rates is not None:
-            return self.memory.rates
+        """Learning rates, shape ``(M,)``."""
         if not self.automatic:
             return np.array([float(candidate["learning_rate"]) for candidate in self.candidates])
         if self.kind.full_batch:
             return np.ones(len(self.candidates))
+        if self.goes_on and self.memory.rates is not None:
+            return self.memory.rates
         momentum = np.array([float(candidate["momentum"]) for candidate in self.candidates])
         return safe_rates(self.optimizer, source, objective, momentum)
+
+    def _measure_targets(
+        self, source: DenseSource, objective: Objective, weights: Tensor
+    ) -> np.ndarray | None:
+        """Where rates are ours, begin at the targets' mean; return the units of Adam's rates.
+
+        Steps as long as a rate would take as many passes to come from zero as the mean is rates
+        away, and outputs in other units would each need a rate of their own.
+        """
+        if not self.automatic or self.kind.full_batch or not objective.loss.has_units:
+            return None
+        mean, size = target_units(source)
+        if self.shared["fit_intercept"] and not self.goes_on and not bool(weights.any()):
+            weights[..., -1] = torch.from_numpy(mean).to(weights)
+        return size if self.optimizer == "adam" else None
 
     def _rule(self, source: DenseSource, objective: Objective, weights: Tensor) -> Rule:
         tolerance = [float(candidate["tol"] or 0.0) for candidate in self.candidates]
@@ -282,7 +291,7 @@ class _Training:
                 constant_loss=self.constant_loss.to(weights.device),
             )
         )
-        if self.memory is not None and self.memory.passes > 0:
+        if self.goes_on:
             assert isinstance(rule, TextbookRule)
             rule.load_state(self.memory.rule)
         return rule
@@ -297,29 +306,38 @@ class _Training:
         )
         return value.expand(len(self.candidates))
 
-    def _controls(self, rates: np.ndarray) -> Controls:
+    def _controls(self, rates: np.ndarray, units: np.ndarray | None) -> Controls:
         shared = self.shared
         early = bool(shared["early_stopping"])
         threshold = None
         judges = early or not self.kind.full_batch
-        if judges and shared["tol"] is not None and self.memory is None:
+        if judges and shared["tol"] is not None and not self.one_pass:
             tol = np.array([float(candidate["tol"]) for candidate in self.candidates])
             threshold = tol * self.constant_loss.numpy(force=True)
+        judges_rate = threshold is not None and not self.automatic
         return Controls(
-            max_iter=1 if self.memory is not None else int(shared["max_iter"]),
+            max_iter=1 if self.one_pass else int(shared["max_iter"]),
             rate=rates,
+            units=units,
+            floor=AUTOMATIC_FLOOR * float(rates.min()) if self.automatic else ADAPTIVE_FLOOR,
+            constant_loss=self.constant_loss.numpy(force=True) if judges_rate else None,
             schedule=self._schedule(),
             horizon=int(shared["max_iter"]),
-            first_pass=0 if self.memory is None else self.memory.passes,
+            first_pass=self.memory.passes,
             threshold=threshold,
             patience=int(shared["n_iter_no_change"]),
             early_stopping=early,
         )
 
     def _schedule(self) -> str:
+        if self.kind.full_batch:
+            return "constant"
         # An automatic rate has to shrink over the calls of partial_fit, which know no plateau.
-        if self.memory is not None and self.automatic:
+        if self.one_pass and self.automatic:
             return "invscaling"
+        # It has no noise floor to stay on either: its rate falls at each plateau.
+        if self.automatic and self.shared["schedule"] == "constant":
+            return "adaptive"
         return str(self.shared["schedule"])
 
     def _fold_back(self, weights: Tensor | None, scaling: Scaling | None) -> np.ndarray | None:
@@ -328,8 +346,8 @@ class _Training:
         folded = weights if scaling is None else scaling.fold_back(weights)
         return folded.to(weights.dtype).numpy(force=True).copy()
 
-    def _remember(self, rule: Rule, rates: np.ndarray) -> Memory:
-        if self.memory is None:
+    def _remember(self, rule: Rule, rates: np.ndarray, mean_weight: float) -> Memory:
+        if not self.one_pass:
             return Memory()
         assert isinstance(rule, TextbookRule)
         moments = None
@@ -341,5 +359,7 @@ class _Training:
             generator=self.generator.get_state().numpy(),
             rule={name: value.copy() for name, value in rule.state().items()},
             moments=moments,
-            rates=rates,
+            rates=rates if self.automatic else None,
+            mean_weight=mean_weight,
+            optimizer=self.state_of,
         )

@@ -3,7 +3,7 @@
 from skorchless.optimizers.base import PassOutcome, Rule, Setup
 from skorchless.optimizers.quasi_newton import QuasiNewton
 from skorchless.optimizers.schedules import SCHEDULES
-from skorchless.optimizers.step_size import safe_rates
+from skorchless.optimizers.step_size import safe_rates, target_units
 from skorchless.optimizers.textbook import SGD, Adam, State, TextbookRule
 
 #: Every rule by name; the contract tests run over this table.
@@ -18,4 +18,5 @@ __all__ = [
     "State",
     "TextbookRule",
     "safe_rates",
+    "target_units",
 ]

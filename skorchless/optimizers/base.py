@@ -51,11 +51,14 @@ class PassOutcome:
         The objective that goes with them.
     converged : Tensor of bool, shape (M,)
         Whether the rule itself knows that it is done.
+    stuck : Tensor of bool, shape (M,), optional
+        Whether it can go no further without being done.
     """
 
     accepted: Tensor
     value: Tensor
     converged: Tensor
+    stuck: Tensor | None = None
 
 
 class Rule(Protocol):

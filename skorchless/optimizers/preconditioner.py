@@ -19,6 +19,8 @@ from skorchless.objective import Objective, raw_predictions
 from skorchless.sources import Chunk, DenseSource
 from skorchless.stack import WIDE
 
+#: Rows that are taken to double precision at once.
+BLOCK_ROWS = 1024
 #: From this many columns on only the diagonal of B is kept.
 MOST_FACTORED_COLUMNS = 8000
 
@@ -31,6 +33,9 @@ class Preconditioner(Protocol):
 
     def product(self, weights: Tensor) -> Tensor:
         """``B v``."""
+
+    diagonal: Tensor
+    """Of B, shape ``(M, 1, D + 1)``."""
 
 
 class Diagonal:
@@ -76,6 +81,10 @@ class Factored:
 
     def __init__(self, matrix: Tensor, l2: Tensor, basis: Tensor | None, noise: float) -> None:
         self.matrix, self.l2, self.basis = matrix, l2, basis
+        if basis is None:
+            self.diagonal = matrix.diagonal(dim1=-2, dim2=-1).unsqueeze(1) + l2
+        else:
+            self.diagonal = ((basis @ matrix) * basis).sum(dim=-1).unsqueeze(1) + l2
         if basis is None:
             whole = matrix + torch.diag_embed(l2.squeeze(1))
         else:
@@ -142,16 +151,21 @@ class Curvature:
         self._diagonal = min(columns, source.n_rows) > MOST_FACTORED_COLUMNS
         few_rows = source.n_rows < columns and not self._diagonal
         self._basis = self._row_space() if few_rows else None
-        self.wants_pass = self.constant and not few_rows and not self._diagonal
-        self._gram: Tensor | None = None
-        self._sample: Chunk | None = None
-        if not self.wants_pass:
-            self._sample = source.sample(max(8 * columns, 8192))
+        n_sample = max(8 * columns, 8192)
+        exact = self.constant and not few_rows and not self._diagonal
+        self.wants_pass = exact or 2 * n_sample < source.n_rows
+        self._moments: Tensor | None = None
+        self._sample = None if exact else source.sample(n_sample)
 
     def add(self, chunk: Chunk) -> None:
-        """Add a chunk of the pass that `wants_pass` asks for."""
-        gram = chunk.gram().mul_(chunk.scale[0])
-        self._gram = gram if self._gram is None else self._gram.add_(gram)
+        """Add a chunk of the pass that `wants_pass` asks for.
+
+        Constant curvature takes all second moments. Otherwise the squares of the columns are
+        enough, to see which of them the sample has missed.
+        """
+        moments = chunk.gram() if self.constant else chunk.squares()
+        moments = moments.mul_(chunk.scale[0])
+        self._moments = moments if self._moments is None else self._moments.add_(moments)
 
     def mean(self, weights: Tensor) -> Tensor:
         """Mean curvature of each model over the sample, shape ``(M,)``."""
@@ -159,41 +173,70 @@ class Curvature:
             return torch.ones(len(weights), dtype=WIDE, device=weights.device)
         return self._row_weights(self._sample, weights).sum(dim=-1).expand(len(weights))
 
-    def preconditioner(self, weights: Tensor) -> Preconditioner:
-        """The preconditioner at `weights`, of shape ``(M, K, D + 1)``."""
+    def preconditioner(self, weights: Tensor, cautious: Tensor | None = None) -> Preconditioner:
+        """The preconditioner at `weights`, of shape ``(M, K, D + 1)``.
+
+        For the models that are `cautious`, of shape ``(M,)``, the loss counts as curved as it can
+        be at all, so that no step goes too far (Böhning, 1992).
+        """
         l2 = self.objective.penalty.l2.to(WIDE)
+        scaling = self.objective.scaling
+        self.wants_pass = False
         if self._sample is None:
-            assert self._gram is not None
-            self.wants_pass = False
-            scaling = self.objective.scaling
-            gram = self._gram if scaling is None else scaling.standardise_gram(self._gram)
+            assert self._moments is not None
+            gram = self._moments if scaling is None else scaling.standardise_gram(self._moments)
             return Factored(gram.unsqueeze(0), l2, None, self.noise)
-        moments = self._second_moments(self._sample, weights)
+        share = self._row_weights(self._sample, weights)
+        if cautious is not None:
+            bound = self._row_shares(self._sample) * self.objective.loss.smoothness
+            share = torch.where(cautious.view(-1, 1), bound, share)
+        moments = self._second_moments(self._sample, share)
+        missed = self._missed_squares() * share.sum(dim=-1, keepdim=True)
         if self._diagonal:
-            return Diagonal(moments, l2)
+            return Diagonal(moments + missed, l2)
+        if self._basis is None:
+            moments = moments + torch.diag_embed(missed)
         return Factored(moments, l2, self._basis, self.noise)
+
+    def _missed_squares(self) -> Tensor:
+        """Mean square of each column over all rows, where the sample has less than half of it."""
+        assert self._sample is not None
+        if self._moments is None:
+            return self._sample.X.new_zeros(1, self.source.n_columns, dtype=WIDE)
+        scaling = self.objective.scaling
+        squares = self._moments[0]
+        if scaling is not None:
+            squares = scaling.standardise_squares(*self._moments)
+        sampled = self._second_moments(self._sample, self._row_shares(self._sample), diagonal=True)
+        return torch.where(squares > 2.0 * sampled, squares - sampled, 0.0)
+
+    def _row_shares(self, chunk: Chunk) -> Tensor:
+        """Share of each row in a mean, shape ``(1, rows)``."""
+        share = torch.full((1, len(chunk.rows)), chunk.scale[0], dtype=WIDE, device=chunk.X.device)
+        return share if chunk.weight is None else share * chunk.weight.view(1, -1)
 
     def _row_weights(self, chunk: Chunk, weights: Tensor) -> Tensor:
         """Share of each row in the curvature, shape ``(M, rows)``, or ``(1, rows)`` for all."""
         if self.constant:
-            curvature = chunk.X.new_ones(*chunk.X.shape[:2], 1, chunk.X.shape[2], dtype=WIDE)
-        else:
-            raw = raw_predictions(chunk, weights)  # (batches, parts, M, K, rows)
-            curvature = self.objective.loss.curvature(raw, chunk.target).to(WIDE)
-        if chunk.weight is not None:
-            curvature = curvature * chunk.weight.squeeze(-2)
-        scale = torch.tensor(chunk.scale, dtype=WIDE, device=curvature.device)
-        curvature = curvature * scale.view(-1, 1, 1, 1)
-        return curvature.movedim(2, 0).reshape(curvature.shape[2], -1)
+            return self._row_shares(chunk)
+        raw = raw_predictions(chunk, weights)  # (batches, parts, M, K, rows)
+        curvature = self.objective.loss.curvature(raw, chunk.target).to(WIDE)
+        return curvature.movedim(2, 0).reshape(len(weights), -1) * self._row_shares(chunk)
 
-    def _second_moments(self, chunk: Chunk, weights: Tensor) -> Tensor:
-        rows = chunk.rows.to(WIDE)
-        if self._basis is not None:
-            rows = rows @ self._basis
-        share = self._row_weights(chunk, weights)
-        if self._diagonal:
-            return share @ rows.square()  # (M, D + 1)
-        return (rows.T * share.unsqueeze(1)) @ rows  # (M, r, r)
+    def _second_moments(self, chunk: Chunk, share: Tensor, *, diagonal: bool = False) -> Tensor:
+        """Second moments ``(M, r, r)`` in double, or their diagonal, by blocks to save memory."""
+        moments: Tensor | float = 0.0
+        for start in range(0, len(chunk.rows), BLOCK_ROWS):
+            rows = chunk.rows[start : start + BLOCK_ROWS].to(WIDE)
+            weight = share[:, start : start + BLOCK_ROWS]
+            if self._diagonal or diagonal:
+                moments = moments + weight @ rows.square()  # (M, D + 1)
+                continue
+            if self._basis is not None:
+                rows = rows @ self._basis
+            moments = moments + (rows.T * weight.unsqueeze(1)) @ rows  # (M, r, r)
+        assert isinstance(moments, Tensor)
+        return moments
 
     def _row_space(self) -> Tensor:
         """Orthonormal basis of the span of all rows, the intercept a direction of its own."""

@@ -42,6 +42,7 @@ def minimise_model(
     gradient: Tensor,
     hessian: Callable[[Tensor], Tensor],
     l1: Tensor,
+    diagonal: Tensor,
     accuracy: float,
 ) -> tuple[Tensor, Tensor]:
     """Direction to the model's minimiser and the decrease it promises, as a negative slope.
@@ -52,6 +53,8 @@ def minimise_model(
     hessian : callable
         ``v -> B v``.
     l1 : Tensor of shape (M, 1, D + 1)
+    diagonal : Tensor of shape (M, 1, D + 1)
+        Of B, roughly: steps are taken in its metric, where columns of all scales are alike.
     accuracy : float
         The proximal steps end when they are this much shorter than the longest one.
 
@@ -61,18 +64,21 @@ def minimise_model(
     slope : Tensor of shape (M,)
         ``g.d + |W + d|_1 - |W|_1`` with the weights of `l1`.
     """
-    curvature = MARGIN * largest_eigenvalue(hessian, weights)
-    at, ahead, momentum = weights, weights, torch.ones_like(curvature)
-    longest = torch.zeros_like(curvature)
+    metric = torch.where(diagonal > 0, diagonal, 1.0)
+    root = metric.sqrt()
+    largest = largest_eigenvalue(lambda vector: hessian(vector / root) / root, weights)
+    curvature = MARGIN * largest * metric
+    at, ahead, momentum = weights, weights, torch.ones_like(largest)
+    longest = torch.zeros_like(largest)
     for _ in range(MOST_STEPS):
         slope = gradient + hessian(ahead - weights)
         new = shrink(ahead - slope / curvature, l1 / curvature)
         moved, step = new - at, new - ahead
-        length = dot(step, step).sqrt()
+        length = dot(step, metric * step).sqrt()
         # Steps that grow say that the power iteration fell short.
         short = (longest > 0) & (length > 4.0 * longest)
         curvature = torch.where(short, 2.0 * curvature, curvature)
-        restart = dot(step, moved) < 0
+        restart = dot(step, metric * moved) < 0
         faster = 0.5 * (1.0 + (1.0 + 4.0 * momentum.square()).sqrt())
         ahead = new + moved * torch.where(restart, 0.0, (momentum - 1.0) / faster)
         at, momentum = new, torch.where(restart, 1.0, faster)

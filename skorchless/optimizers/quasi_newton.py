@@ -20,7 +20,7 @@ from torch import Tensor
 
 from skorchless.optimizers.base import PassOutcome, Setup
 from skorchless.optimizers.history import History
-from skorchless.optimizers.preconditioner import Curvature, Factored
+from skorchless.optimizers.preconditioner import Curvature, Factored, Preconditioner
 from skorchless.optimizers.proximal import minimise_model
 from skorchless.sources import Chunk
 from skorchless.stack import WIDE
@@ -30,10 +30,13 @@ ARMIJO = 1e-4
 REFRESH_BELOW, REFRESH_ABOVE = 0.7, 1.4
 #: How well the model plus L1 is minimised: where it is the objective itself, and elsewhere.
 EXACT_MODEL, ROUGH_MODEL = 1e-6, 1e-2
-#: After this many shorter and shorter trials in a row the history is forgotten ...
+#: After this many shorter and shorter trials in a row the history is forgotten, and curvature is
+#: taken at its upper bound ...
 FORGET_AFTER = 5
-#: ... and after this many the search has met the limit of the arithmetic.
-MOST_REJECTED = 10
+#: ... and after this many the search has failed.
+MOST_REJECTED = 15
+#: Predicted decrease, in objectives, that rounding can hide from a search.
+LITTLE = 1e-6
 #: Passes in each of the two windows that the geometric series is read off.
 WINDOW = 5
 #: How far the series may raise the estimate, and what is added for safety.
@@ -59,6 +62,7 @@ class QuasiNewton:
         self.history = History()
         self._batch_gradient: Tensor | None = None
         self._values: list[Tensor] = []
+        self._preconditioner: Preconditioner | None = None
         self._started = False
 
     def set_rate(self, rate: Tensor) -> None:
@@ -90,9 +94,15 @@ class QuasiNewton:
         confused = self._rejected == FORGET_AFTER
         if bool(confused.any()):
             self.history.forget(confused)
+            self._preconditioner = self.curvature.preconditioner(
+                self._measured_at.to(self._dtype), cautious=confused
+            )
         self._aim(accepted | confused)
         converged = self._converged(accepted) | self._refine(accepted)
-        outcome = PassOutcome(self._weights.to(weights.dtype), self._value.clone(), converged)
+        stuck = self._rejected >= MOST_REJECTED
+        outcome = PassOutcome(
+            self._weights.to(weights.dtype), self._value.clone(), converged, stuck
+        )
         weights.copy_(self._weights + self._length.view(-1, 1, 1) * self._direction)
         return outcome
 
@@ -146,7 +156,7 @@ class QuasiNewton:
         moved = (mean < REFRESH_BELOW * self._measured_mean) | (
             mean > REFRESH_ABOVE * self._measured_mean
         )
-        if bool(moved.any()):
+        if bool(moved.any()) or self._preconditioner is None:
             chosen = moved.view(-1, 1, 1)
             self._measured_at = torch.where(chosen, self._weights, self._measured_at)
             self._measured_mean = torch.where(moved, mean, self._measured_mean)
@@ -156,14 +166,14 @@ class QuasiNewton:
         """New directions for some of the models."""
         if not bool(models.any()):
             return
+        assert self._preconditioner is not None
         if self.penalty.has_l1:
-            direction, slope = minimise_model(
-                self._weights,
-                self._gradient,
-                self.history.hessian(self._preconditioner),
-                self.penalty.l1.to(WIDE),
-                EXACT_MODEL if self.curvature.constant else ROUGH_MODEL,
+            direction, slope = self._minimise_model(
+                EXACT_MODEL if self.curvature.constant else ROUGH_MODEL
             )
+            scale = torch.maximum(self._value.abs(), 1e-3 * self.constant_loss)
+            if bool((-slope <= self.tolerance * scale).any()):  # to be sure before stopping
+                direction, slope = self._minimise_model(EXACT_MODEL)
         else:
             direction = -self.history.solve(self._preconditioner, self._gradient)
             slope = (direction * self._gradient).sum(dim=(1, 2))
@@ -172,6 +182,17 @@ class QuasiNewton:
         self._length = torch.where(models, 1.0, self._length)
         self._last_decrease = torch.where(models, self._decrease, self._last_decrease)
         self._decrease = torch.where(models, -slope, self._decrease)
+
+    def _minimise_model(self, accuracy: float) -> tuple[Tensor, Tensor]:
+        assert self._preconditioner is not None
+        return minimise_model(
+            self._weights,
+            self._gradient,
+            self.history.hessian(self._preconditioner),
+            self.penalty.l1.to(WIDE),
+            self._preconditioner.diagonal,
+            accuracy,
+        )
 
     def _refine(self, accepted: Tensor) -> Tensor:
         """Take the last step of least squares without a pass; return whose it was.
@@ -194,7 +215,9 @@ class QuasiNewton:
         exact = self._decrease <= self._eps**2 * self.constant_loss
         stagnant = accepted & (self._decrease * REFINING > self._last_decrease)
         at_rounding = stagnant & (self._decrease <= self._eps * scale)
-        return reached | exact | at_rounding | (self._rejected >= MOST_REJECTED)
+        # A search that fails has met the limit of the arithmetic, if little was left to find.
+        failed = (self._rejected >= MOST_REJECTED) & (self._decrease <= LITTLE * scale)
+        return reached | exact | at_rounding | failed
 
     def _distance(self) -> Tensor:
         """Estimate of how far each accepted objective is above its minimum, shape ``(M,)``."""

@@ -10,6 +10,7 @@ with :math:`L` the largest curvature of the objective and :math:`L_{\max}` that 
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from skorchless.objective import Objective
 from skorchless.sources import DenseSource
@@ -17,14 +18,15 @@ from skorchless.stack import WIDE
 
 SAMPLE_ROWS = 4096
 POWER_STEPS = 30
-#: Adam's step as a share of the targets' spread, per root of the largest eigenvalue.
+TINY = 1e-300
+#: Adam's step as a share of the targets' deviation, per root of the largest eigenvalue.
 ADAM_SHARE = 0.1
 
 
 def safe_rates(
     optimizer: str, source: DenseSource, objective: Objective, momentum: np.ndarray
 ) -> np.ndarray:
-    """A learning rate for each model of the stack, shape ``(M,)``.
+    """A learning rate for each model of the stack, shape ``(M,)``; Adam's in units of y.
 
     Parameters
     ----------
@@ -34,25 +36,43 @@ def safe_rates(
     objective : Objective
     momentum : ndarray of shape (M,)
     """
-    chunk = source.sample(SAMPLE_ROWS)
-    rows = chunk.rows.to(WIDE)
-    share = torch.full((len(rows),), chunk.scale[0], dtype=WIDE, device=rows.device)
-    if chunk.weight is not None:
-        share = share * chunk.weight.reshape(-1)
-    vector = rows.new_ones(rows.shape[1])
+    rows, _, share = _sample(source)
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    vector = torch.randn(rows.shape[1], generator=generator, dtype=WIDE, device="cpu")
+    vector = vector.to(rows.device)
     for _ in range(POWER_STEPS):
-        vector = rows.T @ (share * (rows @ (vector / vector.norm())))
-    largest = float(vector.norm())
+        vector = rows.T @ (share * (rows @ (vector / vector.norm().clamp_(min=TINY))))
+    largest = max(float(vector.norm()), TINY)
     if optimizer == "adam":
-        spread = 1.0
-        if objective.loss.has_units:
-            target = chunk.target.squeeze(2).mT.reshape(len(rows), -1).to(WIDE)
-            deviation = target - share @ target
-            spread = float((share @ deviation.square()).mean().sqrt()) or 1.0
-        return np.full(len(momentum), ADAM_SHARE * spread / max(largest, 1.0) ** 0.5)
+        return np.full(len(momentum), ADAM_SHARE / max(largest, 1.0) ** 0.5)
     n, batch = source.n_rows, source.batch_size
     worst = float(rows.square().sum(dim=1).max())
     noise = (n - batch) / (batch * (n - 1)) if n > 1 else 0.0
     smoothness = objective.loss.smoothness * ((1.0 - noise) * largest + noise * worst)
     l2 = objective.penalty.l2.to(WIDE).amax(dim=(1, 2)).numpy(force=True)
     return (1.0 - momentum) / (smoothness + l2)
+
+
+def target_units(source: DenseSource) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and size of each numeric target, shapes ``(K,)``.
+
+    The size is the deviation, or where there is none a thousandth of the mean, or 1.
+    """
+    _, target, share = _sample(source)
+    total = share.sum()
+    mean = share @ target / total
+    deviation = (share @ (target - mean).square() / total).sqrt()
+    size = torch.maximum(deviation, 1e-3 * mean.abs())
+    size = torch.where(size > 0, size, 1.0)
+    return mean.numpy(force=True), size.numpy(force=True)
+
+
+def _sample(source: DenseSource) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, targets and shares of some rows, in double precision."""
+    chunk = source.sample(SAMPLE_ROWS)
+    rows = chunk.rows.to(WIDE)
+    share = torch.full((len(rows),), chunk.scale[0], dtype=WIDE, device=rows.device)
+    if chunk.weight is not None:
+        share = share * chunk.weight.reshape(-1)
+    target = chunk.target.squeeze(2).mT.reshape(len(rows), -1).to(WIDE)
+    return rows, target, share

@@ -15,6 +15,10 @@ CHUNK_BYTES = 4 * 2**20
 #: A row block of fewer numbers than this is not worth a core of its own.
 BLOCK_NUMBERS = 2**14
 
+#: More row blocks than this are never cut. How many depends on the shape alone, not on how many
+#: threads there are, so that the same seed gives the same bits beside other jobs.
+MOST_PARTS = 8
+
 #: From this many columns on, half a symmetric product takes less time than all of it.
 WORTH_HALVING = 512
 
@@ -128,6 +132,16 @@ class Chunk:
         """All rows without the constant column, of shape ``(batches * parts * rows, D)``."""
         return self.rows if self.bare is not None else self.rows[:, :-1]
 
+    def squares(self) -> Tensor:
+        r"""Sums of :math:`s_i \tilde x_i^2` and of :math:`s_i \tilde x_i`, shape ``(2, D + 1)``."""
+        rows = self.rows
+        weight = rows.new_ones(len(rows)) if self.weight is None else self.weight.view(-1)
+        sums = torch.stack([weight @ rows.square(), weight @ rows]).to(WIDE)
+        if self.bare is None:
+            return sums
+        last = (self.bare * weight.sum(dtype=WIDE)).expand(2, 1)
+        return torch.cat([sums, last], dim=1)
+
     def gram(self) -> Tensor:
         r"""Sum of :math:`s_i \tilde x_i \tilde x_i^\top`, shape ``(D + 1, D + 1)``, in double.
 
@@ -169,7 +183,7 @@ def count_parts(n_rows: int, n_columns: int, stack_width: int, device: torch.dev
     """
     if device.type != "cpu" or stack_width >= WIDE_STACK:
         return 1
-    most = min(torch.get_num_threads(), n_rows * n_columns // BLOCK_NUMBERS)
+    most = min(MOST_PARTS, n_rows * n_columns // BLOCK_NUMBERS)
     parts = 1
     while parts * 2 <= most and n_rows % (parts * 2) == 0:
         parts *= 2

@@ -25,8 +25,6 @@ class DenseSource:
     X : Tensor of shape (n, D)
     target : Tensor of shape (n, K), or of shape (n,) with integer classes below `n_outputs`
     sample_weight : Tensor of shape (n,), or None for weights of 1
-        Brought to a mean of 1, so that a batch's sums are divided by its number of rows whatever
-        weights it drew: dividing by their sum would favour batches of little weight.
     n_outputs : int
         K.
     fit_intercept : bool
@@ -35,6 +33,10 @@ class DenseSource:
         At least `n` for the full batch.
     stack_width : int
         Rows of weights that will be multiplied with a batch, M * K.
+    mean_weight : float, optional
+        What weights are divided by; their own mean by default. A batch's sums are then divided by
+        its number of rows, whatever weights it drew: dividing by the sum of these would favour
+        batches of little weight.
     scaling : Scaling, optional
         Applied to rows as they are gathered.
     """
@@ -49,13 +51,15 @@ class DenseSource:
         fit_intercept: bool,
         batch_size: int,
         stack_width: int,
+        mean_weight: float | None = None,
         scaling: Scaling | None = None,
     ) -> None:
         self.X, self.target = X, target
+        self.mean_weight = mean_of(sample_weight) if mean_weight is None else mean_weight
         self.sample_weight = None
-        if sample_weight is not None:
-            mean = float(sample_weight.mean(dtype=WIDE))
-            self.sample_weight = (sample_weight / mean).to(X.dtype)
+        if sample_weight is not None or self.mean_weight != 1.0:
+            weight = X.new_ones(len(X), dtype=WIDE) if sample_weight is None else sample_weight
+            self.sample_weight = (weight / self.mean_weight).to(X.dtype)
         self.n_outputs = n_outputs
         self.fit_intercept = fit_intercept
         self.batch_size = min(batch_size, len(X))
@@ -94,6 +98,7 @@ class DenseSource:
             fit_intercept=self.fit_intercept,
             batch_size=self.batch_size,
             stack_width=self.stack_width,
+            mean_weight=1.0,
             scaling=scaling,
         )
 
@@ -227,3 +232,11 @@ class DenseSource:
 
 def _gather(rows: Tensor, order: Tensor | None, start: int, stop: int) -> Tensor:
     return rows[start:stop] if order is None else rows.index_select(0, order[start:stop])
+
+
+def mean_of(weight: Tensor | None) -> float:
+    """Mean weight of the rows, taken so that no sum overflows; 1 without weights."""
+    if weight is None:
+        return 1.0
+    most = weight.max().to(WIDE)
+    return float(most * (weight.to(WIDE) / most).mean())

@@ -49,6 +49,13 @@ class Scaling:
         columns = self.pull_back(gram)
         return self.pull_back(columns.mT).mT
 
+    def standardise_squares(self, squares: Tensor, sums: Tensor) -> Tensor:
+        """Mean squares of the standardised columns, from the user's mean squares and means."""
+        mean, weight = self.mean.to(WIDE), sums[-1]
+        centred = squares[:-1] - 2.0 * mean * sums[:-1] + mean.square() * weight
+        scaled = centred.clamp_(min=0.0) * self.inverse.to(WIDE).square()
+        return torch.cat([scaled, squares[-1:]])
+
     @property
     def is_mild(self) -> bool:
         """Whether sums over the user's columns, standardised afterwards, keep enough digits.
@@ -102,12 +109,17 @@ class Moments:
 
     @classmethod
     def of(cls, rows: Tensor, weight: Tensor | None) -> "Moments":
-        """Of `rows`, of shape ``(n, D)``, with weights of shape ``(n,)``."""
-        rows = rows.to(WIDE)
+        """Of `rows`, of shape ``(n, D)``, with weights of shape ``(n,)``.
+
+        Taken about the first row, so that an offset costs no digits and a constant column has a
+        deviation of exactly 0.
+        """
+        first = rows[0].to(WIDE)
+        rows = rows.to(WIDE) - first
         weight = rows.new_ones(len(rows)) if weight is None else weight.to(WIDE)
         total = float(weight.sum())
-        mean = weight @ rows / total
-        return cls(total, mean, weight @ (rows - mean).square_())
+        offset = weight @ rows / total
+        return cls(total, first + offset, weight @ (rows - offset).square_())
 
     def merge(self, other: "Moments") -> "Moments":
         """Of both sets of rows together (Chan, Golub and LeVeque, 1983)."""

@@ -173,6 +173,15 @@ def test_float32_is_as_good_as_it_gets(Estimator, make_data):
     assert_allclose(model.coef_, precise.coef_, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_the_score_of_tensors_in_any_precision(dtype):
+    X = torch.tensor(np.random.default_rng(0).normal(size=(60, 3))).to(dtype)
+    y, labels = X[:, 0], (X[:, 0] > 0).to(dtype)
+    tracked = X.clone().requires_grad_()
+    assert TorchLinearRegressor().fit(X, y).score(tracked, tracked[:, 0]) > 0.99
+    assert TorchSoftmaxClassifier().fit(X, labels).score(tracked, labels) > 0.9
+
+
 def test_gradients_end_at_the_estimator(Estimator, data):
     X, y = data
     tracked = torch.tensor(X, requires_grad=True)

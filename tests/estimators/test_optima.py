@@ -58,6 +58,15 @@ def test_elastic_net(l1_ratio, fit_intercept, weight):
     np.testing.assert_array_equal(model.coef_ == 0, net.coef_ == 0)
 
 
+@pytest.mark.parametrize("n_rows", [3, 30, 300])
+def test_elastic_net_of_columns_of_any_scale_takes_few_passes(n_rows):
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(n_rows, 60)) * 10 ** generator.uniform(-3, 3, size=60)
+    goal = generator.normal(size=n_rows)
+    model = TorchLinearRegressor(alpha=0.01, l1_ratio=0.5, max_iter=30).fit(rows, goal)
+    assert model.n_iter_ < 30
+
+
 @pytest.mark.parametrize(
     "textbook",
     [
@@ -98,6 +107,18 @@ def test_least_squares_without_intercept(target):
 def test_least_squares_is_solved_to_rounding_whatever_tol_is():
     tight, loose = TorchLinearRegressor(tol=1e-12), TorchLinearRegressor(tol=0.5)
     assert_close(loose.fit(X, Y).coef_, tight.fit(X, Y).coef_, rtol=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_least_squares_in_float32_knows_when_only_rounding_is_left(seed):
+    """Whatever cancels: far from the origin without intercept, or of scales far apart."""
+    generator = np.random.default_rng(seed)
+    far = generator.normal(size=(30, 2)) + 1e4 * generator.normal(size=2)
+    wide = generator.normal(size=(8, 60)) * 10 ** generator.uniform(-3, 3, size=60)
+    for rows, parameters in ((far, {"fit_intercept": False}), (wide, {"alpha": 0.01})):
+        goal = generator.normal(size=len(rows)) + 100
+        model = TorchLinearRegressor(**parameters)
+        assert model.fit(rows.astype(np.float32), goal.astype(np.float32)).n_iter_ <= 100
 
 
 @targets

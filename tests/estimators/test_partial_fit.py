@@ -5,6 +5,7 @@ import pickle
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from sklearn.metrics import r2_score
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
 
@@ -24,6 +25,17 @@ def test_raw_columns_are_learnt_chunk_by_chunk(Estimator, make_data, optimizer):
     whole = Estimator().fit(X, y)
     assert model.score(X, y) > whole.score(X, y) - 0.02
     assert model.n_iter_ == model.best_iter_ == len(model.loss_curve_) == 50
+
+
+def test_targets_in_any_units_are_learnt_chunk_by_chunk():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(2000, 3))
+    Y = (X @ rng.normal(size=(3, 2)) + [0.0, 1000.0]) * [1.0, 1e3]
+    model = TorchLinearRegressor(random_state=0)
+    for _ in range(10):
+        for chunk in np.split(np.arange(2000), 5):
+            model.partial_fit(X[chunk], Y[chunk])
+    assert (r2_score(Y, model.predict(X), multioutput="raw_values") > 0.9).all()
 
 
 def test_an_automatic_pass_survives_columns_that_drift(Estimator, make_data):
@@ -91,6 +103,32 @@ def test_passes_go_on_from_a_fit(Estimator, data):
     np.testing.assert_allclose(model.coef_, whole.coef_, rtol=1e-12)
     np.testing.assert_allclose(model.loss_curve_, whole.loss_curve_, rtol=1e-12)
     assert model.n_iter_ == 6
+
+
+def test_a_rate_that_is_changed_between_two_passes_is_obeyed(Estimator, data):
+    X, y = data
+    sgd = {"optimizer": "sgd", "batch_size": None}
+    model = Estimator(learning_rate=0.1, **sgd).partial_fit(X, y, **classes_for(Estimator))
+    start = {"coef_init": model.coef_, "intercept_init": model.intercept_}
+    model.set_params(learning_rate=0.01).partial_fit(X, y)
+    step = Estimator(learning_rate=0.01, max_iter=1, tol=None, **sgd).fit(X, y, **start)
+    assert model.learning_rate_ == 0.01
+    np.testing.assert_allclose(model.coef_, step.coef_, rtol=1e-12)
+
+
+@pytest.mark.parametrize("change", ["sgd to adam", "adam to sgd", "auto to adam", "auto to sgd"])
+def test_an_optimizer_that_is_changed_between_two_passes_starts_afresh(Estimator, data, change):
+    X, y = data
+    before, after = change.split(" to ")
+    rate = "auto" if before == "auto" else 0.01
+    model = Estimator(optimizer=before, learning_rate=rate, batch_size=None)
+    model.partial_fit(X, y, **classes_for(Estimator))
+    start = {"coef_init": model.coef_, "intercept_init": model.intercept_}
+    model.set_params(optimizer=after, learning_rate=0.02).partial_fit(X, y)
+    step = Estimator(
+        optimizer=after, learning_rate=0.02, batch_size=None, max_iter=1, tol=None
+    ).fit(X, y, **start)
+    np.testing.assert_allclose(model.coef_, step.coef_, rtol=1e-12)
 
 
 def test_early_stopping_has_no_place_in_a_pass(Estimator, data):

@@ -272,13 +272,6 @@ def test_calls_of_partial_fit_without_a_seed_go_on_with_one_generator(Estimator,
     assert_identical(one, other)
 
 
-def test_what_partial_fit_remembers_is_numpy(Estimator, data):
-    model = Estimator(optimizer="adam", learning_rate=0.01)
-    model.partial_fit(*data, **classes_for(Estimator))
-    assert b"torch.FloatStorage" not in pickle.dumps(model)
-    assert b"_rebuild_tensor" not in pickle.dumps(model)
-
-
 def test_fit_keeps_no_optimizer_state(Estimator, data):
     parameters = {"optimizer": "adam", "learning_rate": 0.01, "max_iter": 3, "tol": None}
     model = Estimator(random_state=0, **parameters)

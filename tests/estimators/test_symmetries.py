@@ -11,7 +11,7 @@ from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
 TIGHT = {"alpha": 0.1, "tol": 1e-13}
 both = pytest.mark.parametrize("Estimator", [TorchLinearRegressor, TorchSoftmaxClassifier])
 penalties = pytest.mark.parametrize("l1_ratio", [0.0, 0.5])
-few = settings(max_examples=10)
+few = settings(max_examples=20)
 seeds = st.integers(0, 2**16)
 
 

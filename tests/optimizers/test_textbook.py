@@ -196,9 +196,7 @@ def make_rule(name, models=3, momentum=0.9):
     )
     ones = torch.ones(models, 1, 1, dtype=torch.float64)
     factor = torch.ones(N_FEATURES + 1, dtype=torch.float64)
-    objective = Objective(
-        make_loss("squared_error", ones), Penalty(0.1 * ones, 0.5 * ones, factor)
-    )
+    objective = Objective(make_loss("squared_error", ones), Penalty(0.1 * ones, 0.5 * ones, factor))
     weights = torch.randn(models, 2, N_FEATURES + 1, generator=generator, dtype=torch.float64)
     setup = Setup(
         source=source,

@@ -21,11 +21,10 @@ def set_chunk_bytes(monkeypatch):
     return lambda n_bytes: monkeypatch.setattr("skorchless.sources.dense.CHUNK_BYTES", n_bytes)
 
 
-@pytest.fixture(params=[1, 4], ids=["one thread", "four threads"])
-def threads(request, monkeypatch):
-    """As many threads as are said to be there, each worth its own block of rows."""
-    monkeypatch.setattr("skorchless.sources.chunk.BLOCK_NUMBERS", 1)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: request.param)
+@pytest.fixture(params=[1, 2**14], ids=["in blocks", "in one"])
+def blocks(request, monkeypatch):
+    """Batches cut into row blocks for several cores, or whole."""
+    monkeypatch.setattr("skorchless.sources.chunk.BLOCK_NUMBERS", request.param)
 
 
 def make_source(batch_size, *, fit_intercept=True, scaling=None):
@@ -34,7 +33,7 @@ def make_source(batch_size, *, fit_intercept=True, scaling=None):
     return DenseSource(
         torch.stack([number, number**2, -number], dim=1),
         torch.stack([10.0 * number, 7.0 - number], dim=1),
-        number + 1.0,
+        (number + 1.0) / ((N_ROWS + 1.0) / 2.0),
         n_outputs=2,
         fit_intercept=fit_intercept,
         batch_size=batch_size,
@@ -63,7 +62,7 @@ def batches_of(source, generator=None):
 @batch_sizes
 @chunk_sizes
 @orders
-@pytest.mark.usefixtures("threads")
+@pytest.mark.usefixtures("blocks")
 def test_a_pass_brings_every_row_once_in_batches_of_the_right_size(
     batch_size, chunk_bytes, shuffled, set_chunk_bytes
 ):

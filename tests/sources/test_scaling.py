@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -53,7 +55,7 @@ def test_moments_of_merged_parts_are_those_of_the_whole(seed, cuts):
     X, weight = draw(seed)
     bounds = [0, *sorted(cuts), len(X)]
     merged = None
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in pairwise(bounds):
         part = Moments.of(torch.from_numpy(X[start:stop]), torch.from_numpy(weight[start:stop]))
         merged = part if merged is None else merged.merge(part)
     assert_moments(merged, X, weight)
@@ -181,6 +183,10 @@ def test_gradients_and_second_moments_go_with_the_weights(seed):
     torch.testing.assert_close(gram, standard.T @ standard, rtol=1e-7, atol=1e-7)
 
 
-def test_offset_is_the_largest_mean_in_deviations():
-    scaling = Scaling(torch.tensor([3.0, -8.0]), torch.tensor([2.0, 0.5]), WIDE)
-    assert scaling.offset == 6.0
+@pytest.mark.parametrize(
+    ("mean", "deviation", "is_mild"),
+    [(1.0, 1.0, True), (1e3, 1.0, False), (0.0, 1e20, False), (0.0, 1e-20, False)],
+)
+def test_rows_are_left_alone_where_digits_allow(mean, deviation, is_mild):
+    means, inverse = torch.tensor([0.0, mean, 5.0]), torch.tensor([1.0, 1.0 / deviation, 0.0])
+    assert Scaling(means, inverse, torch.float32).is_mild is is_mild

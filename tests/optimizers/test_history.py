@@ -1,0 +1,168 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skorchless.optimizers.history import MEMORY, History, dot
+from skorchless.optimizers.preconditioner import Diagonal, Factored
+from skorchless.stack import WIDE
+
+MODELS, OUTPUTS, COLUMNS = 3, 2, 4
+quick = settings(max_examples=30)
+seeds = st.integers(0, 2**32)
+histories = st.lists(st.lists(st.booleans(), min_size=MODELS, max_size=MODELS), max_size=14)
+
+
+class Quadratic:
+    """A quadratic for each model, whose gradients change by ``A s`` along a step s."""
+
+    def __init__(self, seed):
+        self.generator = torch.Generator().manual_seed(seed)
+        size = OUTPUTS * COLUMNS
+        root = self.draw(MODELS, size, size)
+        self.matrix = root @ root.mT + torch.eye(size, dtype=WIDE)
+
+    def draw(self, *shape):
+        return torch.randn(shape, generator=self.generator, dtype=WIDE)
+
+    def vector(self):
+        return self.draw(MODELS, OUTPUTS, COLUMNS)
+
+    def change(self, step):
+        return (self.matrix @ step.view(MODELS, -1, 1)).view_as(step)
+
+    def preconditioner(self, kind):
+        l2 = self.draw(MODELS, 1, COLUMNS).square()
+        if kind is Diagonal:
+            return Diagonal(self.draw(MODELS, COLUMNS).square() + 0.5, l2)
+        root = self.draw(MODELS, COLUMNS, COLUMNS)
+        matrix = root @ root.mT + 0.5 * torch.eye(COLUMNS, dtype=WIDE)
+        return Factored(matrix, l2, None, 1e-13)
+
+    def history(self, accepted):
+        history = History()
+        for models in accepted:
+            step = self.vector()
+            history.add(torch.tensor(models), step, self.change(step))
+        return history
+
+
+each_kind = pytest.mark.parametrize("kind", [Diagonal, Factored])
+
+
+def close(actual, expected, tolerance=1e-8):
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+@each_kind
+@quick
+@given(seed=seeds, accepted=histories)
+def test_solve_and_hessian_are_inverse(kind, seed, accepted):
+    problem = Quadratic(seed)
+    history, metric, vector = (
+        problem.history(accepted),
+        problem.preconditioner(kind),
+        problem.vector(),
+    )
+    close(history.hessian(metric)(history.solve(metric, vector)), vector, 1e-6)
+    close(history.solve(metric, history.hessian(metric)(vector)), vector, 1e-6)
+
+
+@each_kind
+@quick
+@given(seed=seeds, n_pairs=st.integers(1, 14))
+def test_the_last_step_is_answered_by_its_own_change(kind, seed, n_pairs):
+    problem = Quadratic(seed)
+    history, metric = (
+        problem.history([[True] * MODELS] * (n_pairs - 1)),
+        problem.preconditioner(kind),
+    )
+    step = problem.vector()
+    history.add(torch.ones(MODELS, dtype=torch.bool), step, problem.change(step))
+    close(history.solve(metric, problem.change(step)), step)
+    close(history.hessian(metric)(step), problem.change(step))
+
+
+@quick
+@given(seed=seeds, accepted=histories)
+def test_both_maps_are_positive_definite(seed, accepted):
+    problem = Quadratic(seed)
+    history, metric = problem.history(accepted), problem.preconditioner(Factored)
+    for _ in range(5):
+        vector = problem.vector()
+        assert (dot(vector, history.solve(metric, vector)) > 0).all()
+        assert (dot(vector, history.hessian(metric)(vector)) > 0).all()
+
+
+def test_without_pairs_only_the_preconditioner_works():
+    problem = Quadratic(0)
+    metric, vector = problem.preconditioner(Factored), problem.vector()
+    assert torch.equal(History().solve(metric, vector), metric.solve(vector))
+    assert torch.equal(History().hessian(metric)(vector), metric.product(vector))
+
+
+@quick
+@given(seed=seeds, accepted=histories)
+def test_each_model_sees_its_own_pairs_only(seed, accepted):
+    """Pairs that a model rejected change nothing for it, and leave when there are too many."""
+    problem = Quadratic(seed)
+    metric, vector = problem.preconditioner(Diagonal), problem.vector()
+    stack, single = History(), History()
+    for models in accepted[:MEMORY]:
+        step = problem.vector()
+        change = problem.change(step)
+        stack.add(torch.tensor(models), step, change)
+        if models[0]:
+            single.add(torch.ones(MODELS, dtype=torch.bool), step, change)
+    close(stack.solve(metric, vector)[0], single.solve(metric, vector)[0], 1e-11)
+    close(stack.hessian(metric)(vector)[0], single.hessian(metric)(vector)[0], 1e-11)
+
+
+def test_only_so_many_pairs_are_kept():
+    history = Quadratic(0).history([[True] * MODELS] * (MEMORY + 3))
+    assert len(history.pairs) == MEMORY
+
+
+def test_a_step_without_curvature_is_not_kept():
+    problem, history = Quadratic(0), History()
+    step = problem.vector()
+    history.add(torch.ones(MODELS, dtype=torch.bool), step, -problem.change(step))
+    history.add(torch.ones(MODELS, dtype=torch.bool), step, torch.zeros_like(step))
+    assert history.pairs == []
+
+
+@quick
+@given(seed=seeds)
+def test_a_model_that_forgets_is_left_with_the_preconditioner(seed):
+    problem = Quadratic(seed)
+    history, metric = problem.history([[True] * MODELS] * 3), problem.preconditioner(Factored)
+    vector = problem.vector()
+    before = history.solve(metric, vector)
+    history.forget(torch.tensor([False, True, False]))
+    after = history.solve(metric, vector)
+    close(after[1], metric.solve(vector)[1])
+    close(after[[0, 2]], before[[0, 2]])
+    close(history.hessian(metric)(after), vector, 1e-6)
+
+
+@quick
+@given(seed=seeds)
+def test_a_model_forgets_what_is_no_number(seed):
+    problem = Quadratic(seed)
+    history, metric = problem.history([[True] * MODELS] * 2), problem.preconditioner(Diagonal)
+    for pair in history.pairs:
+        pair.step[1] = pair.change[1] = torch.nan
+    history.forget(torch.tensor([False, True, False]))
+    assert history.solve(metric, problem.vector()).isfinite().all()
+
+
+@quick
+@given(seed=seeds, accepted=histories)
+def test_models_that_stay_keep_their_pairs(seed, accepted):
+    problem, keep = Quadratic(seed), torch.tensor([2, 0])
+    history, vector = problem.history(accepted), problem.vector()
+    diagonal, l2 = torch.ones(MODELS, COLUMNS, dtype=WIDE), torch.zeros(MODELS, 1, COLUMNS)
+    before = history.solve(Diagonal(diagonal, l2), vector)
+    history.select(keep)
+    after = history.solve(Diagonal(diagonal[keep], l2[keep]), vector[keep])
+    close(after, before[keep])

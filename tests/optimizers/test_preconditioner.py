@@ -1,0 +1,145 @@
+import pytest
+import torch
+from problems import as_target, draw_data, make, n_outputs, stacked
+
+from skorchless.losses import LOSSES
+from skorchless.objective import Objective
+from skorchless.optimizers.preconditioner import Curvature, Diagonal, Factored
+from skorchless.penalties import ElasticNet
+from skorchless.sources import DenseSource
+from skorchless.stack import WIDE
+
+MODELS = 2
+DELTAS = (0.5, 2.0)
+each_loss = pytest.mark.parametrize("loss", LOSSES)
+
+
+class Problem:
+    """The curvature of a loss on random rows, at random weights, by formula."""
+
+    def __init__(self, loss, n=40, d=5, *, alpha=(0.1, 0.0), fit_intercept=True):
+        data = draw_data(loss, 0, n, d, weighted=True)
+        data.X -= data.X.mean(dim=0)  # as few rows are, for their span not to be all of them
+        self.source = DenseSource(
+            data.X,
+            data.target,
+            data.weight,
+            n_outputs=data.n_outputs,
+            fit_intercept=fit_intercept,
+            batch_size=n,
+            stack_width=MODELS * data.n_outputs,
+        )
+        factor = torch.ones(d + 1, dtype=WIDE)
+        factor[-1] = 0.0
+        self.l2 = stacked(alpha) * factor
+        penalty = ElasticNet(stacked(alpha), torch.zeros(MODELS, 1, 1, dtype=WIDE), factor)
+        self.objective = Objective(make(loss, DELTAS), penalty)
+        self.weights = self.vector(data.n_outputs, d + 1)
+        ones = torch.full((n, 1), float(fit_intercept), dtype=WIDE)
+        self.rows = torch.cat([data.X, ones], dim=1)
+        raw = self.weights @ self.rows.T
+        target = as_target(data.target, n_outputs(loss))
+        curvature = make(loss, DELTAS).curvature(raw, target)
+        self.share = curvature * data.weight / n
+
+    @staticmethod
+    def vector(outputs, columns, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(MODELS, outputs, columns, generator=generator, dtype=WIDE)
+
+    def matrix(self):
+        """``B`` of each model."""
+        moments = (self.rows.T * self.share.unsqueeze(1)) @ self.rows
+        return moments + torch.diag_embed(self.l2.squeeze(1))
+
+    def preconditioner(self):
+        curvature = Curvature(self.source, self.objective)
+        for chunk in self.source.chunks():
+            if curvature.wants_pass:
+                curvature.add(chunk)
+        return curvature.preconditioner(self.weights)
+
+
+def close(actual, expected, tolerance=1e-9):
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+@each_loss
+@pytest.mark.parametrize("chunk_bytes", [700, 2**22])
+def test_in_full_it_is_the_curvature_and_its_inverse(loss, chunk_bytes, monkeypatch):
+    monkeypatch.setattr("skorchless.sources.dense.CHUNK_BYTES", chunk_bytes)
+    problem = Problem(loss)
+    metric = problem.preconditioner()
+    vector = problem.vector(n_outputs(loss), 6, seed=1)
+    assert isinstance(metric, Factored)
+    assert not metric.lifted.any()
+    close(metric.product(vector), vector @ problem.matrix())
+    close(metric.product(metric.solve(vector)), vector)
+    close(metric.solve(metric.product(vector)), vector)
+
+
+@each_loss
+@pytest.mark.parametrize("alpha", [(0.1, 0.3), (0.0, 0.0)])
+def test_of_few_rows_it_is_an_inverse_on_their_span(loss, alpha):
+    problem = Problem(loss, n=5, d=12, alpha=alpha)
+    metric = problem.preconditioner()
+    vector = problem.vector(n_outputs(loss), 13, seed=1)
+    span = torch.linalg.svd(problem.rows[:, :-1], full_matrices=False)[2]
+    onto = torch.block_diag(span.T @ span, torch.ones(1, 1, dtype=WIDE))
+    close(metric.product(vector @ onto), vector @ onto @ problem.matrix())
+    solved = metric.solve(vector)
+    close(solved @ onto, solved)
+    close(metric.product(solved) @ onto, vector @ onto)
+    close(metric.solve(metric.product(vector @ onto)), vector @ onto)
+
+
+@each_loss
+def test_of_many_columns_it_is_the_diagonal(loss, monkeypatch):
+    monkeypatch.setattr("skorchless.optimizers.preconditioner.MOST_FACTORED_COLUMNS", 3)
+    problem = Problem(loss)
+    metric = problem.preconditioner()
+    vector = problem.vector(n_outputs(loss), 6, seed=1)
+    assert isinstance(metric, Diagonal)
+    diagonal = problem.matrix().diagonal(dim1=-2, dim2=-1).unsqueeze(1)
+    close(metric.product(vector), vector * diagonal)
+    close(metric.solve(vector), vector / diagonal)
+
+
+@each_loss
+@pytest.mark.parametrize("most_columns", [3, 8000])
+def test_a_direction_without_curvature_is_not_walked(loss, most_columns, monkeypatch):
+    """The column of a model without intercept is zero."""
+    monkeypatch.setattr("skorchless.optimizers.preconditioner.MOST_FACTORED_COLUMNS", most_columns)
+    problem = Problem(loss, fit_intercept=False)
+    metric = problem.preconditioner()
+    vector = problem.vector(n_outputs(loss), 6, seed=1)
+    solved = metric.solve(vector)
+    assert (solved[..., -1] == 0.0).all()
+    if most_columns > 3:
+        close(metric.product(solved)[..., :-1], vector[..., :-1])
+
+
+@each_loss
+def test_mean_curvature_is_the_rows_total_share(loss):
+    problem = Problem(loss)
+    mean = Curvature(problem.source, problem.objective).mean(problem.weights)
+    assert mean.shape == (MODELS,)
+    close(mean, problem.share.sum(dim=-1).expand(MODELS))
+
+
+def test_columns_that_repeat_each_other_are_lifted():
+    column = torch.linspace(-1, 1, 20, dtype=WIDE)
+    rows = torch.stack([column, column, column.square()], dim=1)
+    gram = torch.stack([rows.T @ rows, torch.eye(3, dtype=WIDE)])
+    metric = Factored(gram, torch.zeros(2, 1, 3, dtype=WIDE), None, 1e-13)
+    assert metric.lifted.tolist() == [True, False]
+    vector = torch.tensor([1.0, 1.0, 1.0], dtype=WIDE).expand(2, 1, 3) @ gram
+    close(metric.product(metric.solve(vector)), vector)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, 0.0])
+def test_a_model_far_out_leaves_the_others_alone(bad):
+    gram = torch.stack([torch.full((3, 3), bad), 2.0 * torch.eye(3)]).to(WIDE)
+    metric = Factored(gram, torch.zeros(2, 1, 3, dtype=WIDE), None, 1e-13)
+    solved = metric.solve(torch.ones(2, 1, 3, dtype=WIDE))
+    close(solved[1], torch.full((1, 3), 0.5, dtype=WIDE))

@@ -1,0 +1,189 @@
+"""The tuning-free rule: it never goes up, and ends where it should."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import as_target, candidate, draw_data, make, n_outputs
+from sklearn.linear_model import ElasticNet, LogisticRegression, Ridge
+
+from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
+from skorchless.estimators.data import Data
+from skorchless.estimators.training import fit_stack
+from skorchless.losses import LOSSES
+from skorchless.stack import WIDE
+
+each_loss = pytest.mark.parametrize("loss", LOSSES)
+quick = settings(max_examples=20)
+seeds = st.integers(0, 2**32)
+
+
+def stretch(data, seed):
+    """The same rows in columns of any scale and offset."""
+    rng = np.random.default_rng(seed)
+    scale = torch.from_numpy(10.0 ** rng.uniform(-4, 4, data.X.shape[1]))
+    offset = torch.from_numpy(rng.normal(size=data.X.shape[1]))
+    return Data((data.X + offset) * scale, data.target, data.weight, data.n_outputs)
+
+
+def fit(loss, data, **parameters):
+    start = np.zeros((1, n_outputs(loss), data.X.shape[1] + 1), dtype=data.X.numpy().dtype)
+    chosen = candidate("quasi-newton", delta=0.7, **parameters)
+    outcome = fit_stack([chosen], loss, data, start, torch.Generator())
+    return outcome.results[0], torch.from_numpy(outcome.weights[0]).to(WIDE)
+
+
+def objective(loss, data, weights, alpha, l1_ratio):
+    """What the rule minimises, by formula."""
+    raw = weights[:, :-1] @ data.X.to(WIDE).T + weights[:, -1:]
+    target = as_target(data.target, n_outputs(loss)).to(WIDE)
+    losses = make(loss, [0.7]).value(raw.unsqueeze(0), target)[0]
+    weight = torch.ones_like(losses) if data.weight is None else data.weight.to(WIDE)
+    coef = weights[:, :-1]
+    penalty = l1_ratio * coef.abs().sum() + 0.5 * (1 - l1_ratio) * coef.square().sum()
+    return float(weight @ losses / weight.sum() + alpha * penalty)
+
+
+@each_loss
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@quick
+@given(
+    seed=seeds,
+    alpha=st.sampled_from([0.0, 1e-4, 0.1]),
+    l1_ratio=st.sampled_from([0.0, 0.5, 1.0]),
+    weighted=st.booleans(),
+    tol=st.sampled_from([1e-2, 1e-6]),
+    n=st.sampled_from([5, 40]),
+)
+def test_the_curve_never_rises_and_ends_at_the_objective_of_the_weights(
+    loss, dtype, seed, alpha, l1_ratio, weighted, tol, n
+):
+    data = stretch(draw_data(loss, seed, n=n, d=6, weighted=weighted), seed)
+    weight = data.weight if data.weight is None else data.weight.to(dtype)
+    target = data.target.to(dtype) if data.target.is_floating_point() else data.target
+    data = Data(data.X.to(dtype), target, weight, data.n_outputs)
+    result, weights = fit(loss, data, alpha=alpha, l1_ratio=l1_ratio, tol=tol, max_iter=60)
+    curve = result.loss_curve
+    assert all(np.diff(curve) <= 0.0)
+    assert len(curve) == result.n_iter
+    digits = 1e-9 if dtype == torch.float64 else 1e-4
+    at_weights = objective(loss, data, weights, alpha, l1_ratio)
+    assert curve[-1] == pytest.approx(at_weights, rel=digits, abs=digits * curve[0])
+
+
+@each_loss
+@quick
+@given(seed=seeds, alpha=st.sampled_from([1e-4, 0.1]), l1_ratio=st.sampled_from([0.0, 0.5]))
+def test_the_estimate_of_the_distance_is_honest(loss, seed, alpha, l1_ratio):
+    """With tol the objective is that close to the one that many more passes find."""
+    data = stretch(draw_data(loss, seed, n=60, d=5), seed)
+    parameters = {"alpha": alpha, "l1_ratio": l1_ratio}
+    result, _ = fit(loss, data, tol=1e-4, **parameters)
+    best, _ = fit(loss, data, tol=1e-12, max_iter=3000, **parameters)
+    assert result.converged
+    assert result.loss_curve[-1] <= best.loss_curve[-1] * (1 + 3e-4)
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize(("n", "d"), [(60, 5), (12, 40), (6, 5), (5, 5)])
+@quick
+@given(seed=seeds, n_targets=st.sampled_from([1, 3]))
+def test_least_squares_is_solved_to_rounding(fit_intercept, n, d, seed, n_targets):
+    """With few rows, by the solution of least norm."""
+    rng = np.random.default_rng(seed)
+    X, y = rng.normal(size=(n, d)) + rng.normal(size=d), rng.normal(size=(n, n_targets))
+    model = TorchLinearRegressor(fit_intercept=fit_intercept).fit(X, y)
+    x_mean, y_mean = X.mean(axis=0) * fit_intercept, y.mean(axis=0) * fit_intercept
+    coef, _, _, singular = np.linalg.lstsq(X - x_mean, y - y_mean)
+    kept = singular[singular > 1e-12 * singular[0]]
+    digits = 1e-10 * (kept[0] / kept[-1]) ** 2  # as much as a matrix of products can tell
+    np.testing.assert_allclose(model.coef_, coef.T, rtol=0, atol=digits * np.abs(coef).max())
+    np.testing.assert_allclose(model.predict(X), (X - x_mean) @ coef + y_mean, atol=1e-9)
+
+
+@quick
+@given(seed=seeds)
+def test_least_squares_needs_few_passes_in_any_units(seed):
+    data = stretch(draw_data("squared_error", seed, n=80, d=6), seed)
+    result, weights = fit("squared_error", data, alpha=0.0)
+    X = np.column_stack([data.X.numpy(), np.ones(80)])
+    residual = data.target.numpy() - X @ weights.numpy().T
+    size = np.linalg.norm(X, axis=0)[:, None] * np.linalg.norm(data.target.numpy())
+    assert (np.abs(X.T @ residual) <= 1e-9 * size).all()
+    assert result.n_iter <= 4
+
+
+@quick
+@given(seed=seeds, alpha=st.sampled_from([1e-3, 0.1, 1.0]), l1_ratio=st.sampled_from([0.3, 1.0]))
+def test_l1_ends_where_coordinate_descent_does_with_the_same_zeros(seed, alpha, l1_ratio):
+    data = draw_data("squared_error", seed, n=60, d=8)
+    X, y = data.X.numpy(), data.target.numpy()[:, 0]
+    peer = ElasticNet(alpha=alpha, l1_ratio=l1_ratio, tol=1e-14, max_iter=100_000).fit(X, y)
+    model = TorchLinearRegressor(alpha=alpha, l1_ratio=l1_ratio, tol=1e-13).fit(X, y)
+    np.testing.assert_allclose(model.coef_, peer.coef_, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(model.intercept_, peer.intercept_, rtol=0, atol=1e-5)
+    clear = np.abs(peer.coef_) > 1e-4
+    assert (model.coef_[clear] != 0.0).all()
+    assert np.count_nonzero(model.coef_) <= np.count_nonzero(peer.coef_) + 1
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_it_ends_where_others_do(n_classes):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(150, 5))
+    taste = X @ rng.normal(size=(5, n_classes)) + rng.normal(size=(150, n_classes))
+    y = taste.argmax(axis=1)
+    weight = rng.uniform(0.2, 2.0, 150)
+    model = TorchSoftmaxClassifier(alpha=0.01, tol=1e-12).fit(X, y, weight)
+    peer = LogisticRegression(C=1 / (0.01 * weight.sum()), tol=1e-10, max_iter=10_000)
+    peer.fit(X, y, weight)
+    np.testing.assert_allclose(model.coef_, peer.coef_, rtol=1e-4, atol=1e-5)
+    ridge = Ridge(alpha=0.3 * weight.sum()).fit(X, taste, weight)
+    model = TorchLinearRegressor(alpha=0.3).fit(X, taste, weight)
+    np.testing.assert_allclose(model.coef_, ridge.coef_, rtol=1e-9)
+    np.testing.assert_allclose(model.intercept_, ridge.intercept_, rtol=1e-9)
+
+
+@each_loss
+def test_the_diagonal_alone_gets_there_too(loss, monkeypatch):
+    data = draw_data(loss, seed=3, n=80, d=6)
+    exact, weights = fit(loss, data, alpha=0.01, tol=1e-12, max_iter=2000)
+    monkeypatch.setattr("skorchless.optimizers.preconditioner.MOST_FACTORED_COLUMNS", 2)
+    diagonal, others = fit(loss, data, alpha=0.01, tol=1e-12, max_iter=2000)
+    assert diagonal.loss_curve[-1] == pytest.approx(exact.loss_curve[-1], rel=1e-10)
+    torch.testing.assert_close(others[:, :-1], weights[:, :-1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "huber"])
+def test_a_column_that_looks_constant_in_a_sample_keeps_its_weight(loss):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(20_000, 2))
+    X[:, 1] = 0.1
+    X[rng.choice(20_000, 6, replace=False), 1] += 1.0
+    y = X @ [1.0, 5.0]
+    weight = rng.uniform(0.5, 1.5, 20_000)
+    model = TorchLinearRegressor(loss=loss, tol=1e-10).fit(X, y, weight)
+    np.testing.assert_allclose(model.coef_, [1.0, 5.0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("power", [-30, -20, 20, 30])
+@pytest.mark.parametrize("kind", [TorchLinearRegressor, TorchSoftmaxClassifier])
+def test_columns_may_be_of_any_magnitude(power, kind):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(100, 2)).astype(np.float32)
+    y = X[:, 0] > 0.3
+    plain = kind(alpha=0.0).fit(X, y)
+    scaled = kind(alpha=0.0).fit(X * np.float32(10.0**power), y)
+    assert scaled.loss_curve_[-1] == pytest.approx(plain.loss_curve_[-1], rel=0.1, abs=1e-3)
+
+
+@pytest.mark.parametrize("coef", [1e308, -1e308, 1e200])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_start_too_far_out_is_an_error_and_no_endless_search(coef, classes):
+    X = np.random.default_rng(0).normal(size=(50, 2))
+    start = np.full((1 if classes == 2 else 3, 2), coef)
+    start[0, 0] *= -1
+    model = TorchSoftmaxClassifier()
+    with pytest.raises(ValueError, match="finite"):
+        model.fit(X, np.arange(50) % classes, coef_init=start)
