@@ -6,14 +6,15 @@ import numpy as np
 import torch
 from sklearn.base import ClassifierMixin
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score
 from sklearn.utils import assert_all_finite
-from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 from torch import Tensor, nn
 
+from skorchless.estimators import inputs
 from skorchless.estimators.base import TorchLinearModel
-from skorchless.estimators.data import Data
+from skorchless.estimators.data import Data, class_weights
 
 
 class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
@@ -221,7 +222,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         if first and classes is None:
             raise ValueError("classes must be passed on the first call to partial_fit.")
         if classes is not None:
-            classes = np.unique(_as_labels(classes))
+            classes = np.unique(inputs.as_numpy(classes))
             if first:
                 self._announced = classes
             elif not np.array_equal(classes, self.classes_):
@@ -312,6 +313,26 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         shifted = raw - raw.max(axis=1, keepdims=True)
         return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Rows.
+        y : array-like or Tensor of shape (n_samples,)
+            True labels.
+        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        score : float
+            Share of the rows that `predict` gets right.
+        """
+        wanted, found, weight = map(inputs.as_numpy, (y, self.predict(X), sample_weight))
+        return float(accuracy_score(wanted, found, sample_weight=weight))
+
     def to_sklearn(self) -> LogisticRegression:
         """Return a fitted LogisticRegression with the same predictions.
 
@@ -342,7 +363,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         return "logistic" if n_outputs == 1 else "softmax"
 
     def _check_target(self, y: Any, name: str) -> np.ndarray | Tensor:
-        labels: np.ndarray = column_or_1d(_as_labels(y), warn=True)
+        labels: np.ndarray = column_or_1d(inputs.as_numpy(y), warn=True)
         assert_all_finite(labels, input_name=name)
         check_classification_targets(labels)
         return labels
@@ -370,25 +391,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
     def _class_weights(self, data: Data) -> Tensor | None:
         if self.class_weight is None:
             return None
-        n_classes = len(self.classes_)
-        if self.class_weight == "balanced":
-            index = data.target.view(-1).long()
-            weight = None if data.weight is None else data.weight.cpu()
-            totals = torch.bincount(index.cpu(), weights=weight, minlength=n_classes)
-            return totals.sum() / (n_classes * totals.double())
-        labels = self.classes_
-        weights = compute_class_weight(self.class_weight, classes=labels, y=labels)
-        if not np.isfinite(weights).all() or (weights < 0).any():
-            raise ValueError(
-                f"class_weight must be finite and not negative. Got {self.class_weight!r}."
-            )
-        return torch.from_numpy(np.asarray(weights, dtype=np.float64))
+        return class_weights(self.class_weight, self.classes_, data)
 
     def _coef_shape(self, n_outputs: int, n_features: int) -> tuple[int, ...]:
         return (n_outputs, n_features)
-
-
-def _as_labels(y: Any) -> Any:
-    if not isinstance(y, Tensor):
-        return y
-    return (y.float() if y.dtype == torch.bfloat16 else y).numpy(force=True)

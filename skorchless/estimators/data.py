@@ -1,8 +1,11 @@
 """Checked rows on their way to the engine."""
 
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
 
@@ -60,3 +63,16 @@ class Data:
                 )
         weight = None if self.weight is None else self.weight.to(device)
         return Data(self.X.to(device), target, weight, self.n_outputs)
+
+
+def class_weights(class_weight: dict[Any, float] | str, classes: np.ndarray, data: Data) -> Tensor:
+    """What each class counts, shape ``(n_classes,)``; "balanced" goes by the rows' weights."""
+    if class_weight == "balanced":
+        index = data.target.view(-1).long().cpu()
+        weight = None if data.weight is None else data.weight.cpu()
+        totals = torch.bincount(index, weights=weight, minlength=len(classes))
+        return totals.sum() / (len(classes) * totals.double())
+    weights = compute_class_weight(class_weight, classes=classes, y=classes)
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError(f"class_weight must be finite and not negative. Got {class_weight!r}.")
+    return torch.from_numpy(np.asarray(weights, dtype=np.float64))

@@ -149,6 +149,13 @@ def check_same_device(X: Tensor, **others: Any) -> None:
             )
 
 
+def as_numpy(values: Any) -> Any:
+    """A tensor's values in NumPy, wherever it is; anything else as it is."""
+    if not isinstance(values, Tensor):
+        return values
+    return (values.float() if values.dtype == torch.bfloat16 else values).numpy(force=True)
+
+
 def numpy_dtype(X: Tensor) -> type[np.floating[Any]]:
     """NumPy's name for the dtype of X."""
     return np.float32 if X.dtype == torch.float32 else np.float64

@@ -5,6 +5,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.linear_model import LinearRegression
+from sklearn.metrics import r2_score
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
@@ -227,6 +228,26 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         """
         raw = self._raw_predictions(X)
         return raw[:, 0] if self.coef_.ndim == 1 else raw
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Coefficient of determination.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Rows.
+        y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
+            True targets.
+        sample_weight : array-like or Tensor of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        score : float
+            R² of `predict`.
+        """
+        wanted, found, weight = map(inputs.as_numpy, (y, self.predict(X), sample_weight))
+        return float(r2_score(wanted, found, sample_weight=weight))
 
     def to_sklearn(self) -> LinearRegression:
         """Return a fitted LinearRegression with the same predictions.

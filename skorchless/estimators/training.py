@@ -265,17 +265,19 @@ class _Training:
     def _measure_targets(
         self, source: DenseSource, objective: Objective, weights: Tensor
     ) -> np.ndarray | None:
-        """Where rates are ours, begin at the targets' mean; return the units of Adam's rates.
+        """Where Adam's rates are ours, begin near the targets; return the units of the rates.
 
-        Steps as long as a rate would take as many passes to come from zero as the mean is rates
-        away, and outputs in other units would each need a rate of their own.
+        Its steps are as long as its rate, so it would take as many steps from zero to the targets'
+        mean as that is rates away, and outputs in other units would each need a rate of their own.
+        It begins one unit short of the mean, since a gradient of zero would be all rounding, which
+        Adam makes as large as any other.
         """
-        if not self.automatic or self.kind.full_batch or not objective.loss.has_units:
+        if not self.automatic or self.optimizer != "adam" or not objective.loss.has_units:
             return None
         mean, size = target_units(source)
         if self.shared["fit_intercept"] and not self.goes_on and not bool(weights.any()):
-            weights[..., -1] = torch.from_numpy(mean).to(weights)
-        return size if self.optimizer == "adam" else None
+            weights[..., -1] = torch.from_numpy(mean - size).to(weights)
+        return size
 
     def _rule(self, source: DenseSource, objective: Objective, weights: Tensor) -> Rule:
         tolerance = [float(candidate["tol"] or 0.0) for candidate in self.candidates]

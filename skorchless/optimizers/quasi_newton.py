@@ -217,7 +217,14 @@ class QuasiNewton:
         at_rounding = stagnant & (self._decrease <= self._eps * scale)
         # A search that fails has met the limit of the arithmetic, if little was left to find.
         failed = (self._rejected >= MOST_REJECTED) & (self._decrease <= LITTLE * scale)
-        return reached | exact | at_rounding | failed
+        return reached | exact | at_rounding | failed | self._idle(accepted, scale)
+
+    def _idle(self, accepted: Tensor, scale: Tensor) -> Tensor:
+        """Whether the last passes together have moved the objective by no more than rounding."""
+        if len(self._values) <= WINDOW:
+            return torch.zeros_like(accepted)
+        moved = self._values[-1 - WINDOW] - self._values[-1]
+        return accepted & (moved <= self._eps * scale) & (self._decrease <= LITTLE * scale)
 
     def _distance(self) -> Tensor:
         """Estimate of how far each accepted objective is above its minimum, shape ``(M,)``."""

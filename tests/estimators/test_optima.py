@@ -118,7 +118,8 @@ def test_least_squares_in_float32_knows_when_only_rounding_is_left(seed):
     for rows, parameters in ((far, {"fit_intercept": False}), (wide, {"alpha": 0.01})):
         goal = generator.normal(size=len(rows)) + 100
         model = TorchLinearRegressor(**parameters)
-        assert model.fit(rows.astype(np.float32), goal.astype(np.float32)).n_iter_ <= 100
+        model.fit(rows.astype(np.float32), goal.astype(np.float32))
+        assert model.n_iter_ < model.max_iter
 
 
 @targets

@@ -32,7 +32,10 @@ class Model:
         return vector @ self.matrix
 
     def minimise(self, accuracy=1e-12):
-        return minimise_model(self.weights, self.gradient, self.hessian, self.l1, accuracy)
+        diagonal = torch.ones_like(self.l1)
+        return minimise_model(
+            self.weights, self.gradient, self.hessian, self.l1, diagonal, accuracy
+        )
 
     def value(self, weights):
         step = weights - self.weights
