@@ -79,7 +79,6 @@ def run(rule, *, validation=None, report=None, max_iter=None, rate=1.0, **contro
         Controls(
             max_iter=max_iter or passes,
             rate=np.full(models, rate),
-            constant_loss=np.zeros(models),
             **controls,
         ),
         validation=None if validation is None else source_of(validation),
@@ -114,6 +113,18 @@ def test_a_model_stops_when_it_improves_no_more():
     results, _ = run(Scripted(curves), threshold=threshold(2), patience=2)
     assert [result.n_iter for result in results] == [4, 5]
     assert [result.converged for result in results] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("constant_loss", "blew_up"),
+    [(None, [False, False]), (1.0, [True, False]), (20.0, [False] * 2)],
+)
+def test_a_loss_far_beyond_where_it_began_is_no_plateau(constant_loss, blew_up):
+    constant_loss = None if constant_loss is None else np.full(2, constant_loss)
+    rule = Scripted([[1.0, 100.0, 100.0], [1.0, 5.0, 5.0]])
+    results, _ = run(rule, threshold=threshold(2), patience=2, constant_loss=constant_loss)
+    assert all(result.converged for result in results)
+    assert [result.blew_up for result in results] == blew_up
 
 
 def test_the_loop_ends_when_all_are_done():
