@@ -48,7 +48,7 @@ class Data:
         kept = weight.nonzero().view(-1)
         if len(kept) == 0:
             raise ValueError("Class weights must leave at least one sample of non-zero weight.")
-        data = Data(self.X, self.target, weight, self.n_outputs)
+        data = Data(self.X, self.target, weight.to(self.X.device), self.n_outputs)
         return data if len(kept) == len(weight) else data.take(kept)
 
     def to(self, device: torch.device) -> "Data":

@@ -290,7 +290,7 @@ class _Training:
                 nesterov=bool(self.shared["nesterov"]),
                 betas=tuple(self.shared["betas"]),
                 tolerance=torch.tensor(tolerance, dtype=WIDE, device=weights.device),
-                constant_loss=self.constant_loss.to(weights.device),
+                constant_loss=self.constant_loss if self.kind.full_batch else None,
             )
         )
         if self.goes_on:
@@ -306,7 +306,7 @@ class _Training:
         value = make_loss(self.loss_name, self._stacked("delta")).constant_value(
             data.target, weight, data.n_outputs, bool(self.shared["fit_intercept"])
         )
-        return value.expand(len(self.candidates))
+        return value.to(data.X.device).expand(len(self.candidates))
 
     def _controls(self, rates: np.ndarray, units: np.ndarray | None) -> Controls:
         shared = self.shared

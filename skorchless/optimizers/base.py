@@ -25,8 +25,8 @@ class Setup:
     betas : pair of float
     tolerance : Tensor of shape (M,)
         Relative distance to the optimum to stop at, for rules that can tell.
-    constant_loss : Tensor of shape (M,)
-        Objective of the best constant model.
+    constant_loss : Tensor of shape (M,), optional
+        Objective of the best constant model, for the same rules.
     """
 
     source: DenseSource
@@ -36,7 +36,7 @@ class Setup:
     nesterov: bool
     betas: tuple[float, float]
     tolerance: Tensor
-    constant_loss: Tensor
+    constant_loss: Tensor | None
 
 
 @dataclass

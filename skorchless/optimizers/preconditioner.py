@@ -83,11 +83,9 @@ class Factored:
         self.matrix, self.l2, self.basis = matrix, l2, basis
         if basis is None:
             self.diagonal = matrix.diagonal(dim1=-2, dim2=-1).unsqueeze(1) + l2
-        else:
-            self.diagonal = ((basis @ matrix) * basis).sum(dim=-1).unsqueeze(1) + l2
-        if basis is None:
             whole = matrix + torch.diag_embed(l2.squeeze(1))
         else:
+            self.diagonal = ((basis @ matrix) * basis).sum(dim=-1).unsqueeze(1) + l2
             whole = matrix + (basis.T * l2) @ basis
         whole = whole.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)  # a trial far out, soon rejected
         diagonal = whole.diagonal(dim1=-2, dim2=-1)

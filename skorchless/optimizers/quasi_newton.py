@@ -58,6 +58,7 @@ class QuasiNewton:
         self.penalty = setup.objective.penalty
         self.exact = self.curvature.constant and not self.penalty.has_l1
         self.tolerance = torch.zeros_like(setup.tolerance) if self.exact else setup.tolerance
+        assert setup.constant_loss is not None
         self.constant_loss = setup.constant_loss
         self.history = History()
         self._batch_gradient: Tensor | None = None
