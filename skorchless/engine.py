@@ -187,13 +187,13 @@ class _Run:
                 self.rule.on_batch(self.weights, gradient)
             self.rule.on_chunk(chunk)
             total += self.objective.value(chunk)
-        outcome = self.rule.on_pass(self.weights, total / source.n_batches)
+        mean = (total / source.n_batches).numpy(force=True)
+        outcome = self.rule.on_pass(self.weights, mean)
         self.n_iter += 1
 
-        value = outcome.value.numpy(force=True)
-        finite = (outcome.accepted.isfinite().all(2).all(1) & outcome.value.isfinite()).numpy(
-            force=True
-        )
+        value = outcome.value
+        finite = outcome.accepted.isfinite().flatten(1).all(dim=1).numpy(force=True)
+        finite = finite & np.isfinite(value)
         judged, validation_loss = value, None
         if validation is not None:
             losses = self.objective.mean_loss(validation.chunks(), outcome.accepted)
@@ -202,11 +202,8 @@ class _Run:
             judged = validation_loss
             self.best.update(np.where(finite, judged, np.inf), outcome.accepted, self.n_iter)
         self._record(outcome.accepted, value, validation_loss, finite, rates)
-        converged = outcome.converged.numpy(force=True) | self._stale(judged)
-        stuck = np.zeros_like(converged)
-        if outcome.stuck is not None:
-            stuck = outcome.stuck.numpy(force=True) & ~converged
-        self._let_go(converged, ~finite, stuck)
+        converged = outcome.converged | self._stale(judged)
+        self._let_go(converged, ~finite, outcome.stuck & ~converged)
 
     def progress(self) -> Progress:
         """The first model's figures."""

@@ -140,7 +140,8 @@ class SoftmaxCrossEntropy(_SharedLoss):
     r""":math:`\ell = \log \sum_k e^{z_k} - \sum_k y_k z_k`, y being one-hot.
 
     The second derivative :math:`\mathrm{diag}(p) - p p^\top` is at most
-    :math:`\tfrac12` (Böhning, 1992); the curvature is :math:`\tfrac12 \sum_k p_k (1 - p_k)`.
+    :math:`\tfrac12` (Böhning, 1992); the curvature is the mean of its diagonal,
+    :math:`\tfrac1K \sum_k p_k (1 - p_k)`.
     """
 
     smoothness = 0.5
@@ -152,7 +153,7 @@ class SoftmaxCrossEntropy(_SharedLoss):
         return torch.softmax(raw, dim=-2, out=out).sub_(target)
 
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
-        return (1.0 - torch.softmax(raw, dim=-2).square_().sum(dim=-2)).mul_(0.5)
+        return (1.0 - torch.softmax(raw, dim=-2).square_().sum(dim=-2)).div_(raw.shape[-2])
 
     def constant_value(
         self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool

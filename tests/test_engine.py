@@ -29,8 +29,8 @@ class Scripted:
     full_batch = False
 
     def __init__(self, curves, converges_at=()):
-        self.curves = torch.tensor(curves, dtype=WIDE)
-        self.converges_at = torch.tensor([*converges_at, *[0] * (len(curves) - len(converges_at))])
+        self.curves = np.array(curves, dtype=float)
+        self.converges_at = np.array([*converges_at, *[0] * (len(curves) - len(converges_at))])
         self.passes, self.rates = 0, []
 
     def set_rate(self, rate):
@@ -46,10 +46,12 @@ class Scripted:
         self.passes += 1
         weights.fill_(self.passes)
         converged = self.converges_at == self.passes
-        return PassOutcome(weights.clone(), self.curves[:, self.passes - 1], converged)
+        never = np.zeros_like(converged)
+        return PassOutcome(weights.clone(), self.curves[:, self.passes - 1], converged, never)
 
     def select(self, keep):
-        self.curves, self.converges_at = self.curves[keep], self.converges_at[keep]
+        self.curves = self.curves[keep.numpy()]
+        self.converges_at = self.converges_at[keep.numpy()]
 
 
 def source_of(y):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 from torch import Tensor
 
 from skorchless.objective import Objective
@@ -47,18 +48,18 @@ class PassOutcome:
     ----------
     accepted : Tensor of shape (M, K, D + 1)
         The weights that curves, stopping and the result see.
-    value : Tensor of shape (M,)
+    value : ndarray of shape (M,)
         The objective that goes with them.
-    converged : Tensor of bool, shape (M,)
+    converged : ndarray of bool, shape (M,)
         Whether the rule itself knows that it is done.
-    stuck : Tensor of bool, shape (M,), optional
+    stuck : ndarray of bool, shape (M,)
         Whether it can go no further without being done.
     """
 
     accepted: Tensor
-    value: Tensor
-    converged: Tensor
-    stuck: Tensor | None = None
+    value: np.ndarray
+    converged: np.ndarray
+    stuck: np.ndarray
 
 
 class Rule(Protocol):
@@ -83,7 +84,7 @@ class Rule(Protocol):
     def on_batch(self, weights: Tensor, gradient: Tensor) -> None:
         """See the gradient of a batch at `weights`."""
 
-    def on_pass(self, weights: Tensor, value: Tensor) -> PassOutcome:
+    def on_pass(self, weights: Tensor, value: np.ndarray) -> PassOutcome:
         """See the objective of the pass, of shape ``(M,)``, after its last batch."""
 
     def select(self, keep: Tensor) -> None:

@@ -1,13 +1,16 @@
-"""Curvature pairs of L-BFGS: products with the Hessian approximation and with its inverse."""
+r"""Curvature pairs of L-BFGS: products with the Hessian approximation and with its inverse.
+
+Both are in compact form (Byrd, Nocedal and Schnabel, 1994), a few products whatever the number of
+pairs. A pair is a step s and the change y of the gradient along it, scaled so that
+:math:`s^\top y = 1`; S and Y hold the pairs as rows, oldest first.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from skorchless.optimizers.preconditioner import Preconditioner
-from skorchless.stack import WIDE
 
 #: Pairs that are kept; more cost time and win nothing once the metric is right.
 MEMORY = 10
@@ -20,38 +23,24 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(dim=(1, 2), keepdim=True)
 
 
-@dataclass
-class Pair:
-    """A step s, the change y of the gradient along it, and ``1 / s.y``; 0 where it is void."""
-
-    step: Tensor
-    change: Tensor
-    inverse: Tensor
-
-    def where(self, mask: Tensor, other: "Pair") -> "Pair":
-        """The pair itself where `mask` is true, else the `other`."""
-        return Pair(
-            torch.where(mask, self.step, other.step),
-            torch.where(mask, self.change, other.change),
-            torch.where(mask, self.inverse, other.inverse),
-        )
-
-    def select(self, keep: Tensor) -> "Pair":
-        """The pair of some of the models."""
-        return Pair(*(t.index_select(0, keep) for t in (self.step, self.change, self.inverse)))
-
-
 class History:
-    """The last pairs of each model of a stack, in tensors of shape ``(M, K, D + 1)``.
+    """The last pairs of each model of a stack.
 
-    A model that rejected its trial, or saw no positive curvature, gets a void pair, which changes
-    no product.
+    A model that rejected its trial, or saw no positive curvature, gets a pair of zeros, which
+    changes no product.
+
+    Attributes
+    ----------
+    steps, changes : Tensor of shape (M, pairs, K * (D + 1)), or None
+        S and Y.
+    last : Tensor of shape (M, K, D + 1)
+        The last change of each model that is not zero, which sets the scale of ``H_0``.
     """
 
     def __init__(self) -> None:
-        self.pairs: list[Pair] = []
-        self.last: Pair | None = None
-        """The last pair of each model that is not void, which sets the scale of ``H_0``."""
+        self.steps: Tensor | None = None
+        self.changes: Tensor | None = None
+        self.last: Tensor | None = None
 
     def add(self, accepted: Tensor, step: Tensor, change: Tensor) -> None:
         """Append a pair for the `accepted` models, of shape ``(M,)``."""
@@ -60,74 +49,94 @@ class History:
         valid = accepted.view(-1, 1, 1) & (product > enough)
         if not bool(valid.any()):
             return
-        inverse = torch.where(valid, 1.0 / torch.where(valid, product, 1.0), 0.0)
-        zero = torch.zeros_like(step)
-        pair = Pair(torch.where(valid, step, zero), torch.where(valid, change, zero), inverse)
-        self.pairs = [*self.pairs[1 - MEMORY :], pair]
-        self.last = pair if self.last is None else pair.where(valid, self.last)
+        norm = torch.where(valid, product, 1.0).rsqrt()
+        step, change = (torch.where(valid, norm * vector, 0.0) for vector in (step, change))
+        self.last = change if self.last is None else torch.where(valid, change, self.last)
+        new = step.flatten(1).unsqueeze(1), change.flatten(1).unsqueeze(1)
+        if self.steps is None or self.changes is None:
+            self.steps, self.changes = new
+        else:
+            self.steps = torch.cat([self.steps[:, 1 - MEMORY :], new[0]], dim=1)
+            self.changes = torch.cat([self.changes[:, 1 - MEMORY :], new[1]], dim=1)
+        self._products = self.steps @ self.changes.mT
 
     def forget(self, models: Tensor) -> None:
-        """Make the pairs of some models void."""
+        """Make all pairs of some models zero."""
+        if self.steps is None or self.changes is None or self.last is None:
+            return
         keep = (~models).view(-1, 1, 1)
-        void = torch.zeros((), dtype=WIDE, device=keep.device)
-        self.pairs = [pair.where(keep, Pair(void, void, void)) for pair in self.pairs]
-        if self.last is not None:
-            self.last = self.last.where(keep, Pair(void, void, void))
+        self.steps, self.changes, self.last, self._products = (
+            torch.where(keep, t, 0.0)
+            for t in (self.steps, self.changes, self.last, self._products)
+        )
 
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
-        self.pairs = [pair.select(keep) for pair in self.pairs]
-        if self.last is not None:
-            self.last = self.last.select(keep)
+        if self.steps is None or self.changes is None or self.last is None:
+            return
+        self.steps, self.changes, self.last, self._products = (
+            t.index_select(0, keep)
+            for t in (self.steps, self.changes, self.last, self._products)
+        )
 
     def solve(self, preconditioner: Preconditioner, gradient: Tensor) -> Tensor:
-        """``H g`` by the two-loop recursion (Nocedal and Wright, 2006, algorithm 7.4)."""
-        rest = gradient
-        shares = []
-        for pair in reversed(self.pairs):
-            share = pair.inverse * dot(pair.step, rest)
-            rest = rest - share * pair.change
-            shares.append(share)
-        result = self._scale(preconditioner) * preconditioner.solve(rest)
-        for pair, share in zip(self.pairs, reversed(shares), strict=True):
-            result = result + pair.step * (share - pair.inverse * dot(pair.change, result))
-        return result
+        r"""``H g``, which is what the two-loop recursion computes.
+
+        .. math:: u = R^{-1} S g, \quad r = H_0 (g - Y^\top u), \quad
+            H g = r + S^\top R^{-\top} (u - Y r)
+
+        with R the upper triangle of :math:`S Y^\top`.
+        """
+        if self.steps is None or self.changes is None:
+            return preconditioner.solve(gradient)
+        upper = self._products
+        flat = gradient.flatten(1).unsqueeze(-1)
+        u = torch.linalg.solve_triangular(upper, self.steps @ flat, upper=True, unitriangular=True)
+        rest = (flat - self.changes.mT @ u).view_as(gradient)
+        result = (self._scale(preconditioner) * preconditioner.solve(rest)).view_as(flat)
+        v = torch.linalg.solve_triangular(
+            upper.mT, u - self.changes @ result, upper=False, unitriangular=True
+        )
+        return (result + self.steps.mT @ v).view_as(gradient)
 
     def hessian(self, preconditioner: Preconditioner) -> Callable[[Tensor], Tensor]:
-        r"""The map ``v -> B v`` that `solve` inverts, in its unrolled form.
+        r"""The map ``v -> B v`` that `solve` inverts.
 
-        .. math:: B = B_0 + \sum_i (b_i b_i^\top - a_i a_i^\top), \quad
-            a_i = \frac{B_i s_i}{\sqrt{s_i^\top B_i s_i}}, \quad
-            b_i = \frac{y_i}{\sqrt{y_i^\top s_i}}
+        .. math:: B v = B_0 v - B_0 S^\top x - Y^\top z, \quad
+            (S B_0 S^\top + L L^\top) x = S B_0 v + L Y v, \quad z = L^\top x - Y v
 
-        with :math:`B_i` the sum up to i (Nocedal and Wright, 2006, section 7.2).
+        with L the strictly lower triangle of :math:`S Y^\top`.
         """
-        scale = self._scale(preconditioner)
-        ranks: list[Tensor] = []  # b_i and a_i in turn, each (M, K * (D + 1))
+        if self.steps is None or self.changes is None:
+            return preconditioner.product
+        scale, steps, changes = self._scale(preconditioner), self.steps, self.changes
+        models, pairs, size = steps.shape
+        outputs = size // preconditioner.diagonal.shape[-1]
+        by_step = torch.stack(
+            [
+                preconditioner.product(step.view(models, outputs, -1)).flatten(1)
+                for step in steps.unbind(dim=1)
+            ],
+            dim=1,
+        )
+        by_step = by_step / scale  # B_0 S^T, pairs as rows
+        lower = self._products.tril(-1)
+        inner = by_step @ steps.mT + lower @ lower.mT
+        void = torch.diag_embed((inner.diagonal(dim1=-2, dim2=-1) <= 0).to(inner.dtype))
+        factor = torch.linalg.cholesky(inner + void)
 
         def product(vector: Tensor) -> Tensor:
-            result = preconditioner.product(vector) / scale
-            if not ranks:
-                return result
-            factor = torch.stack(ranks, dim=1)  # (M, 2 i, K * (D + 1))
-            signs = factor.new_tensor([1.0, -1.0]).repeat(len(ranks) // 2).view(1, -1, 1)
-            shares = signs * (factor @ vector.flatten(1).unsqueeze(-1))
-            return result + (factor.mT @ shares).view_as(vector)
+            flat = vector.flatten(1).unsqueeze(-1)
+            along = changes @ flat
+            x = torch.cholesky_solve(by_step @ flat + lower @ along, factor)
+            z = lower.mT @ x - along
+            result = preconditioner.product(vector).flatten(1).unsqueeze(-1) / scale
+            return (result - by_step.mT @ x - changes.mT @ z).view_as(vector)
 
-        for pair in self.pairs:
-            image = product(pair.step)
-            length = dot(pair.step, image)
-            curved = (length > 0) & (pair.inverse > 0)
-            ranks.append((pair.change * pair.inverse.sqrt() * curved).flatten(1))
-            norm = torch.where(curved, torch.where(curved, length, 1.0).rsqrt(), 0.0)
-            ranks.append((image * norm).flatten(1))
         return product
 
-    def _scale(self, preconditioner: Preconditioner) -> Tensor | float:
-        """``s.y / y.P y`` of each model's last pair; 1 where there is none."""
-        if self.last is None:
-            return 1.0
-        pair = self.last
-        norm = pair.inverse * dot(pair.change, preconditioner.solve(pair.change))
-        known = norm > 0
-        return torch.where(known, 1.0 / torch.where(known, norm, 1.0), 1.0)
+    def _scale(self, preconditioner: Preconditioner) -> Tensor:
+        """``s.y / y.P y`` of each model's last pair; 1 where there is none, shape ``(M, 1, 1)``."""
+        assert self.last is not None
+        norm = dot(self.last, preconditioner.solve(self.last))
+        return torch.where(norm > 0, 1.0 / torch.where(norm > 0, norm, 1.0), 1.0)

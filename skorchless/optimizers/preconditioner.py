@@ -21,6 +21,8 @@ from skorchless.stack import WIDE
 
 #: Rows that are taken to double precision at once.
 BLOCK_ROWS = 1024
+#: Rows whose mean curvature tells when to measure it anew for all.
+GAUGE_ROWS = 1024
 #: From this many columns on only the diagonal of B is kept.
 MOST_FACTORED_COLUMNS = 8000
 
@@ -151,9 +153,11 @@ class Curvature:
         self._basis = self._row_space() if few_rows else None
         n_sample = max(8 * columns, 8192)
         exact = self.constant and not few_rows and not self._diagonal
-        self.wants_pass = exact or 2 * n_sample < source.n_rows
+        self.covers_all_rows = exact or 2 * n_sample >= source.n_rows
+        self.wants_pass = exact or not self.covers_all_rows
         self._moments: Tensor | None = None
         self._sample = None if exact else source.sample(n_sample)
+        self._gauge = None if exact else source.sample(GAUGE_ROWS)
 
     def add(self, chunk: Chunk) -> None:
         """Add a chunk of the pass that `wants_pass` asks for.
@@ -166,10 +170,10 @@ class Curvature:
         self._moments = moments if self._moments is None else self._moments.add_(moments)
 
     def mean(self, weights: Tensor) -> Tensor:
-        """Mean curvature of each model over the sample, shape ``(M,)``."""
-        if self._sample is None:
+        """Roughly the mean curvature of each model, to see whether it moves, shape ``(M,)``."""
+        if self._gauge is None:
             return torch.ones(len(weights), dtype=WIDE, device=weights.device)
-        return self._row_weights(self._sample, weights).sum(dim=-1).expand(len(weights))
+        return self._row_weights(self._gauge, weights).sum(dim=-1).expand(len(weights))
 
     def preconditioner(self, weights: Tensor, cautious: Tensor | None = None) -> Preconditioner:
         """The preconditioner at `weights`, of shape ``(M, K, D + 1)``.

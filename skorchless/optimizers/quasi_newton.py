@@ -7,7 +7,9 @@ Per model, from the accepted weights W with gradient g:
   minimiser of the quadratic model plus penalty, found without reading data (proximal
   quasi-Newton; Lee, Sun and Saunders, 2014), so zeros are exact;
 * step: 1, shortened by quadratic interpolation until the Armijo condition holds. Every trial is
-  one pass, which brings the gradient as well;
+  one pass, which brings the gradient as well. For squared error, whose gradient is linear, the two
+  gradients tell where on the line the minimum is, and that point is accepted: with exact steps
+  L-BFGS makes the iterates of preconditioned conjugate gradients;
 * :math:`P` is measured anew when the mean curvature has left ``[0.7, 1.4]`` times what it was;
 * stop: the decrease that the model predicts, :math:`g^\top H g`, estimates how far the objective
   is above its minimum. Where progress is slow, H is too small along what remains; then the last
@@ -15,11 +17,14 @@ Per model, from the accepted weights W with gradient g:
   at least 1 and at most 10 times the prediction, and 3 times that to be safe.
 """
 
+from dataclasses import dataclass, fields
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from skorchless.optimizers.base import PassOutcome, Setup
-from skorchless.optimizers.history import History
+from skorchless.optimizers.history import History, dot
 from skorchless.optimizers.preconditioner import Curvature, Factored, Preconditioner
 from skorchless.optimizers.proximal import minimise_model
 from skorchless.sources import Chunk
@@ -41,14 +46,56 @@ LITTLE = 1e-6
 WINDOW = 5
 #: How far the series may raise the estimate, and what is added for safety.
 MOST_RAISED, SAFETY = 10.0, 3.0
-#: Where rounding is near, a pass that does not divide the predicted decrease by this is the last.
-REFINING = 4.0
+#: Where rounding is near, a pass that does not divide the predicted decrease by this is the last:
+#: of a preconditioner from all rows, and from a sample.
+REFINING, REFINING_SAMPLED = 4.0, 1.5
+
+
+@dataclass
+class Numbers:
+    """What is one number a model, each of shape ``(M,)``, on the host: a device waits for none.
+
+    Attributes
+    ----------
+    tolerance, constant_loss : ndarray
+        When to stop.
+    value : ndarray
+        Objective at the accepted point.
+    slope, length, rejected : ndarray
+        Of the line search from it: slope at its start, length of the trial step, and trials that
+        were too long.
+    decrease, last_decrease : ndarray
+        Predicted decrease, now and at the last accepted point.
+    curvature : ndarray
+        Mean curvature where the preconditioner was measured.
+    """
+
+    tolerance: np.ndarray
+    constant_loss: np.ndarray
+    value: np.ndarray
+    slope: np.ndarray
+    length: np.ndarray
+    rejected: np.ndarray
+    decrease: np.ndarray
+    last_decrease: np.ndarray
+    curvature: np.ndarray
+
+    @classmethod
+    def at_start(cls, tolerance: np.ndarray, constant_loss: np.ndarray) -> "Numbers":
+        """Before the first pass."""
+        zero, one = np.zeros(len(tolerance)), np.ones(len(tolerance))
+        never = np.full(len(tolerance), np.inf)
+        return cls(tolerance, constant_loss, never, zero, one, zero, never, never, zero)
+
+    def select(self, keep: np.ndarray) -> "Numbers":
+        """Of some of the models."""
+        return Numbers(*(getattr(self, field.name)[keep] for field in fields(self)))
 
 
 class QuasiNewton:
     """Preconditioned L-BFGS for a stack of models, one trial step a pass.
 
-    Squared error without L1 is solved to rounding whatever the tolerance: it costs a pass or two.
+    Squared error without L1 is solved to rounding whatever the tolerance: it costs few passes.
     """
 
     full_batch = True
@@ -57,14 +104,17 @@ class QuasiNewton:
         self.curvature = Curvature(setup.source, setup.objective)
         self.penalty = setup.objective.penalty
         self.exact = self.curvature.constant and not self.penalty.has_l1
-        self.tolerance = torch.zeros_like(setup.tolerance) if self.exact else setup.tolerance
         assert setup.constant_loss is not None
-        self.constant_loss = setup.constant_loss
+        tolerance = (0.0 if self.exact else 1.0) * setup.tolerance
+        self.numbers = Numbers.at_start(
+            tolerance.numpy(force=True), setup.constant_loss.numpy(force=True)
+        )
         self.history = History()
+        self._dtype, self._eps = setup.weights.dtype, torch.finfo(setup.weights.dtype).eps
         self._batch_gradient: Tensor | None = None
-        self._values: list[Tensor] = []
+        self._values: list[np.ndarray] = []
         self._preconditioner: Preconditioner | None = None
-        self._started = False
+        self._weights: Tensor | None = None
 
     def set_rate(self, rate: Tensor) -> None:
         """Nothing to take: the step length is found by line search."""
@@ -78,115 +128,123 @@ class QuasiNewton:
         """Keep the gradient until the pass's objective is known."""
         self._batch_gradient = gradient.to(WIDE, copy=True)
 
-    def on_pass(self, weights: Tensor, value: Tensor) -> PassOutcome:
+    def on_pass(self, weights: Tensor, value: np.ndarray) -> PassOutcome:
         """Accept the trial or shorten the step, and move `weights` to the next trial."""
         assert self._batch_gradient is not None
         trial, gradient = weights.to(WIDE, copy=True), self._batch_gradient
-        if self._started:
-            accepted = self._sufficient(value)
-            self._accept(accepted, trial, value, gradient)
-            if not bool(accepted.all()):
-                self._shorten(~accepted, value)
+        if self._weights is None:
+            accepted = np.ones(len(value), dtype=bool)
+            self._weights, self._gradient = trial, gradient
+            self._direction = torch.zeros_like(trial)
+            self._measured_at = trial
+            self.numbers.value = value
         else:
-            accepted = torch.ones_like(value, dtype=torch.bool)
-            self._start(trial, value, gradient, weights.dtype)
+            accepted = self._judge(trial, value, gradient)
         self._follow_curvature()
-        self._values = [*self._values[-2 * WINDOW :], self._value]
-        confused = self._rejected == FORGET_AFTER
-        if bool(confused.any()):
-            self.history.forget(confused)
+        self._values = [*self._values[-2 * WINDOW :], self.numbers.value]
+        confused = self.numbers.rejected == FORGET_AFTER
+        if confused.any():
+            mask = self._mask(confused)
+            self.history.forget(mask)
             self._preconditioner = self.curvature.preconditioner(
-                self._measured_at.to(self._dtype), cautious=confused
+                self._measured_at.to(self._dtype), cautious=mask
             )
         self._aim(accepted | confused)
         converged = self._converged(accepted) | self._refine(accepted)
-        stuck = self._rejected >= MOST_REJECTED
-        outcome = PassOutcome(
-            self._weights.to(weights.dtype), self._value.clone(), converged, stuck
-        )
-        weights.copy_(self._weights + self._length.view(-1, 1, 1) * self._direction)
-        return outcome
+        stuck = self.numbers.rejected >= MOST_REJECTED
+        length = torch.from_numpy(self.numbers.length).to(self._weights)
+        weights.copy_(self._weights + length.view(-1, 1, 1) * self._direction)
+        accepted_weights = self._weights.to(self._dtype)
+        return PassOutcome(accepted_weights, self.numbers.value, converged, stuck)
 
-    def _start(self, trial: Tensor, value: Tensor, gradient: Tensor, dtype: torch.dtype) -> None:
-        self._started = True
-        self._dtype, self._eps = dtype, torch.finfo(dtype).eps
-        # the accepted point
-        self._weights, self._value, self._gradient = trial, value, gradient
-        # the line search from it
-        self._direction = torch.zeros_like(trial)
-        self._slope = torch.zeros_like(value)
-        self._length = torch.ones_like(value)
-        self._rejected = torch.zeros_like(value)
-        # the predicted decrease, now and at the last accepted point
-        self._decrease = torch.full_like(value, torch.inf)
-        self._last_decrease = torch.full_like(value, torch.inf)
-        # where the preconditioner was measured
-        self._measured_at = trial
-        self._measured_mean = torch.zeros_like(value)
+    def _mask(self, models: np.ndarray) -> Tensor:
+        """`models` where the weights are."""
+        return torch.from_numpy(models).to(self._measured_at.device)
 
-    def _sufficient(self, value: Tensor) -> Tensor:
-        """Armijo's condition, up to what rounding can do to the objective."""
-        bound = self._value + ARMIJO * self._length * self._slope
-        return value <= bound + 4.0 * self._eps * self._value.abs()
+    def _choose(self, models: np.ndarray, new: Tensor, old: Tensor) -> Tensor:
+        """The `new` tensor for some of the models, the `old` one for the others."""
+        if models.all():
+            return new
+        return torch.where(self._mask(models).view(-1, 1, 1), new, old) if models.any() else old
 
-    def _accept(self, accepted: Tensor, trial: Tensor, value: Tensor, gradient: Tensor) -> None:
-        """Make the trial of the `accepted` models their current point."""
-        self.history.add(accepted, trial - self._weights, gradient - self._gradient)
-        chosen = accepted.view(-1, 1, 1)
-        self._weights = torch.where(chosen, trial, self._weights)
-        self._gradient = torch.where(chosen, gradient, self._gradient)
+    def _judge(self, trial: Tensor, value: np.ndarray, gradient: Tensor) -> np.ndarray:
+        """Make the trial the current point of the models that it is good for; return which."""
+        assert self._weights is not None
+        now, step, change = self.numbers, trial - self._weights, gradient - self._gradient
+        if self.exact:
+            beyond, gain = self._to_line_minimum(step, change, gradient)
+            trial, gradient, value = trial + beyond * step, gradient + beyond * change, value - gain
+        bound = now.value + ARMIJO * now.length * now.slope
+        accepted: np.ndarray = value <= bound + 4.0 * self._eps * np.abs(now.value)
+        if accepted.any():
+            self.history.add(self._mask(accepted), step, change)
+        self._weights = self._choose(accepted, trial, self._weights)
+        self._gradient = self._choose(accepted, gradient, self._gradient)
+        shorter = self._shortened(value)
         # Rounding alone must not make a curve rise.
-        self._value = torch.where(accepted, torch.minimum(value, self._value), self._value)
-        self._length = torch.where(accepted, 1.0, self._length)
-        self._rejected = torch.where(accepted, 0.0, self._rejected)
+        now.value = np.where(accepted, np.minimum(value, now.value), now.value)
+        now.length = np.where(accepted, 1.0, shorter)
+        now.rejected = np.where(accepted, 0.0, now.rejected + 1.0)
+        return accepted
 
-    def _shorten(self, rejected: Tensor, value: Tensor) -> None:
+    @staticmethod
+    def _to_line_minimum(
+        step: Tensor, change: Tensor, gradient: Tensor
+    ) -> tuple[Tensor, np.ndarray]:
+        """How many more steps it is to the least value on the line, and what that gains."""
+        slope, curvature = dot(gradient, step), dot(change, step)
+        curved = (curvature > 0) & slope.isfinite()
+        beyond = torch.where(curved, -slope / torch.where(curved, curvature, 1.0), 0.0)
+        gain = 0.5 * beyond.square() * torch.where(curved, curvature, 0.0)
+        return beyond, gain.view(-1).numpy(force=True)
+
+    def _shortened(self, value: np.ndarray) -> np.ndarray:
         """Minimise the parabola through value and slope at 0 and the value at the trial."""
-        t, slope = self._length, self._slope
-        excess = value - self._value - t * slope
-        best = torch.where(value.isfinite(), -0.5 * slope * t * t / excess, 0.0)
-        shorter = torch.minimum(torch.maximum(best, 0.1 * t), 0.5 * t)
-        self._length = torch.where(rejected, shorter, t)
-        self._rejected = torch.where(rejected, self._rejected + 1.0, self._rejected)
+        now = self.numbers
+        t, slope = now.length, now.slope
+        with np.errstate(all="ignore"):
+            best = -0.5 * slope * t * t / (value - now.value - t * slope)
+        best = np.where(np.isfinite(value) & np.isfinite(best), best, 0.0)
+        shorter: np.ndarray = np.clip(best, 0.1 * t, 0.5 * t)
+        return shorter
 
     def _follow_curvature(self) -> None:
         """Measure the preconditioner anew for models whose mean curvature has moved."""
-        if self.curvature.constant and bool((self._measured_mean > 0).all()):
+        assert self._weights is not None
+        if self.curvature.constant and self._preconditioner is not None:
             return
-        mean = self.curvature.mean(self._weights.to(self._dtype))
-        moved = (mean < REFRESH_BELOW * self._measured_mean) | (
-            mean > REFRESH_ABOVE * self._measured_mean
-        )
-        if bool(moved.any()) or self._preconditioner is None:
-            chosen = moved.view(-1, 1, 1)
-            self._measured_at = torch.where(chosen, self._weights, self._measured_at)
-            self._measured_mean = torch.where(moved, mean, self._measured_mean)
+        before = self.numbers.curvature
+        mean = self.curvature.mean(self._weights.to(self._dtype)).numpy(force=True)
+        moved = (mean < REFRESH_BELOW * before) | (mean > REFRESH_ABOVE * before)
+        if moved.any() or self._preconditioner is None:
+            self._measured_at = self._choose(moved, self._weights, self._measured_at)
+            self.numbers.curvature = np.where(moved, mean, before)
             self._preconditioner = self.curvature.preconditioner(self._measured_at.to(self._dtype))
 
-    def _aim(self, models: Tensor) -> None:
+    def _aim(self, models: np.ndarray) -> None:
         """New directions for some of the models."""
-        if not bool(models.any()):
+        if not models.any():
             return
         assert self._preconditioner is not None
+        now = self.numbers
         if self.penalty.has_l1:
             direction, slope = self._minimise_model(
                 EXACT_MODEL if self.curvature.constant else ROUGH_MODEL
             )
-            scale = torch.maximum(self._value.abs(), 1e-3 * self.constant_loss)
-            if bool((-slope <= self.tolerance * scale).any()):  # to be sure before stopping
+            if (-slope <= now.tolerance * self._scale()).any():  # to be sure before stopping
                 direction, slope = self._minimise_model(EXACT_MODEL)
         else:
             direction = -self.history.solve(self._preconditioner, self._gradient)
-            slope = (direction * self._gradient).sum(dim=(1, 2))
-        self._direction = torch.where(models.view(-1, 1, 1), direction, self._direction)
-        self._slope = torch.where(models, slope, self._slope)
-        self._length = torch.where(models, 1.0, self._length)
-        self._last_decrease = torch.where(models, self._decrease, self._last_decrease)
-        self._decrease = torch.where(models, -slope, self._decrease)
+            slope = dot(direction, self._gradient).view(-1).numpy(force=True)
+        self._direction = self._choose(models, direction, self._direction)
+        now.slope = np.where(models, slope, now.slope)
+        now.length = np.where(models, 1.0, now.length)
+        now.last_decrease = np.where(models, now.decrease, now.last_decrease)
+        now.decrease = np.where(models, -slope, now.decrease)
 
-    def _minimise_model(self, accuracy: float) -> tuple[Tensor, Tensor]:
-        assert self._preconditioner is not None
-        return minimise_model(
+    def _minimise_model(self, accuracy: float) -> tuple[Tensor, np.ndarray]:
+        assert self._preconditioner is not None and self._weights is not None
+        direction, slope = minimise_model(
             self._weights,
             self._gradient,
             self.history.hessian(self._preconditioner),
@@ -194,69 +252,73 @@ class QuasiNewton:
             self._preconditioner.diagonal,
             accuracy,
         )
+        return direction, slope.numpy(force=True)
 
-    def _refine(self, accepted: Tensor) -> Tensor:
+    def _refine(self, accepted: np.ndarray) -> np.ndarray:
         """Take the last step of least squares without a pass; return whose it was.
 
         The model is the objective itself there, so its value is known; and the step is so short
         that a pass could not tell the difference.
         """
-        last = accepted & (self._decrease <= self._eps * self._value.abs())
-        if not self.exact or not isinstance(self._preconditioner, Factored):
-            return torch.zeros_like(accepted)
-        last = last & ~self._preconditioner.lifted
-        step = torch.where(last.view(-1, 1, 1), self._direction, 0.0)
-        self._weights = self._weights + step
-        self._value = torch.where(last, self._value - 0.5 * self._decrease, self._value)
+        assert self._weights is not None
+        now = self.numbers
+        last = accepted & (now.decrease <= self._eps * np.abs(now.value))
+        solves = self.exact and self.curvature.covers_all_rows
+        if not solves or not last.any() or not isinstance(self._preconditioner, Factored):
+            return np.zeros_like(accepted)
+        last = last & ~self._preconditioner.lifted.numpy(force=True)
+        self._weights = self._choose(last, self._weights + self._direction, self._weights)
+        now.value = np.where(last, now.value - 0.5 * now.decrease, now.value)
         return last
 
-    def _converged(self, accepted: Tensor) -> Tensor:
-        scale = torch.maximum(self._value.abs(), 1e-3 * self.constant_loss)
-        reached = self._distance() <= self.tolerance * scale
-        exact = self._decrease <= self._eps**2 * self.constant_loss
-        stagnant = accepted & (self._decrease * REFINING > self._last_decrease)
-        at_rounding = stagnant & (self._decrease <= self._eps * scale)
-        # A search that fails has met the limit of the arithmetic, if little was left to find.
-        failed = (self._rejected >= MOST_REJECTED) & (self._decrease <= LITTLE * scale)
-        return reached | exact | at_rounding | failed | self._idle(accepted, scale)
+    def _scale(self) -> np.ndarray:
+        """What a distance to the optimum is relative to."""
+        scale: np.ndarray = np.maximum(
+            np.abs(self.numbers.value), 1e-3 * self.numbers.constant_loss
+        )
+        return scale
 
-    def _idle(self, accepted: Tensor, scale: Tensor) -> Tensor:
+    def _converged(self, accepted: np.ndarray) -> np.ndarray:
+        now, scale = self.numbers, self._scale()
+        reached = self._distance() <= now.tolerance * scale
+        exact = now.decrease <= self._eps**2 * now.constant_loss
+        refining = REFINING if self.curvature.covers_all_rows else REFINING_SAMPLED
+        stagnant = accepted & (now.decrease * refining > now.last_decrease)
+        at_rounding = stagnant & (now.decrease <= self._eps * scale)
+        # A search that fails has met the limit of the arithmetic, if little was left to find.
+        failed = (now.rejected >= MOST_REJECTED) & (now.decrease <= LITTLE * scale)
+        converged: np.ndarray = reached | exact | at_rounding | failed
+        return converged | self._idle(accepted, scale)
+
+    def _idle(self, accepted: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """Whether the last passes together have moved the objective by no more than rounding."""
         if len(self._values) <= WINDOW:
-            return torch.zeros_like(accepted)
+            return np.zeros_like(accepted)
         moved = self._values[-1 - WINDOW] - self._values[-1]
-        return accepted & (moved <= self._eps * scale) & (self._decrease <= LITTLE * scale)
+        idle: np.ndarray = moved <= self._eps * scale
+        return accepted & idle & (self.numbers.decrease <= LITTLE * scale)
 
-    def _distance(self) -> Tensor:
+    def _distance(self) -> np.ndarray:
         """Estimate of how far each accepted objective is above its minimum, shape ``(M,)``."""
+        decrease = self.numbers.decrease
         if len(self._values) <= 2 * WINDOW:
-            return SAFETY * self._decrease
+            return SAFETY * decrease
         first, middle, last = (self._values[-1 - i] for i in (2 * WINDOW, WINDOW, 0))
         earlier, recent = first - middle, middle - last
         slowing = earlier > recent
-        series = recent.square() / torch.where(slowing, earlier - recent, 1.0)
-        series = torch.where(slowing, series, torch.inf)
-        most = MOST_RAISED * self._decrease
-        return SAFETY * torch.minimum(torch.maximum(series, self._decrease), most)
+        series = recent**2 / np.where(slowing, earlier - recent, 1.0)
+        series = np.where(slowing, series, np.inf)
+        return SAFETY * np.clip(series, decrease, MOST_RAISED * decrease)
 
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
-        self._values = [values.index_select(0, keep) for values in self._values]
-        for name in (
-            "tolerance",
-            "constant_loss",
-            "_weights",
-            "_value",
-            "_gradient",
-            "_direction",
-            "_slope",
-            "_length",
-            "_rejected",
-            "_decrease",
-            "_last_decrease",
-            "_measured_at",
-            "_measured_mean",
-        ):
-            setattr(self, name, getattr(self, name).index_select(0, keep))
+        assert self._weights is not None
+        index = keep.numpy(force=True)
+        self.numbers = self.numbers.select(index)
+        self._values = [values[index] for values in self._values]
+        self._weights = self._weights.index_select(0, keep)
+        self._gradient = self._gradient.index_select(0, keep)
+        self._direction = self._direction.index_select(0, keep)
+        self._measured_at = self._measured_at.index_select(0, keep)
         self.history.select(keep)
         self._preconditioner = self.curvature.preconditioner(self._measured_at.to(self._dtype))

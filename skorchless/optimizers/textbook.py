@@ -38,10 +38,10 @@ class TextbookRule(ABC):
     def on_chunk(self, chunk: Chunk) -> None:  # noqa: B027 (nothing to do is the usual case)
         """Gradients are all that it needs."""
 
-    def on_pass(self, weights: Tensor, value: Tensor) -> PassOutcome:
+    def on_pass(self, weights: Tensor, value: np.ndarray) -> PassOutcome:
         """Accept the weights as they are."""
-        never = torch.zeros(len(weights), dtype=torch.bool, device=weights.device)
-        return PassOutcome(weights.clone(), value, never)
+        never = np.zeros(len(weights), dtype=bool)
+        return PassOutcome(weights.clone(), value, never, never)
 
     @abstractmethod
     def select(self, keep: Tensor) -> None:

@@ -120,7 +120,7 @@ def test_each_model_sees_its_own_pairs_only(seed, accepted):
 
 def test_only_so_many_pairs_are_kept():
     history = Quadratic(0).history([[True] * MODELS] * (MEMORY + 3))
-    assert len(history.pairs) == MEMORY
+    assert history.steps.shape[1] == history.changes.shape[1] == MEMORY
 
 
 def test_a_step_without_curvature_is_not_kept():
@@ -128,7 +128,7 @@ def test_a_step_without_curvature_is_not_kept():
     step = problem.vector()
     history.add(torch.ones(MODELS, dtype=torch.bool), step, -problem.change(step))
     history.add(torch.ones(MODELS, dtype=torch.bool), step, torch.zeros_like(step))
-    assert history.pairs == []
+    assert history.steps is None
 
 
 @quick
@@ -150,8 +150,8 @@ def test_a_model_that_forgets_is_left_with_the_preconditioner(seed):
 def test_a_model_forgets_what_is_no_number(seed):
     problem = Quadratic(seed)
     history, metric = problem.history([[True] * MODELS] * 2), problem.preconditioner(Diagonal)
-    for pair in history.pairs:
-        pair.step[1] = pair.change[1] = torch.nan
+    for kept in (history.steps, history.changes, history.last):
+        kept[1] = torch.nan
     history.forget(torch.tensor([False, True, False]))
     assert history.solve(metric, problem.vector()).isfinite().all()
 
