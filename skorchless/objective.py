@@ -68,7 +68,10 @@ class Objective:
         for batch, (raw, raw_rows), scale in zip(
             chunk.batches, self._raw_predictions(chunk, weights).batches, chunk.scale, strict=True
         ):
-            batch.predict(flat, out=raw_rows)
+            if chunk.bare is not None and not bool(flat.any()):  # at the start
+                raw.zero_()
+            else:
+                batch.predict(flat, out=raw_rows)
             self.loss.residual(raw, batch.target, out=residual)
             if batch.weight is not None:
                 residual.mul_(batch.weight)

@@ -364,29 +364,31 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
 
     def _check_target(self, y: Any, name: str) -> np.ndarray | Tensor:
         labels: np.ndarray = column_or_1d(inputs.as_numpy(y), warn=True)
-        assert_all_finite(labels, input_name=name)
-        check_classification_targets(labels)
+        if labels.dtype.kind not in "biu":  # whole numbers are always labels, and the check is slow
+            assert_all_finite(labels, input_name=name)
+            check_classification_targets(labels)
         return labels
 
     def _encode(self, y: np.ndarray | Tensor, name: str, *, reset: bool) -> tuple[Tensor, int]:
         assert isinstance(y, np.ndarray)
         announced = getattr(self, "_announced", None)
-        learns = reset and announced is None
+        found, index = np.unique(y, return_inverse=True)
         if reset:
-            self.classes_: np.ndarray = np.unique(y) if announced is None else announced
-        if not learns:
-            unknown = np.setdiff1d(y, self.classes_)
+            self.classes_: np.ndarray = found if announced is None else announced
+        if not reset or announced is not None:
+            unknown = np.setdiff1d(found, self.classes_)
             if len(unknown):
                 raise ValueError(f"{name} contains previously unseen labels: {unknown.tolist()}")
+            index = np.searchsorted(self.classes_, found)[index]
         if len(self.classes_) < 2:
             raise ValueError(
                 "This solver needs samples of at least 2 classes in the data, but the data "
                 f"contains only one class: {self.classes_.tolist()[0]!r}"
             )
-        index = torch.from_numpy(np.searchsorted(self.classes_, y).astype(np.int64))
+        encoded = torch.from_numpy(index.astype(np.int64, copy=False))
         if len(self.classes_) == 2:
-            return index.to(torch.float64).unsqueeze(1), 1
-        return index, len(self.classes_)
+            return encoded.to(torch.float64).unsqueeze(1), 1
+        return encoded, len(self.classes_)
 
     def _class_weights(self, data: Data) -> Tensor | None:
         if self.class_weight is None:

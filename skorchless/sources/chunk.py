@@ -12,6 +12,12 @@ from skorchless.stack import WIDE
 #: A chunk larger than this falls out of the cache; a smaller one pays its fixed costs more often.
 CHUNK_BYTES = 4 * 2**20
 
+#: Rows that are read where they lie leave no copy in the cache, so more of them go at once.
+BARE_CHUNK_BYTES = 16 * 2**20
+
+#: Rows whose squares are held at once.
+SQUARED_ROWS = 2048
+
 #: A row block of fewer numbers than this is not worth a core of its own.
 BLOCK_NUMBERS = 2**14
 
@@ -19,8 +25,8 @@ BLOCK_NUMBERS = 2**14
 #: threads there are, so that the same seed gives the same bits beside other jobs.
 MOST_PARTS = 8
 
-#: From this many columns on, half a symmetric product takes less time than all of it.
-WORTH_HALVING = 512
+#: Rows of a symmetric product that are computed at once, from the diagonal on.
+PANEL = 200
 
 #: From this many rows of weights on, one matrix product keeps every core busy by itself.
 WIDE_STACK = 48
@@ -136,7 +142,12 @@ class Chunk:
         r"""Sums of :math:`s_i \tilde x_i^2` and of :math:`s_i \tilde x_i`, shape ``(2, D + 1)``."""
         rows = self.rows
         weight = rows.new_ones(len(rows)) if self.weight is None else self.weight.view(-1)
-        sums = torch.stack([weight @ rows.square(), weight @ rows]).to(WIDE)
+        sums = torch.zeros(2, rows.shape[1], dtype=WIDE, device=rows.device)
+        squared = torch.empty_like(rows[:SQUARED_ROWS])
+        for start, stop in slices(len(rows), SQUARED_ROWS):
+            block, share = rows[start:stop], weight[start:stop]
+            sums[0] += share @ torch.mul(block, block, out=squared[: stop - start])
+            sums[1] += share @ block
         if self.bare is None:
             return sums
         last = (self.bare * weight.sum(dtype=WIDE)).expand(2, 1)
@@ -164,15 +175,16 @@ class Chunk:
 
 
 def _symmetric_product(left: Tensor, right: Tensor) -> Tensor:
-    """``left.T @ right`` where that is symmetric: of wide matrices only half of it is computed."""
+    """``left.T @ right`` where that is symmetric: its upper half is computed, and mirrored."""
     columns = right.shape[1]
-    if columns < WORTH_HALVING:
+    if columns < 2 * PANEL:
         return left.T @ right
-    half = columns // 2
-    corner = left[:, :half].T @ right[:, half:]
-    first = _symmetric_product(left[:, :half], right[:, :half])
-    second = _symmetric_product(left[:, half:], right[:, half:])
-    return torch.cat([torch.cat([first, corner], 1), torch.cat([corner.T, second], 1)])
+    product = right.new_empty(columns, columns)
+    for start, stop in slices(columns, PANEL):
+        panel = left[:, start:stop].T @ right[:, start:]
+        product[start:stop, start:] = panel
+        product[stop:, start:stop] = panel[:, stop - start :].T
+    return product
 
 
 def count_parts(n_rows: int, n_columns: int, stack_width: int, device: torch.device) -> int:
@@ -194,3 +206,11 @@ def slices(n: int, size: int) -> Iterator[tuple[int, int]]:
     """Bounds of consecutive runs of `size` out of `n`."""
     for start in range(0, n, size):
         yield start, min(start + size, n)
+
+
+def even_slices(n: int, size: int) -> Iterator[tuple[int, int]]:
+    """The same, all runs but the last few rows divisible into row blocks."""
+    even = n - n % MOST_PARTS
+    yield from slices(even, size - size % MOST_PARTS or size)
+    if even < n:
+        yield even, n

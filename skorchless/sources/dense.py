@@ -7,14 +7,20 @@ import torch
 from torch import Tensor
 
 from skorchless.sources.chunk import (
+    BARE_CHUNK_BYTES,
     CHUNK_BYTES,
     MOST_BATCHES,
     Chunk,
     count_parts,
+    even_slices,
     slices,
 )
 from skorchless.sources.scaling import Scaling
 from skorchless.stack import WIDE
+
+
+#: Laid-out targets are kept where they are this many times smaller than the rows.
+MUCH_SMALLER = 8
 
 
 class DenseSource:
@@ -67,6 +73,7 @@ class DenseSource:
         self.scaling = scaling
         self._chunks: dict[tuple[int, int, int], Chunk] = {}
         self._whole: Chunk | None = None
+        self._bare_chunks: dict[int, Chunk] = {}
 
     @property
     def n_rows(self) -> int:
@@ -129,10 +136,14 @@ class DenseSource:
         chunk = self._new_chunk((1, self._parts(rows), rows // self._parts(rows)))
         return self._fill(chunk, chosen, 0, rows)
 
+    def _rows_in(self, n_bytes: int) -> int:
+        """Rows whose features, raw predictions and residuals take so much memory."""
+        width = self.n_columns + 2 * self.stack_width
+        return max(1, n_bytes // (self.X.element_size() * width))
+
     @property
     def _chunk_rows(self) -> int:
-        width = self.n_columns + 2 * self.stack_width
-        return max(1, CHUNK_BYTES // (self.X.element_size() * width))
+        return self._rows_in(CHUNK_BYTES)
 
     def _pass(self, order: Tensor | None) -> Iterator[Chunk]:
         batch, most = self.batch_size, self._chunk_rows
@@ -148,29 +159,45 @@ class DenseSource:
             yield self._fill(self._chunk(rest, rest), order, whole, self.n_rows)
 
     def _bare(self, start: int, stop: int, scale: float) -> Chunk:
-        """Rows as they lie, without a copy: part of one batch of all rows in their own order."""
+        """Rows as they lie, without a copy: part of one batch of all rows in their own order.
+
+        Laying out the targets takes as long as a small product, so they are kept for the next
+        pass where they are much smaller than the rows.
+        """
+        if start in self._bare_chunks:
+            return self._bare_chunks[start]
         parts = self._parts(stop - start)
         shape = (1, parts, (stop - start) // parts)
-        target = self._lay_out(self.target[start:stop], self._new_target(shape))
+        if self.n_outputs == 1 and self.target.dtype == self.X.dtype:
+            target = self.target[start:stop].view(1, parts, 1, 1, shape[2])
+        else:
+            target = self._lay_out(self.target[start:stop], self._new_target(shape))
         weight = self.sample_weight
-        return Chunk(
+        chunk = Chunk(
             X=self.X[start:stop].view(*shape, -1),
             target=target,
             weight=None if weight is None else weight[start:stop].view(1, parts, 1, 1, shape[2]),
             bare=float(self.fit_intercept),
             scale=[scale],
+            starts=start == 0,
+            ends=stop == self.n_rows,
         )
+        if MUCH_SMALLER * self.n_outputs <= self.n_columns:
+            self._bare_chunks[start] = chunk
+        return chunk
 
     def _spanning(self, order: Tensor | None, start: int, stop: int) -> Iterator[Chunk]:
         """Chunks of one batch that is larger than a chunk."""
         scale = 1.0 / (stop - start)
-        for first, last in slices(stop - start, self._chunk_rows):
-            if order is None and self.scaling is None:
-                chunk = self._bare(start + first, start + last, scale)
-            else:
-                chunk = self._chunk(last - first, last - first)
-                self._fill(chunk, order, start + first, start + last)
-                chunk.scale = [scale]
+        in_place = order is None and self.scaling is None and self.batch_size == self.n_rows
+        most = self._rows_in(BARE_CHUNK_BYTES if in_place else CHUNK_BYTES)
+        for first, last in even_slices(stop - start, most):
+            if in_place:
+                yield self._bare(first, last, scale)
+                continue
+            chunk = self._chunk(last - first, last - first)
+            self._fill(chunk, order, start + first, start + last)
+            chunk.scale = [scale]
             chunk.starts, chunk.ends = first == 0, start + last == stop
             yield chunk
 

@@ -42,7 +42,7 @@ def test_a_batch_knows_its_products(kind, ones):
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("halved_from", [2, 512])
 def test_gram_is_the_sum_of_outer_products(kind, ones, weighted, halved_from, monkeypatch):
-    monkeypatch.setattr("skorchless.sources.chunk.WORTH_HALVING", halved_from)
+    monkeypatch.setattr("skorchless.sources.chunk.PANEL", halved_from)
     chunks = draw(weighted, ones)
     rows = chunks[0].rows
     weight = chunks[0].weight.view(-1, 1) if weighted else 1.0
