@@ -29,6 +29,8 @@ class Loss(Protocol):
     smoothness: float
     has_units: bool
     """Whether raw predictions are in y's units, rather than log-odds."""
+    shift_invariant: bool
+    """Whether the same number added to all outputs of a row changes nothing."""
     constant_curvature: bool
     """Whether ``curvature`` is 1 everywhere, so that one factorisation serves the whole fit."""
 
@@ -57,6 +59,7 @@ class _SharedLoss:
     """A loss without parameters is the same for every model of a stack."""
 
     has_units = False
+    shift_invariant = False
     constant_curvature = False
 
     def select(self, keep: Tensor) -> "_SharedLoss":
@@ -101,6 +104,7 @@ class Huber:
 
     smoothness = 1.0
     has_units = True
+    shift_invariant = False
     constant_curvature = False
 
     def __init__(self, delta: Tensor) -> None:
@@ -145,6 +149,7 @@ class SoftmaxCrossEntropy(_SharedLoss):
     """
 
     smoothness = 0.5
+    shift_invariant = True
 
     def value(self, raw: Tensor, target: Tensor) -> Tensor:
         return torch.log_softmax(raw, dim=-2).mul_(target).sum(dim=-2).neg_()

@@ -12,6 +12,10 @@ import torch
 
 import skorchless
 
+#: Seconds between two runs: the worker threads of one library spin for a while after its work, and
+#: would slow down the next one's.
+PAUSE = 0.1
+
 
 def side_by_side(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Median seconds of each run; the runs take turns, so that noise hits all alike."""
@@ -20,6 +24,7 @@ def side_by_side(runs: dict[str, Callable[[], object]], repeats: int) -> dict[st
         run()
     for _ in range(repeats):
         for name, run in runs.items():
+            time.sleep(PAUSE)
             start = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - start)

@@ -16,6 +16,8 @@ from skorchless.optimizers.preconditioner import Preconditioner
 MEMORY = 10
 #: A pair counts only if ``s.y`` is above this share of ``|s| |y|``.
 CURVED = 1e-10
+#: What keeps the pairs' matrix of unit diagonal definite where steps repeat each other.
+DEPENDENT = 1e-10
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -110,8 +112,8 @@ class History:
         if self.steps is None or self.changes is None:
             return preconditioner.product
         scale, steps, changes = self._scale(preconditioner), self.steps, self.changes
-        models, pairs, size = steps.shape
-        outputs = size // preconditioner.diagonal.shape[-1]
+        models, pairs, n_weights = steps.shape
+        outputs = n_weights // preconditioner.diagonal.shape[-1]
         by_step = torch.stack(
             [
                 preconditioner.product(step.view(models, outputs, -1)).flatten(1)
@@ -122,13 +124,17 @@ class History:
         by_step = by_step / scale  # B_0 S^T, pairs as rows
         lower = self._products.tril(-1)
         inner = by_step @ steps.mT + lower @ lower.mT
-        void = torch.diag_embed((inner.diagonal(dim1=-2, dim2=-1) <= 0).to(inner.dtype))
-        factor = torch.linalg.cholesky(inner + void)
+        size = inner.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
+        size = torch.where(size > 0, size, 1.0).rsqrt()
+        unit = inner * size * size.mT
+        eye = torch.eye(pairs, dtype=unit.dtype, device=unit.device)
+        void = (unit.diagonal(dim1=-2, dim2=-1) <= 0).to(unit.dtype)
+        factor, _ = torch.linalg.cholesky_ex(unit + torch.diag_embed(void) + DEPENDENT * eye)
 
         def product(vector: Tensor) -> Tensor:
             flat = vector.flatten(1).unsqueeze(-1)
             along = changes @ flat
-            x = torch.cholesky_solve(by_step @ flat + lower @ along, factor)
+            x = size * torch.cholesky_solve(size * (by_step @ flat + lower @ along), factor)
             z = lower.mT @ x - along
             result = preconditioner.product(vector).flatten(1).unsqueeze(-1) / scale
             return (result - by_step.mT @ x - changes.mT @ z).view_as(vector)

@@ -52,9 +52,12 @@ class Diagonal:
         The data's part.
     l2 : Tensor of shape (M, 1, D + 1)
         The penalty's part.
+    shift_invariant : bool
+        Whether the data's part is flat along what all outputs have in common.
     """
 
-    def __init__(self, diagonal: Tensor, l2: Tensor) -> None:
+    def __init__(self, diagonal: Tensor, l2: Tensor, shift_invariant: bool = False) -> None:
+        self.l2, self._shift_invariant = l2, shift_invariant
         self.diagonal = diagonal.unsqueeze(1) + l2
         curved = self.diagonal > 0
         self.inverse = torch.where(curved, 1.0 / torch.where(curved, self.diagonal, 1.0), 0.0)
@@ -65,7 +68,8 @@ class Diagonal:
 
     def product(self, weights: Tensor) -> Tensor:
         """``B v``."""
-        return self.diagonal * weights
+        apart = _apart(weights) if self._shift_invariant else weights
+        return (self.diagonal - self.l2) * apart + self.l2 * weights
 
 
 class Factored:
@@ -82,10 +86,20 @@ class Factored:
         Steps stay in their span, so that least squares ends at the solution of least norm.
     noise : float
         Relative rounding error of the gradients: curvature below it cannot be told from none.
+    shift_invariant : bool
+        Whether the data's part is flat along what all outputs have in common.
     """
 
-    def __init__(self, matrix: Tensor, l2: Tensor, basis: Tensor | None, noise: float) -> None:
+    def __init__(
+        self,
+        matrix: Tensor,
+        l2: Tensor,
+        basis: Tensor | None,
+        noise: float,
+        shift_invariant: bool = False,
+    ) -> None:
         self.matrix, self.l2, self.basis = matrix, l2, basis
+        self._shift_invariant = shift_invariant
         if basis is None:
             self.diagonal = matrix.diagonal(dim1=-2, dim2=-1).unsqueeze(1) + l2
             whole = matrix + torch.diag_embed(l2.squeeze(1))
@@ -128,9 +142,15 @@ class Factored:
 
     def product(self, weights: Tensor) -> Tensor:
         """``B v``."""
+        apart = _apart(weights) if self._shift_invariant else weights
         if self.basis is None:
-            return weights @ self.matrix + self.l2 * weights
-        return (weights @ self.basis) @ self.matrix @ self.basis.T + self.l2 * weights
+            return apart @ self.matrix + self.l2 * weights
+        return (apart @ self.basis) @ self.matrix @ self.basis.T + self.l2 * weights
+
+
+def _apart(weights: Tensor) -> Tensor:
+    """What each output's weights do not have in common with the others'."""
+    return weights - weights.mean(dim=1, keepdim=True)
 
 
 class Curvature:
@@ -219,10 +239,12 @@ class Curvature:
         moments = self._second_moments(self._sample, share)
         missed = self._missed_squares() * share.sum(dim=-1, keepdim=True)
         if self._diagonal:
-            return Diagonal(moments + missed, l2)
+            return Diagonal(moments + missed, l2, self.objective.loss.shift_invariant)
         if self._basis is None:
             moments = moments + torch.diag_embed(missed)
-        return Factored(moments, l2, self._basis, self.noise)
+        return Factored(
+            moments, l2, self._basis, self.noise, self.objective.loss.shift_invariant
+        )
 
     def _missed_squares(self) -> Tensor:
         """Mean square of each column over all rows, where the sample has less than half of it."""

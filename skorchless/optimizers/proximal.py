@@ -16,6 +16,8 @@ from skorchless.optimizers.history import dot
 
 MOST_STEPS = 1000
 POWER_STEPS = 20
+#: Steps between two looks at how it goes.
+CHECKED_EVERY = 4
 #: What the largest eigenvalue may be above what so many steps of power iteration find.
 MARGIN = 1.1
 
@@ -68,23 +70,27 @@ def minimise_model(
     root = metric.sqrt()
     largest = largest_eigenvalue(lambda vector: hessian(vector / root) / root, weights)
     curvature = MARGIN * largest * metric
-    at, ahead, momentum = weights, weights, torch.ones_like(largest)
+    # The model's gradient is pull + B V.
+    pull = gradient - hessian(weights)
+    at, ahead, age = weights, weights, torch.zeros_like(largest)
     longest = torch.zeros_like(largest)
-    for _ in range(MOST_STEPS):
-        slope = gradient + hessian(ahead - weights)
-        new = shrink(ahead - slope / curvature, l1 / curvature)
-        moved, step = new - at, new - ahead
-        length = dot(step, metric * step).sqrt()
-        # Steps that grow say that the power iteration fell short.
-        short = (longest > 0) & (length > 4.0 * longest)
-        curvature = torch.where(short, 2.0 * curvature, curvature)
-        restart = dot(step, metric * moved) < 0
-        faster = 0.5 * (1.0 + (1.0 + 4.0 * momentum.square()).sqrt())
-        ahead = new + moved * torch.where(restart, 0.0, (momentum - 1.0) / faster)
-        at, momentum = new, torch.where(restart, 1.0, faster)
-        longest = torch.maximum(longest, length)
-        if bool((length <= accuracy * longest).all()):
-            break
+    for count in range(MOST_STEPS):
+        model_gradient = pull + hessian(ahead)
+        new = shrink(ahead - model_gradient / curvature, l1 / curvature)
+        moved = new - at
+        if count % CHECKED_EVERY == 0:
+            step = new - ahead
+            length = dot(step, metric * step).sqrt()
+            # Steps that grow say that the power iteration fell short.
+            short = (longest > 0) & (length > 4.0 * longest)
+            curvature = torch.where(short, 2.0 * curvature, curvature)
+            longest = torch.maximum(longest, length)
+            if bool((length <= accuracy * longest).all()):
+                at = new
+                break
+            age = torch.where(dot(step, metric * moved) < 0, 0.0, age)  # restart
+        ahead = torch.addcmul(new, moved, age / (age + 3.0))
+        at, age = new, age + 1.0
     direction = at - weights
     gain = (l1 * (at.abs() - weights.abs())).sum(dim=(1, 2))
     return direction, dot(gradient, direction).view(-1) + gain

@@ -73,20 +73,17 @@ def test_the_curve_never_rises_and_ends_at_the_objective_of_the_weights(
 
 
 @each_loss
-@pytest.mark.parametrize(("l1_ratio", "most"), [(0.0, 3e-4), (0.5, 3e-3)])
+@pytest.mark.parametrize("l1_ratio", [0.0, 0.5])
 @settings(max_examples=10)
 @given(seed=seeds, alpha=st.sampled_from([1e-3, 0.1]))
-def test_the_estimate_of_the_distance_is_honest(loss, l1_ratio, most, seed, alpha):
-    """With tol the objective is near the one that many more passes find.
-
-    L1 has its model minimised but roughly, and the estimate is rougher by that.
-    """
+def test_the_estimate_of_the_distance_is_honest(loss, l1_ratio, seed, alpha):
+    """With tol the objective is near the one that many more passes find."""
     data = stretch(draw_data(loss, seed, n=60, d=5), seed)
     parameters = {"alpha": alpha, "l1_ratio": l1_ratio}
     result, _ = fit(loss, data, tol=1e-4, **parameters)
     best, _ = fit(loss, data, tol=1e-9, max_iter=200, **parameters)
     assert result.converged
-    assert result.loss_curve[-1] <= best.loss_curve[-1] * (1 + most)
+    assert result.loss_curve[-1] <= best.loss_curve[-1] * (1 + 3e-4)
 
 
 @pytest.mark.parametrize("fit_intercept", [True, False])
@@ -116,6 +113,38 @@ def test_least_squares_needs_few_passes_in_any_units(seed):
     size = np.linalg.norm(X, axis=0)[:, None] * np.linalg.norm(data.target.numpy())
     assert (np.abs(X.T @ residual) <= 1e-9 * size).all()
     assert result.n_iter <= 4
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_least_squares_of_many_columns_begins_with_a_sample(dtype, monkeypatch):
+    """It takes more passes, and ends where all rows' second moments would have."""
+    rng = np.random.default_rng(0)
+    X = (rng.normal(size=(20_000, 300)) @ np.diag(np.logspace(-2, 2, 300)) + 5.0).astype(dtype)
+    y = (X @ rng.normal(size=(300, 2)) + rng.normal(size=(20_000, 2))).astype(dtype)
+    weight = rng.uniform(0.5, 1.5, 20_000)
+    exact = TorchLinearRegressor(alpha=1e-3).fit(X, y, weight)
+    monkeypatch.setattr("skorchless.optimizers.preconditioner.PASS_WORK", 0)
+    model = TorchLinearRegressor(alpha=1e-3).fit(X, y, weight)
+    assert exact.n_iter_ <= 3 < model.n_iter_ <= (20 if dtype == np.float32 else 40)
+    digits = 1e-5 if dtype == np.float32 else 1e-11
+    size = np.abs(exact.coef_ * X.std(axis=0)).max()
+    np.testing.assert_allclose(
+        model.coef_ * X.std(axis=0), exact.coef_ * X.std(axis=0), rtol=0, atol=digits * size
+    )
+    assert (np.diff(model.loss_curve_) <= 0.0).all()
+
+
+def test_softmax_with_l1_needs_few_passes():
+    """What all classes have in common is free to move: only the penalty holds it."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(4000, 20))
+    y = (X @ rng.normal(size=(20, 5)) + rng.gumbel(size=(4000, 5))).argmax(axis=1)
+    model = TorchSoftmaxClassifier(alpha=1e-3, l1_ratio=1.0, tol=1e-8).fit(X, y)
+    assert model.n_iter_ <= 20
+    # no shift of a column's weights over the classes would cost less
+    below = (model.coef_ < 0).sum(axis=0)
+    above = (model.coef_ > 0).sum(axis=0)
+    assert (np.maximum(below, above) <= 2.5).all()
 
 
 @quick
