@@ -70,16 +70,14 @@ def minimise_model(
     root = metric.sqrt()
     largest = largest_eigenvalue(lambda vector: hessian(vector / root) / root, weights)
     curvature = MARGIN * largest * metric
-    # The model's gradient is pull + B V.
-    pull = gradient - hessian(weights)
     at, ahead, age = weights, weights, torch.zeros_like(largest)
     longest = torch.zeros_like(largest)
     for count in range(MOST_STEPS):
-        model_gradient = pull + hessian(ahead)
+        model_gradient = gradient + hessian(ahead - weights)
         new = shrink(ahead - model_gradient / curvature, l1 / curvature)
-        moved = new - at
+        moved, step = new - at, new - ahead
+        age = torch.where(dot(step, metric * moved) < 0, 0.0, age)  # restart
         if count % CHECKED_EVERY == 0:
-            step = new - ahead
             length = dot(step, metric * step).sqrt()
             # Steps that grow say that the power iteration fell short.
             short = (longest > 0) & (length > 4.0 * longest)
@@ -88,7 +86,6 @@ def minimise_model(
             if bool((length <= accuracy * longest).all()):
                 at = new
                 break
-            age = torch.where(dot(step, metric * moved) < 0, 0.0, age)  # restart
         ahead = torch.addcmul(new, moved, age / (age + 3.0))
         at, age = new, age + 1.0
     direction = at - weights

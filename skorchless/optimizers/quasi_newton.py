@@ -244,10 +244,11 @@ class QuasiNewton:
 
     def _minimise_model(self, accuracy: float) -> tuple[Tensor, np.ndarray]:
         assert self._preconditioner is not None and self._weights is not None
+        known = self.curvature.constant and self.curvature.covers_all_rows
         direction, slope = minimise_model(
             self._weights,
             self._gradient,
-            self.history.hessian(self._preconditioner),
+            self._preconditioner.product if known else self.history.hessian(self._preconditioner),
             self.penalty.l1.to(WIDE),
             self._preconditioner.diagonal,
             accuracy,
