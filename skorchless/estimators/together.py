@@ -1,0 +1,95 @@
+"""Several estimators fitted on the same rows at once, each as it would be fitted alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from skorchless.estimators.base import TorchLinearModel
+from skorchless.estimators.candidates import models_a_stack
+from skorchless.estimators.parameters import check_parameters
+from skorchless.estimators.task import Task
+from skorchless.estimators.training import fit_stack
+
+
+@dataclass
+class Verdict:
+    """How the fit of one of several estimators went.
+
+    Attributes
+    ----------
+    error : Exception or None
+        What its own ``fit`` would have raised. The estimator is then not fitted.
+    converged : bool
+        False if its own ``fit`` would have warned that it did not converge.
+    """
+
+    error: Exception | None = None
+    converged: bool = True
+
+
+def fit_together(
+    models: Sequence[TorchLinearModel], X: Any, y: Any, **fit_params: Any
+) -> list[Verdict]:
+    """Fit estimators of one class whose parameters have the same `stack_key`.
+
+    Each has the attributes, to rounding, that its own ``fit`` would have given it: the same
+    batches, the same held-out rows, and an end of its own. Only their fitting costs less.
+
+    Parameters
+    ----------
+    models : sequence of TorchLinearModel
+        Not fitted yet.
+    X, y, **fit_params
+        As ``fit`` takes them.
+
+    Returns
+    -------
+    verdicts : list of Verdict
+        One a model. An error of one leaves the others alone.
+
+    Raises
+    ------
+    Exception
+        Whatever every ``fit`` would raise alike, because X or y are at fault.
+    """
+    verdicts = [_check(model) for model in models]
+    sound = [i for i, verdict in enumerate(verdicts) if verdict.error is None]
+    if not sound:
+        return verdicts
+    leader = models[sound[0]]
+    own = set(vars(leader))
+    task = leader._prepare(X, y, **fit_params)
+    learned = {name: value for name, value in vars(leader).items() if name not in own}
+    state = task.generator.get_state()
+    most = models_a_stack(leader._parameters(), task)
+    for first in range(0, len(sound), most):
+        task.generator.set_state(state)
+        members = sound[first : first + most]
+        _fit_stack([models[i] for i in members], [verdicts[i] for i in members], learned, task)
+    return verdicts
+
+
+def _check(model: TorchLinearModel) -> Verdict:
+    try:
+        check_parameters(type(model).__name__, model._parameters())
+    except (ValueError, TypeError, NotImplementedError) as error:
+        return Verdict(error)
+    return Verdict()
+
+
+def _fit_stack(
+    models: list[TorchLinearModel], verdicts: list[Verdict], learned: dict[str, Any], task: Task
+) -> None:
+    """Train one stack; write down in the verdicts how it went."""
+    parameters = [model._parameters() for model in models]
+    outcome = fit_stack(parameters, models[0]._loss_name(task.data.n_outputs), task)
+    if outcome.interrupt is not None:
+        raise outcome.interrupt
+    for i, (model, verdict) in enumerate(zip(models, verdicts, strict=True)):
+        verdict.error = outcome.failure(i)
+        if verdict.error is None:
+            vars(model).update(learned)
+            model._publish(outcome, task, i)
+            verdict.converged = model._is_content(outcome.results[i])
+
+
