@@ -1,12 +1,19 @@
 """Several estimators fitted on the same rows at once, each as it would be fitted alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import torch
+from sklearn.utils.validation import validate_data
+from torch import Tensor
+
+from skorchless.estimators import inputs
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.candidates import models_a_stack
 from skorchless.estimators.parameters import check_parameters
+from skorchless.estimators.settings import full_precision
 from skorchless.estimators.task import Task
 from skorchless.estimators.training import fit_stack
 
@@ -21,10 +28,13 @@ class Verdict:
         What its own ``fit`` would have raised. The estimator is then not fitted.
     converged : bool
         False if its own ``fit`` would have warned that it did not converge.
+    loss_curve : ndarray of shape (n_iter,)
+        Of a failed fit, what it had recorded until then.
     """
 
     error: Exception | None = None
     converged: bool = True
+    loss_curve: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
 def fit_together(
@@ -87,9 +97,42 @@ def _fit_stack(
         raise outcome.interrupt
     for i, (model, verdict) in enumerate(zip(models, verdicts, strict=True)):
         verdict.error = outcome.failure(i)
+        verdict.loss_curve = np.array(outcome.results[i].loss_curve)
         if verdict.error is None:
             vars(model).update(learned)
             model._publish(outcome, task, i)
             verdict.converged = model._is_content(outcome.results[i])
 
 
+
+
+def predict_together(models: Sequence[TorchLinearModel], X: Any) -> np.ndarray:
+    """Raw predictions of fitted estimators from one product.
+
+    Parameters
+    ----------
+    models : sequence of TorchLinearModel
+        Fitted on the same columns and targets.
+    X : array-like or Tensor of shape (n_samples, n_features)
+
+    Returns
+    -------
+    raw : ndarray of shape (M, K, n_samples)
+        In the precision that each model alone would predict in.
+    """
+    first = models[0]
+    coef = np.stack([np.atleast_2d(model.coef_) for model in models])  # (M, K, D)
+    intercept = np.stack([np.atleast_1d(model.intercept_) for model in models])
+    outputs = coef.shape[0] * coef.shape[1]
+    if isinstance(X, Tensor):
+        rows = inputs.features(first, X, reset=False)
+        with torch.no_grad(), torch.autocast(rows.device.type, enabled=False), full_precision:
+            flat = torch.from_numpy(coef.reshape(outputs, -1)).to(rows)
+            bias = torch.from_numpy(intercept.reshape(outputs, 1)).to(rows)
+            raw = torch.addmm(bias, flat, rows.T).numpy(force=True)
+    else:
+        array = validate_data(first, X, reset=False, dtype=[np.float64, np.float32])
+        raw = coef.reshape(outputs, -1).astype(array.dtype, copy=False) @ array.T
+        raw += intercept.reshape(outputs, 1).astype(array.dtype)
+    shaped: np.ndarray = raw.reshape(*coef.shape[:2], -1)
+    return shaped
