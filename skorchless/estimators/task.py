@@ -8,6 +8,7 @@ import torch
 from skorchless.engine import ModelResult
 from skorchless.estimators.data import Data
 from skorchless.estimators.memory import Memory
+from skorchless.optimizers.least_squares import Comoments
 
 
 @dataclass
@@ -22,12 +23,15 @@ class Task:
         Weights on the user's columns.
     generator : torch.Generator
     validation : Data, optional
+    comoments : Comoments, optional
+        Of the data, if somebody has them already.
     """
 
     data: Data
     start: np.ndarray
     generator: torch.Generator
     validation: Data | None = None
+    comoments: Comoments | None = None
 
 
 @dataclass

@@ -10,12 +10,12 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from skorchless.estimators import inputs
+from skorchless.estimators.alphas import fit_candidates
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.candidates import models_a_stack
 from skorchless.estimators.parameters import check_parameters
 from skorchless.estimators.settings import full_precision
 from skorchless.estimators.task import Task
-from skorchless.estimators.training import fit_stack
 
 
 @dataclass
@@ -92,7 +92,7 @@ def _fit_stack(
 ) -> None:
     """Train one stack; write down in the verdicts how it went."""
     parameters = [model._parameters() for model in models]
-    outcome = fit_stack(parameters, models[0]._loss_name(task.data.n_outputs), task)
+    outcome = fit_candidates(parameters, models[0]._loss_name(task.data.n_outputs), task)
     if outcome.interrupt is not None:
         raise outcome.interrupt
     for i, (model, verdict) in enumerate(zip(models, verdicts, strict=True)):

@@ -259,4 +259,5 @@ class QuasiNewton:
         ):
             setattr(self, name, getattr(self, name).index_select(0, keep))
         self.history.select(keep)
+        self.curvature.select(keep)
         self._preconditioner = self.curvature.preconditioner(self._measured_at.to(self._dtype))
