@@ -18,6 +18,8 @@ from skorchless.stack import WIDE
 STRIDE = 7
 #: Fitted neighbours that the others' starts are interpolated from.
 NEIGHBOURS = 4
+#: Share of the tolerance at which a fit ends that began where little was left to do.
+CAREFUL = 0.1
 #: Fewer passes than this would show where a fit started.
 FEW_PASSES = 100
 
@@ -33,30 +35,34 @@ def fit_candidates(candidates: Sequence[Parameters], loss_name: str, task: Task)
         A name in LOSSES.
     task : Task
     """
-    if len(candidates) > 1 and _go_to_their_optima(candidates, task):
-        exact = loss_name == "squared_error" and not _has_l1(candidates[0])
-        if exact and not task.start.any():
+    shared = candidates[0]
+    if len(candidates) > 1 and task.validation is None and _only_its_optimum_matters(shared):
+        if may_be_closed_form(shared) and not task.start.any():
             outcome = _in_closed_form(candidates, task)
             if outcome is not None:
                 return outcome
-        if not exact and len(candidates) > STRIDE and _follow_a_path(candidates):
+        elif len(candidates) > STRIDE and _follow_a_path(candidates):
             return _along_path(candidates, loss_name, task)
     return fit_stack(candidates, loss_name, task)
 
 
-def _go_to_their_optima(candidates: Sequence[Parameters], task: Task) -> bool:
-    """Whether a fit's way, on which passes may run out or validation may stop it, is no matter."""
-    shared = candidates[0]
+def may_be_closed_form(parameters: Parameters) -> bool:
+    """Whether fits with these parameters can be solved for all penalties at once."""
     return (
-        chosen_optimizer(shared) == "quasi-newton"
-        and task.validation is None
-        and shared["tol"] is not None
-        and shared["max_iter"] >= FEW_PASSES
+        parameters.get("loss") == "squared_error"
+        and not (parameters["alpha"] and parameters["l1_ratio"])
+        and not parameters["early_stopping"]
+        and _only_its_optimum_matters(parameters)
     )
 
 
-def _has_l1(parameters: Parameters) -> bool:
-    return bool(parameters["alpha"]) and bool(parameters["l1_ratio"])
+def _only_its_optimum_matters(parameters: Parameters) -> bool:
+    """Whether the way there, on which passes may run out, is no matter."""
+    return (
+        chosen_optimizer(parameters) == "quasi-newton"
+        and parameters["tol"] is not None
+        and parameters["max_iter"] >= FEW_PASSES
+    )
 
 
 def _follow_a_path(candidates: Sequence[Parameters]) -> bool:
@@ -102,7 +108,7 @@ def _along_path(candidates: Sequence[Parameters], loss_name: str, task: Task) ->
         optima = np.stack([weights for weights in milestones.weights if weights is not None])
         start = interpolate(log_alpha[first], optima, log_alpha[rest])
     between = fit_stack(
-        [candidates[i] for i in rest],
+        [{**candidates[i], "tol": CAREFUL * candidates[i]["tol"]} for i in rest],
         loss_name,
         Task(task.data, start, task.generator, task.validation),
     )

@@ -102,22 +102,15 @@ class TorchLinearModel(BaseEstimator):
             The estimator is then as it was before.
         """
         with self._restored_on_error():
-            task = self._prepare(
-                X,
-                y,
-                sample_weight,
-                coef_init=coef_init,
-                intercept_init=intercept_init,
-                X_val=X_val,
-                y_val=y_val,
-                sample_weight_val=sample_weight_val,
-            )
+            inits, validation = (coef_init, intercept_init), (X_val, y_val, sample_weight_val)
+            task = self._prepare(X, y, sample_weight, *inits, *validation)
             outcome = self._train(task, None)
             self._publish(outcome, task)
             self.__dict__.pop("_memory", None)
         if outcome.interrupt is not None:
             raise outcome.interrupt
-        self._warn_unless_converged(outcome.results[0])
+        if not self._is_content(outcome.results[0]):
+            self._warn_of_early_end(outcome.results[0])
         return self
 
     def _prepare(
@@ -125,7 +118,6 @@ class TorchLinearModel(BaseEstimator):
         X: Any,
         y: Any,
         sample_weight: Any = None,
-        *,
         coef_init: Any = None,
         intercept_init: Any = None,
         X_val: Any = None,
@@ -325,9 +317,7 @@ class TorchLinearModel(BaseEstimator):
         """Whether training ended as the user wanted it to."""
         return result.converged or self.tol is None
 
-    def _warn_unless_converged(self, result: ModelResult) -> None:
-        if self._is_content(result):
-            return
+    def _warn_of_early_end(self, result: ModelResult) -> None:
         warnings.warn(
             f"{type(self).__name__} made max_iter={self.max_iter} passes before tol={self.tol} "
             f"was reached; the objective is {result.loss_curve[-1]:.6g}. Raise max_iter or tol, "

@@ -16,6 +16,7 @@ from skorchless.estimators.candidates import models_a_stack
 from skorchless.estimators.parameters import check_parameters
 from skorchless.estimators.settings import full_precision
 from skorchless.estimators.task import Task
+from skorchless.optimizers.least_squares import Comoments
 
 
 @dataclass
@@ -38,7 +39,12 @@ class Verdict:
 
 
 def fit_together(
-    models: Sequence[TorchLinearModel], X: Any, y: Any, **fit_params: Any
+    models: Sequence[TorchLinearModel],
+    X: Any,
+    y: Any,
+    *,
+    comoments: Comoments | None = None,
+    **fit_params: Any,
 ) -> list[Verdict]:
     """Fit estimators of one class whose parameters have the same `stack_key`.
 
@@ -51,6 +57,8 @@ def fit_together(
         Not fitted yet.
     X, y, **fit_params
         As ``fit`` takes them.
+    comoments : Comoments, optional
+        Of X and y, if somebody has them already.
 
     Returns
     -------
@@ -69,6 +77,7 @@ def fit_together(
     leader = models[sound[0]]
     own = set(vars(leader))
     task = leader._prepare(X, y, **fit_params)
+    task.comoments = comoments
     learned = {name: value for name, value in vars(leader).items() if name not in own}
     state = task.generator.get_state()
     most = models_a_stack(leader._parameters(), task)
@@ -99,11 +108,9 @@ def _fit_stack(
         verdict.error = outcome.failure(i)
         verdict.loss_curve = np.array(outcome.results[i].loss_curve)
         if verdict.error is None:
-            vars(model).update(learned)
+            model.__dict__.update(learned)
             model._publish(outcome, task, i)
             verdict.converged = model._is_content(outcome.results[i])
-
-
 
 
 def predict_together(models: Sequence[TorchLinearModel], X: Any) -> np.ndarray:

@@ -14,6 +14,7 @@ from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.groups import Group
 from skorchless.model_selection.pipelines import FittedSteps, Rows, rows_of
 from skorchless.model_selection.scoring import score_together
+from skorchless.optimizers.least_squares import Comoments
 
 
 @dataclass
@@ -57,7 +58,11 @@ class Entry:
 
 
 def evaluate_fold(
-    evaluation: Evaluation, X: Any, y: Any, train: np.ndarray, test: np.ndarray
+    evaluation: Evaluation,
+    X: Any,
+    y: Any,
+    split: tuple[np.ndarray, np.ndarray],
+    comoments: Comoments | None = None,
 ) -> list[Entry]:
     """Fit and score every candidate in one fold, in the order of the candidates.
 
@@ -66,17 +71,25 @@ def evaluate_fold(
     evaluation : Evaluation
     X, y : array-like
         All rows.
-    train, test : ndarray of int
+    split : pair of ndarray of int
         Which of them to fit and to score on.
+    comoments : Comoments, optional
+        Of the rows to fit on, if they are known.
     """
-    return _Fold(evaluation, X, y, train, test).entries()
+    return _Fold(evaluation, X, y, split, comoments).entries()
 
 
 class _Fold:
     def __init__(
-        self, evaluation: Evaluation, X: Any, y: Any, train: np.ndarray, test: np.ndarray
+        self,
+        evaluation: Evaluation,
+        X: Any,
+        y: Any,
+        split: tuple[np.ndarray, np.ndarray],
+        comoments: Comoments | None,
     ) -> None:
-        self.evaluation = evaluation
+        self.evaluation, self.comoments = evaluation, comoments
+        train, test = split
         some = evaluation.groups[0].estimator
         self.X_train, self.y_train = private.safe_split(some, X, y, train)
         self.X_test, self.y_test = private.safe_split(some, X, y, test, train)
@@ -139,7 +152,8 @@ class _Fold:
             rows = rows_of(
                 group.estimator, self.X_train, self.y_train, self.fit_params, self.fitted_steps
             )
-            verdicts = fit_together(finals, rows.X, rows.y, **rows.fit_params)
+            known = self.comoments if group.estimator is group.finals[0] else None
+            verdicts = fit_together(finals, rows.X, rows.y, comoments=known, **rows.fit_params)
         except Exception as error:
             if self.evaluation.error_score == "raise":
                 raise

@@ -122,17 +122,20 @@ def r2(raw: np.ndarray, truth: Truth) -> np.ndarray | None:
 
 def negative_mean_squared_error(raw: np.ndarray, truth: Truth) -> np.ndarray:
     """Mean squared error, mean over outputs."""
-    return -_mean_squares(raw, truth).mean(axis=1)
+    mean: np.ndarray = -_mean_squares(raw, truth).mean(axis=1)
+    return mean
 
 
 def negative_root_mean_squared_error(raw: np.ndarray, truth: Truth) -> np.ndarray:
     """Root of the mean squared error of each output, mean over outputs."""
-    return -np.sqrt(_mean_squares(raw, truth)).mean(axis=1)
+    mean: np.ndarray = -np.sqrt(_mean_squares(raw, truth)).mean(axis=1)
+    return mean
 
 
 def negative_mean_absolute_error(raw: np.ndarray, truth: Truth) -> np.ndarray:
     """Mean absolute error, mean over outputs."""
-    return -truth.mean(np.abs(raw - truth.target)).mean(axis=1)
+    mean: np.ndarray = -truth.mean(np.abs(raw - truth.target)).mean(axis=1)
+    return mean
 
 
 #: What the estimators' own ``score`` gives.

@@ -54,7 +54,9 @@ def score_together(
         return []
     scores: list[Any] = []
     for some, raw in _raw_predictions(finals, rows):
-        fast = None if raw is None else _fast_scores(some, complete(some[0]), raw, y, scorer, params)
+        fast = (
+            None if raw is None else _fast_scores(some, complete(some[0]), raw, y, scorer, params)
+        )
         if fast is not None:
             scores += fast
             continue
@@ -135,7 +137,7 @@ def _fast_scores(
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _metric(estimator: Any, scorer: Any) -> Callable[[Any, Truth], Any] | None:
+def _metric(estimator: Any, scorer: Any) -> Any:
     """Our own metric that gives what `scorer` gives, if there is one."""
     while isinstance(estimator, Pipeline):
         if private.is_estimators_own(scorer) and type(estimator).score is not Pipeline.score:

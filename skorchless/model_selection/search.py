@@ -15,6 +15,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.fold import Entry, Evaluation, evaluate_fold
+from skorchless.model_selection.grams import comoments_of_folds
 from skorchless.model_selection.groups import check_ours, group
 from skorchless.model_selection.messages import announce, report
 
@@ -141,9 +142,7 @@ class _Run:
         self.loss_curves += [[entry.loss_curve for entry in candidate] for candidate in entries]
         for name, values in (more_results or {}).items():
             self.more[name] += values
-        self.results = self.search.format_results(
-            self.candidates, len(splits), self.out, self.more
-        )
+        self.results = self.search.format_results(self.candidates, len(splits), self.out, self.more)
         return self.results
 
     def _splits(self, cv: Any) -> list[tuple[Any, Any]]:
@@ -160,8 +159,9 @@ class _Run:
     ) -> list[tuple[Entry, ...]]:
         """One entry a candidate and split; folds are what workers share among themselves."""
         search = self.search
+        groups = group(self.estimator, candidates, type(search).__name__)
         evaluation = Evaluation(
-            groups=group(self.estimator, candidates, type(search).__name__),
+            groups=groups,
             scorer=self.scorer,
             fit_params=self.routed.estimator.fit,
             score_params=self.routed.scorer.score,
@@ -170,10 +170,11 @@ class _Run:
         )
         if not candidates:
             return []
+        known = comoments_of_folds(groups, self.X, self.y, splits, evaluation.fit_params)
         parallel = Parallel(n_jobs=search.n_jobs, pre_dispatch=search.pre_dispatch)
         folds = parallel(
-            delayed(evaluate_fold)(evaluation, self.X, self.y, train, test)
-            for train, test in splits
+            delayed(evaluate_fold)(evaluation, self.X, self.y, split, comoments)
+            for split, comoments in zip(splits, known, strict=True)
         )
         return list(zip(*folds, strict=True))
 
@@ -202,8 +203,160 @@ def _converged(candidate: tuple[Entry, ...]) -> bool:
 
 
 class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
-    """DOC"""
+    """:class:`~sklearn.model_selection.GridSearchCV` for the price of about one fit a fold.
+
+    All candidates of a fold share its rows, so one matrix product trains them all.
+
+    Parameters
+    ----------
+    estimator : estimator
+        `TorchLinearRegressor` or `TorchSoftmaxClassifier`, or a
+        :class:`~sklearn.pipeline.Pipeline` that ends in one.
+    param_grid : dict or list of dict
+        Values to try of each parameter, as in
+        :class:`~sklearn.model_selection.GridSearchCV`.
+    scoring : str, callable, list, tuple or dict, default=None
+        As in :class:`~sklearn.model_selection.GridSearchCV`. The commonest metrics are computed
+        for all candidates of a fold at once; any other scorer is called with an ordinary fitted
+        estimator.
+    n_jobs : int or None, default=None
+        Worker processes, which share the folds among themselves.
+    refit : bool, str or callable, default=True
+        Whether to fit the best candidate on all rows; the metric that decides, or a function that
+        takes ``cv_results_`` and returns the index of the best.
+    cv : int, splitter or iterable, default=None
+        The splits; 5 folds by default, stratified for classes.
+    verbose : int, default=0
+        1 prints the number of fits; 2 a line for each of them, once all are done; 3 scores as well.
+    pre_dispatch : int or str, default="2*n_jobs"
+        Folds that are handed to workers at once.
+    error_score : "raise" or float, default=nan
+        Score of a candidate whose fit fails, say because its learning rate makes it diverge. The
+        others are untouched.
+    return_train_score : bool, default=False
+        Whether ``cv_results_`` has scores on the training rows.
+
+    Attributes
+    ----------
+    cv_results_ : dict of ndarray
+        As :class:`~sklearn.model_selection.GridSearchCV` has it. ``mean_fit_time`` is the time
+        of all candidates that trained together, divided by their number.
+    loss_curves_ : list of list of ndarray
+        For each candidate, in the order of ``cv_results_["params"]``, the loss curve on each split.
+        Of a fit that failed, what there was until then.
+    best_estimator_ : estimator
+        The best candidate, fitted on all rows by an ordinary ``fit``.
+    best_score_, best_params_, best_index_
+        Mean score, parameters and index of the best candidate.
+    scorer_, n_splits_, refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
+        As in :class:`~sklearn.model_selection.GridSearchCV`.
+
+    See Also
+    --------
+    BatchedRandomizedSearchCV : The same with candidates drawn at random.
+
+    Notes
+    -----
+    Candidates train in one stack if they differ only in numbers that every model of a stack can
+    have for itself: `alpha`, `l1_ratio`, `learning_rate`, `momentum`, `delta` and `tol`. Any other
+    difference, in the last step or in the steps before it, makes a stack of its own. Transformers
+    are fitted once a fold for all candidates that share their settings. Each candidate gets the
+    batches and held-out rows that its own ``fit`` would get: with an integer `random_state` the
+    scores are GridSearchCV's, to rounding for ``"sgd"`` and ``"adam"`` and within `tol` for
+    ``"auto"``.
+
+    Fits that reach `max_iter` are told of in a single ``ConvergenceWarning``, and the estimator's
+    own `verbose` is heeded in the refit only.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skorchless import BatchedGridSearchCV, TorchSoftmaxClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> search = BatchedGridSearchCV(TorchSoftmaxClassifier(), {"alpha": [1e-4, 1e-2, 1.0]})
+    >>> search.fit(X, y).best_params_
+    {'alpha': 0.0001}
+    """
 
 
 class BatchedRandomizedSearchCV(_BatchedSearch, RandomizedSearchCV):
-    """DOC"""
+    """:class:`~sklearn.model_selection.RandomizedSearchCV` for the price of about one fit a fold.
+
+    All candidates of a fold share its rows, so one matrix product trains them all.
+
+    Parameters
+    ----------
+    estimator : estimator
+        `TorchLinearRegressor` or `TorchSoftmaxClassifier`, or a
+        :class:`~sklearn.pipeline.Pipeline` that ends in one.
+    param_distributions : dict or list of dict
+        Lists or distributions to draw each parameter from.
+    n_iter : int, default=10
+        Candidates to draw.
+    scoring : str, callable, list, tuple or dict, default=None
+        As in :class:`~sklearn.model_selection.RandomizedSearchCV`. The commonest metrics are computed
+        for all candidates of a fold at once; any other scorer is called with an ordinary fitted
+        estimator.
+    n_jobs : int or None, default=None
+        Worker processes, which share the folds among themselves.
+    refit : bool, str or callable, default=True
+        Whether to fit the best candidate on all rows; the metric that decides, or a function that
+        takes ``cv_results_`` and returns the index of the best.
+    cv : int, splitter or iterable, default=None
+        The splits; 5 folds by default, stratified for classes.
+    verbose : int, default=0
+        1 prints the number of fits; 2 a line for each of them, once all are done; 3 scores as well.
+    pre_dispatch : int or str, default="2*n_jobs"
+        Folds that are handed to workers at once.
+    error_score : "raise" or float, default=nan
+        Score of a candidate whose fit fails, say because its learning rate makes it diverge. The
+        others are untouched.
+    return_train_score : bool, default=False
+        Whether ``cv_results_`` has scores on the training rows.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the candidates; the estimator has a seed of its own.
+
+    Attributes
+    ----------
+    cv_results_ : dict of ndarray
+        As :class:`~sklearn.model_selection.RandomizedSearchCV` has it. ``mean_fit_time`` is the time
+        of all candidates that trained together, divided by their number.
+    loss_curves_ : list of list of ndarray
+        For each candidate, in the order of ``cv_results_["params"]``, the loss curve on each split.
+        Of a fit that failed, what there was until then.
+    best_estimator_ : estimator
+        The best candidate, fitted on all rows by an ordinary ``fit``.
+    best_score_, best_params_, best_index_
+        Mean score, parameters and index of the best candidate.
+    scorer_, n_splits_, refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
+        As in :class:`~sklearn.model_selection.RandomizedSearchCV`.
+
+    See Also
+    --------
+    BatchedGridSearchCV : The same with all combinations of a grid.
+
+    Notes
+    -----
+    Candidates train in one stack if they differ only in numbers that every model of a stack can
+    have for itself: `alpha`, `l1_ratio`, `learning_rate`, `momentum`, `delta` and `tol`. Any other
+    difference, in the last step or in the steps before it, makes a stack of its own. Transformers
+    are fitted once a fold for all candidates that share their settings. Each candidate gets the
+    batches and held-out rows that its own ``fit`` would get: with an integer `random_state` the
+    scores are RandomizedSearchCV's, to rounding for ``"sgd"`` and ``"adam"`` and within `tol` for
+    ``"auto"``.
+
+    Fits that reach `max_iter` are told of in a single ``ConvergenceWarning``, and the estimator's
+    own `verbose` is heeded in the refit only.
+
+    Examples
+    --------
+    >>> from scipy.stats import loguniform
+    >>> from sklearn.datasets import load_iris
+    >>> from skorchless import BatchedRandomizedSearchCV, TorchSoftmaxClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> search = BatchedRandomizedSearchCV(
+    ...     TorchSoftmaxClassifier(), {"alpha": loguniform(1e-5, 1e-1)}, random_state=0
+    ... )
+    >>> len(search.fit(X, y).loss_curves_)
+    10
+    """
