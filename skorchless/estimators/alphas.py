@@ -16,6 +16,8 @@ from skorchless.stack import WIDE
 
 #: Of so many candidates in the order of alpha one is fitted from scratch.
 STRIDE = 7
+#: Multiply-adds a pass from which one product with the rows is dearer than all else.
+WORTH_A_PATH = 2**24
 #: Fitted neighbours that the others' starts are interpolated from.
 NEIGHBOURS = 4
 #: Share of the tolerance at which a fit ends that began where little was left to do.
@@ -41,9 +43,14 @@ def fit_candidates(candidates: Sequence[Parameters], loss_name: str, task: Task)
             outcome = _in_closed_form(candidates, task)
             if outcome is not None:
                 return outcome
-        elif len(candidates) > STRIDE and _follow_a_path(candidates):
+        elif _is_worth_a_path(len(candidates), task) and _follow_a_path(candidates):
             return _along_path(candidates, loss_name, task)
     return fit_stack(candidates, loss_name, task)
+
+
+def _is_worth_a_path(n_candidates: int, task: Task) -> bool:
+    work = task.data.X.numel() * task.data.n_outputs * n_candidates
+    return n_candidates > STRIDE and work > WORTH_A_PATH
 
 
 def may_be_closed_form(parameters: Parameters) -> bool:

@@ -216,9 +216,9 @@ class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
         Values to try of each parameter, as in
         :class:`~sklearn.model_selection.GridSearchCV`.
     scoring : str, callable, list, tuple or dict, default=None
-        As in :class:`~sklearn.model_selection.GridSearchCV`. The commonest metrics are computed
-        for all candidates of a fold at once; any other scorer is called with an ordinary fitted
-        estimator.
+        As in :class:`~sklearn.model_selection.GridSearchCV`. The commonest metrics
+        are computed for all candidates of a fold at once; any other scorer is called with an
+        ordinary fitted estimator.
     n_jobs : int or None, default=None
         Worker processes, which share the folds among themselves.
     refit : bool, str or callable, default=True
@@ -239,8 +239,8 @@ class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
     Attributes
     ----------
     cv_results_ : dict of ndarray
-        As :class:`~sklearn.model_selection.GridSearchCV` has it. ``mean_fit_time`` is the time
-        of all candidates that trained together, divided by their number.
+        As :class:`~sklearn.model_selection.GridSearchCV` has it. ``mean_fit_time`` is the
+        time of all candidates that trained together, divided by their number.
     loss_curves_ : list of list of ndarray
         For each candidate, in the order of ``cv_results_["params"]``, the loss curve on each split.
         Of a fit that failed, what there was until then.
@@ -294,9 +294,9 @@ class BatchedRandomizedSearchCV(_BatchedSearch, RandomizedSearchCV):
     n_iter : int, default=10
         Candidates to draw.
     scoring : str, callable, list, tuple or dict, default=None
-        As in :class:`~sklearn.model_selection.RandomizedSearchCV`. The commonest metrics are computed
-        for all candidates of a fold at once; any other scorer is called with an ordinary fitted
-        estimator.
+        As in :class:`~sklearn.model_selection.RandomizedSearchCV`. The commonest metrics
+        are computed for all candidates of a fold at once; any other scorer is called with an
+        ordinary fitted estimator.
     n_jobs : int or None, default=None
         Worker processes, which share the folds among themselves.
     refit : bool, str or callable, default=True
@@ -319,8 +319,8 @@ class BatchedRandomizedSearchCV(_BatchedSearch, RandomizedSearchCV):
     Attributes
     ----------
     cv_results_ : dict of ndarray
-        As :class:`~sklearn.model_selection.RandomizedSearchCV` has it. ``mean_fit_time`` is the time
-        of all candidates that trained together, divided by their number.
+        As :class:`~sklearn.model_selection.RandomizedSearchCV` has it. ``mean_fit_time`` is the
+        time of all candidates that trained together, divided by their number.
     loss_curves_ : list of list of ndarray
         For each candidate, in the order of ``cv_results_["params"]``, the loss curve on each split.
         Of a fit that failed, what there was until then.

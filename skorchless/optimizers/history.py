@@ -41,6 +41,24 @@ class Pair:
         return Pair(*(t.index_select(0, keep) for t in (self.step, self.change, self.inverse)))
 
 
+def newest(pairs: list[Pair]) -> list[Pair]:
+    """The last MEMORY pairs that are not void, of each model by itself."""
+    if len(pairs) <= MEMORY:
+        return pairs
+    if len(pairs[0].inverse) == 1:
+        return pairs[-MEMORY:]
+    kept = []
+    count = torch.zeros_like(pairs[0].inverse)
+    void = torch.zeros((), dtype=WIDE, device=count.device)
+    for pair in reversed(pairs):
+        valid = pair.inverse > 0
+        count = count + valid
+        recent = valid & (count <= MEMORY)
+        if bool(recent.any()):
+            kept.append(pair.where(recent, Pair(void, void, void)))
+    return kept[::-1]
+
+
 class History:
     """The last pairs of each model of a stack, in tensors of shape ``(M, K, D + 1)``.
 
@@ -63,7 +81,7 @@ class History:
         inverse = torch.where(valid, 1.0 / torch.where(valid, product, 1.0), 0.0)
         zero = torch.zeros_like(step)
         pair = Pair(torch.where(valid, step, zero), torch.where(valid, change, zero), inverse)
-        self.pairs = [*self.pairs[1 - MEMORY :], pair]
+        self.pairs = newest([*self.pairs, pair])
         self.last = pair if self.last is None else pair.where(valid, self.last)
 
     def forget(self, models: Tensor) -> None:
@@ -76,7 +94,8 @@ class History:
 
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
-        self.pairs = [pair.select(keep) for pair in self.pairs]
+        chosen = [pair.select(keep) for pair in self.pairs]
+        self.pairs = [pair for pair in chosen if bool(pair.inverse.any())]
         if self.last is not None:
             self.last = self.last.select(keep)
 

@@ -23,8 +23,10 @@ from skorchless.stack import WIDE
 BLOCK_ROWS = 1024
 #: Rows that tell the mean curvatures of a stack of models.
 PROBE_ROWS = 1024
-#: Models of a stack whose mean curvatures are within this factor share one measurement.
+#: Models of a stack whose mean curvatures are within this factor share one measurement ...
 ALIKE = 1.4
+#: ... if one for each of them would take as many multiply-adds as this.
+WORTH_SHARING = 2**29
 #: From this many columns on only the diagonal of B is kept.
 MOST_FACTORED_COLUMNS = 8000
 
@@ -159,7 +161,9 @@ class Curvature:
         self._moments: Tensor | None = None
         self._sample = None if exact else source.sample(n_sample)
         self._probe = self._sample
-        if self._sample is not None and len(objective.penalty.l2) > 1:
+        models, squares = len(objective.penalty.l2), min(columns, source.n_rows) ** 2
+        self._shared = models > 1 and models * n_sample * squares > WORTH_SHARING
+        if self._sample is not None and self._shared:
             self._probe = source.sample(PROBE_ROWS)
         self._measured: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -224,7 +228,7 @@ class Curvature:
         same mean curvature share one measurement.
         """
         assert self._sample is not None
-        if self.constant or len(weights) == 1:
+        if self.constant or not self._shared:
             share = self._row_weights(self._sample, weights)
             return self._second_moments(self._sample, share), share.sum(dim=-1, keepdim=True)
         moved = torch.arange(len(weights), device=weights.device)

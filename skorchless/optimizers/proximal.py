@@ -26,10 +26,10 @@ def shrink(weights: Tensor, threshold: Tensor) -> Tensor:
 
 
 def largest_eigenvalue(product: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
-    """Power iteration from a fixed start, shape ``(M, 1, 1)``."""
+    """Power iteration from a start that is the same for every model, shape ``(M, 1, 1)``."""
     generator = torch.Generator(device="cpu").manual_seed(0)
-    vector = torch.randn(like.shape, generator=generator, dtype=like.dtype, device="cpu")
-    vector = vector.to(like.device)
+    vector = torch.randn(like.shape[1:], generator=generator, dtype=like.dtype, device="cpu")
+    vector = vector.to(like.device).expand_as(like)
     norm = dot(vector, vector).sqrt()
     for _ in range(POWER_STEPS):
         vector = product(vector / norm)
@@ -70,6 +70,7 @@ def minimise_model(
     curvature = MARGIN * largest * metric
     at, ahead, momentum = weights, weights, torch.ones_like(largest)
     longest = torch.zeros_like(largest)
+    done = torch.zeros_like(largest, dtype=torch.bool)
     for _ in range(MOST_STEPS):
         slope = gradient + hessian(ahead - weights)
         new = shrink(ahead - slope / curvature, l1 / curvature)
@@ -81,9 +82,10 @@ def minimise_model(
         restart = dot(step, metric * moved) < 0
         faster = 0.5 * (1.0 + (1.0 + 4.0 * momentum.square()).sqrt())
         ahead = new + moved * torch.where(restart, 0.0, (momentum - 1.0) / faster)
-        at, momentum = new, torch.where(restart, 1.0, faster)
+        at, momentum = torch.where(done, at, new), torch.where(restart, 1.0, faster)
         longest = torch.maximum(longest, length)
-        if bool((length <= accuracy * longest).all()):
+        done = done | (length <= accuracy * longest)
+        if bool(done.all()):
             break
     direction = at - weights
     gain = (l1 * (at.abs() - weights.abs())).sum(dim=(1, 2))

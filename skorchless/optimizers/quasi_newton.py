@@ -173,8 +173,11 @@ class QuasiNewton:
                 EXACT_MODEL if self.curvature.constant else ROUGH_MODEL
             )
             scale = torch.maximum(self._value.abs(), 1e-3 * self.constant_loss)
-            if bool((-slope <= self.tolerance * scale).any()):  # to be sure before stopping
-                direction, slope = self._minimise_model(EXACT_MODEL)
+            near = -slope <= self.tolerance * scale
+            if bool(near.any()):  # to be sure before stopping
+                exact_direction, exact_slope = self._minimise_model(EXACT_MODEL)
+                direction = torch.where(near.view(-1, 1, 1), exact_direction, direction)
+                slope = torch.where(near, exact_slope, slope)
         else:
             direction = -self.history.solve(self._preconditioner, self._gradient)
             slope = (direction * self._gradient).sum(dim=(1, 2))
