@@ -15,13 +15,11 @@ from skorchless.optimizers.least_squares import Comoments
 from skorchless.stack import WIDE
 
 #: Of so many candidates in the order of alpha one is fitted from scratch.
-STRIDE = 7
+STRIDE = 5
 #: Multiply-adds a pass from which one product with the rows is dearer than all else.
 WORTH_A_PATH = 2**24
 #: Fitted neighbours that the others' starts are interpolated from.
 NEIGHBOURS = 4
-#: Share of the tolerance at which a fit ends that began where little was left to do.
-CAREFUL = 0.1
 #: Fewer passes than this would show where a fit started.
 FEW_PASSES = 100
 
@@ -115,7 +113,7 @@ def _along_path(candidates: Sequence[Parameters], loss_name: str, task: Task) ->
         optima = np.stack([weights for weights in milestones.weights if weights is not None])
         start = interpolate(log_alpha[first], optima, log_alpha[rest])
     between = fit_stack(
-        [{**candidates[i], "tol": CAREFUL * candidates[i]["tol"]} for i in rest],
+        [candidates[i] for i in rest],
         loss_name,
         Task(task.data, start, task.generator, task.validation),
     )

@@ -59,6 +59,8 @@ def group(estimator: Any, candidates: Sequence[dict[str, Any]], owner: str) -> l
     ------
     TypeError
         For any other estimator.
+    NotImplementedError
+        For ``distributed=True``.
     """
     check_ours(estimator, owner)
     prefix = final_name(estimator)
@@ -71,6 +73,11 @@ def group(estimator: Any, candidates: Sequence[dict[str, Any]], owner: str) -> l
         whole = _fresh(estimator).set_params(**clone(parameters, safe=False))
         check_ours(whole, owner)
         final = final_of(whole)
+        if final.distributed:
+            raise NotImplementedError(
+                f"{owner} does not take distributed=True: its candidates share the rows of one "
+                f"process. Set distributed=False, or use {owner.removeprefix('Batched')}."
+            )
         in_front = tuple(token(parameters.get(name, defaults.get(name))) for name in names)
         key = (type(final), in_front, _final_key(final))
         if key not in groups:
