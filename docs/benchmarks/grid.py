@@ -2,8 +2,8 @@
 
     python docs/benchmarks/grid.py [--part small large ridge softmax] [--repeats 3] [--skorch]
 
-Every search refits its best candidate on all rows. Workers of scikit-learn's searches are warm: each
-contender runs once before it is timed.
+Every search refits its best candidate on all rows. Each contender runs once before it is timed, so
+that workers are warm; those that take a minute or so run only once, with the workers of the others.
 """
 
 import argparse
