@@ -96,13 +96,18 @@ def negative_log_loss(raw: np.ndarray, truth: Truth) -> np.ndarray | None:
     """Mean logarithm of the right class's probability, which is kept off 0 and 1 by rounding."""
     if len(np.unique(truth.target)) != truth.n_classes:
         return None
-    if truth.n_classes == 2:
+    two_classes = truth.n_classes == 2
+    if two_classes:
         raw = np.stack([np.zeros_like(raw[:, 0]), raw[:, 0]], axis=1)
     shifted = raw - raw.max(axis=1, keepdims=True)
-    right = shifted[:, truth.target, np.arange(len(truth.target))]
-    log_p = right - np.log(np.exp(shifted).sum(axis=1))
+    total = np.log(np.exp(shifted).sum(axis=1))
+    if two_classes:  # scikit-learn takes the first class's probability from the second's
+        p = np.exp(shifted[:, 1] - total)
+        p = np.where(truth.target == 1, p, 1 - p)
+    else:
+        p = np.exp(shifted[:, truth.target, np.arange(len(truth.target))] - total)
     eps = np.finfo(raw.dtype).eps
-    log_p = np.clip(log_p.astype(np.float64), np.log(eps), np.log1p(-float(eps)))
+    log_p = np.log(np.clip(p, eps, 1 - eps)).astype(np.float64)
     return truth.mean(log_p)
 
 

@@ -36,7 +36,7 @@ def test_every_alpha_is_ridges(seed, alphas, fit_intercept, weighted, k, offset)
     weight = weight if weighted else None
     total = len(X) if weight is None else weight.sum()
     found = comoments(X, y, weight).solve(
-        torch.tensor(alphas).double(), fit_intercept=fit_intercept
+        torch.tensor(alphas, dtype=torch.float64), fit_intercept=fit_intercept
     )
     share = np.full(len(X), 1 / total) if weight is None else weight / total
     for alpha, weights, value in zip(alphas, found.weights.numpy(), found.value, strict=True):
@@ -78,7 +78,9 @@ def test_the_others_are_all_rows_but_ones_own(n_parts, leave):
 def test_bad_conditioning_is_told():
     X, y, _ = draw(2)
     X[:, 1] = X[:, 0] + 1e-7 * X[:, 1]
-    found = comoments(X, y).solve(torch.tensor([0.0, 1e-12, 1.0]).double(), fit_intercept=True)
+    found = comoments(X, y).solve(
+        torch.tensor([0.0, 1e-12, 1.0], dtype=torch.float64), fit_intercept=True
+    )
     assert found.reliable.tolist() == [False, False, True]
     assert torch.isfinite(found.weights).all()
 
