@@ -7,10 +7,16 @@ from typing import NoReturn
 
 from skorchless._version import __version__
 from skorchless.estimators import TorchLinearRegressor, TorchSoftmaxClassifier
+from skorchless.model_selection import BatchedGridSearchCV, BatchedRandomizedSearchCV
 
-__all__ = ["TorchLinearRegressor", "TorchSoftmaxClassifier"]
+__all__ = [
+    "BatchedGridSearchCV",
+    "BatchedRandomizedSearchCV",
+    "TorchLinearRegressor",
+    "TorchSoftmaxClassifier",
+]
 
-_TO_COME = ("BatchedGridSearchCV", "BatchedRandomizedSearchCV", "LossCurveDisplay")
+_TO_COME = ("LossCurveDisplay",)
 
 
 def __getattr__(name: str) -> NoReturn:

@@ -46,7 +46,7 @@ class Controls:
         Passes without improvement until a model stops.
     units : ndarray of shape (K,), optional
         What a rate is multiplied by for each output.
-    floor : float
+    floor : float or ndarray of shape (M,)
         The adaptive schedule is done below this rate.
     constant_loss : ndarray of shape (M,), optional
         Objective of the best constant model: a loss far above it is no plateau.
@@ -62,7 +62,7 @@ class Controls:
     threshold: np.ndarray | None = None
     patience: int = 5
     units: np.ndarray | None = None
-    floor: float = ADAPTIVE_FLOOR
+    floor: float | np.ndarray = ADAPTIVE_FLOOR
     constant_loss: np.ndarray | None = None
     early_stopping: bool = False
 
@@ -168,6 +168,7 @@ class _Run:
         self.n_iter = 0
         self._begun = time.perf_counter()
         self.rate = controls.rate.astype(float)
+        self.floor = np.broadcast_to(controls.floor, self.rate.shape)
         self.best = BestWeights(weights) if controls.early_stopping else None
         self.patience: Patience | None = None
         if controls.threshold is not None:
@@ -258,7 +259,7 @@ class _Run:
         if self.controls.schedule == "adaptive":
             self.rate = np.where(stale, self.rate / ADAPTIVE_DIVISOR, self.rate)
             self.patience.forgive(stale)
-            stale = stale & (self.rate < self.controls.floor)
+            stale = stale & (self.rate < self.floor)
         return stale
 
     def _let_go(self, converged: np.ndarray, diverged: np.ndarray, stuck: np.ndarray) -> None:
@@ -274,7 +275,7 @@ class _Run:
                 curve, constant = result.loss_curve, self.controls.constant_loss[self.active[i]]
                 result.blew_up = bool(curve[-1] > BLOWN_UP * max(curve[0], constant))
         keep = ~done
-        self.active, self.rate = self.active[keep], self.rate[keep]
+        self.active, self.rate, self.floor = self.active[keep], self.rate[keep], self.floor[keep]
         if not keep.any():
             return
         index = torch.from_numpy(np.flatnonzero(keep)).to(self.weights.device)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from problems import candidate, draw_data, make, n_outputs
 
 from skorchless.engine import Controls, train
+from skorchless.estimators.task import Task
 from skorchless.estimators.training import fit_stack
 from skorchless.losses import LOSSES
 from skorchless.objective import Objective
@@ -239,11 +240,11 @@ def test_an_interrupt_between_passes_keeps_what_was_accepted():
 # Whole fits.
 
 
-def fit(candidates, loss, data, *, start=None, seed=0, **options):
+def fit(candidates, loss, data, *, start=None, seed=0, validation=None, **options):
     shape = (len(candidates), n_outputs(loss), data.X.shape[1] + 1)
     start = np.zeros(shape) if start is None else start
     generator = torch.Generator().manual_seed(seed)
-    return fit_stack(candidates, loss, data, start, generator, **options)
+    return fit_stack(candidates, loss, Task(data, start, generator, validation), **options)
 
 
 @each_optimizer

@@ -25,7 +25,7 @@ def fit_and_wait(model: Any, X: Any, y: Any) -> None:
 
 
 def measure(title: str, kind: Any, X: np.ndarray, y: np.ndarray, **parameters: Any) -> list[str]:
-    """Milliseconds on the CPU, on the GPU, and on the GPU from NumPy; the objectives' difference."""
+    """Milliseconds on the CPU and the GPU, there also from NumPy; how far the objectives differ."""
     models = {name: kind(**parameters, device=name) for name in ("cpu", "cuda")}
     travelling = kind(**parameters, device="cuda")
     X_gpu, y_gpu = torch.from_numpy(X).cuda(), torch.from_numpy(y).cuda()
@@ -76,7 +76,14 @@ def main() -> None:
     rows.append(measure("least squares 1000000x200", TorchLinearRegressor, X, y))
     print_setting()
     print(f"{torch.cuda.get_device_name()}\n")
-    header = ["fit", "CPU, ms", "GPU, ms", "GPU from NumPy, ms", "CPU / GPU", "objectives differ by"]
+    header = [
+        "fit",
+        "CPU, ms",
+        "GPU, ms",
+        "GPU from NumPy, ms",
+        "CPU / GPU",
+        "objectives differ by",
+    ]
     print_table(header, rows)
 
 

@@ -22,7 +22,8 @@ from skorchless.estimators.devices import check_dtype, resolve_device
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.parameters import PARAMETERS, check_parameters
 from skorchless.estimators.settings import full_precision
-from skorchless.estimators.training import Outcome, fit_stack
+from skorchless.estimators.task import Outcome, Task
+from skorchless.estimators.training import fit_stack
 from skorchless.stack import private_generator
 
 
@@ -101,26 +102,40 @@ class TorchLinearModel(BaseEstimator):
             The estimator is then as it was before.
         """
         with self._restored_on_error():
-            previous = dict(self.__dict__)
-            data = self._training_data(X, y, sample_weight, reset=True)
-            start = self._start(data, previous, coef_init, intercept_init, go_on=self.warm_start)
-            generator = private_generator(self.random_state)
-            class_weights = self._class_weights(data)
-            data, validation = self._validation(
-                data.reweighted(class_weights), X_val, y_val, sample_weight_val, generator
-            )
-            if X_val is not None and validation is not None:
-                validation = validation.reweighted(class_weights)
-            outcome = self._train(data, validation, start, generator, None)
-            self._publish(outcome, data)
+            inits, validation = (coef_init, intercept_init), (X_val, y_val, sample_weight_val)
+            task = self._prepare(X, y, sample_weight, *inits, *validation)
+            outcome = self._train(task, None)
+            self._publish(outcome, task)
             self.__dict__.pop("_memory", None)
-            self.__dict__.pop("validation_loss_curve_", None)
-            if validation is not None:
-                self.validation_loss_curve_ = np.array(outcome.results[0].validation_loss_curve)
         if outcome.interrupt is not None:
             raise outcome.interrupt
-        self._warn_unless_converged(outcome.results[0])
+        if not self._is_content(outcome.results[0]):
+            self._warn_of_early_end(outcome.results[0])
         return self
+
+    def _prepare(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any = None,
+        coef_init: Any = None,
+        intercept_init: Any = None,
+        X_val: Any = None,
+        y_val: Any = None,
+        sample_weight_val: Any = None,
+    ) -> Task:
+        """Check what `fit` is given and split off what it validates on; learns shapes, classes."""
+        previous = dict(self.__dict__)
+        data = self._training_data(X, y, sample_weight, reset=True)
+        start = self._start(data, previous, coef_init, intercept_init, go_on=self.warm_start)
+        generator = private_generator(self.random_state)
+        class_weights = self._class_weights(data)
+        data, validation = self._validation(
+            data.reweighted(class_weights), X_val, y_val, sample_weight_val, generator
+        )
+        if X_val is not None and validation is not None:
+            validation = validation.reweighted(class_weights)
+        return Task(data, start, generator, validation)
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, *, first: bool) -> Self:
         """One pass; the `first` call learns shapes, the others go on from where it stopped."""
@@ -135,14 +150,14 @@ class TorchLinearModel(BaseEstimator):
             data = data.reweighted(self._class_weights(data))
             start = self._start(data, previous, None, None, go_on=not first)
             memory = previous.get("_memory") or Memory()
-            outcome = self._train(data, None, start, private_generator(self.random_state), memory)
+            task = Task(data, start, private_generator(self.random_state))
+            outcome = self._train(task, memory)
             if outcome.interrupt is not None:
                 raise outcome.interrupt
-            self._publish(outcome, data)
+            self._publish(outcome, task)
             if not first:
                 self.loss_curve_ = np.append(previous["loss_curve_"], self.loss_curve_)
             self.n_iter_ = self.best_iter_ = len(self.loss_curve_)
-            self.__dict__.pop("validation_loss_curve_", None)
             self._memory = outcome.memory
         return self
 
@@ -266,57 +281,43 @@ class TorchLinearModel(BaseEstimator):
             ) from error
         return data.take(torch.from_numpy(kept)), data.take(torch.from_numpy(held))
 
-    def _train(
-        self,
-        data: Data,
-        validation: Data | None,
-        start: np.ndarray,
-        generator: torch.Generator,
-        memory: Memory | None,
-    ) -> Outcome:
+    def _train(self, task: Task, memory: Memory | None) -> Outcome:
         outcome = fit_stack(
             [self._parameters()],
-            self._loss_name(data.n_outputs),
-            data,
-            start,
-            generator,
-            validation=validation,
+            self._loss_name(task.data.n_outputs),
+            task,
             memory=memory,
             report=self._print if self.verbose else None,
         )
-        result = outcome.results[0]
-        epoch = result.n_iter + (0 if memory is None else memory.passes)
-        cure = (
-            f"with learning rate {result.rate:.6g}. Use a smaller learning_rate or "
-            "learning_rate='auto', or put a StandardScaler in front."
-        )
-        if outcome.optimizer == "quasi-newton":
-            cure = "at the weights to start from. Check coef_init and the sizes of X, y and alpha."
-        if result.diverged:
-            raise ValueError(f"The loss left the finite numbers in epoch {epoch} {cure}")
-        if result.blew_up:
-            raise ValueError(f"The loss rose and rose until epoch {epoch} {cure}")
+        failure = outcome.failure(0, 0 if memory is None else memory.passes)
+        if failure is not None:
+            raise failure
         if outcome.weights[0] is None and outcome.interrupt is not None:
             raise outcome.interrupt
         return outcome
 
-    def _publish(self, outcome: Outcome, data: Data) -> None:
-        """Set the fitted attributes."""
-        result, weights = outcome.results[0], outcome.weights[0]
+    def _publish(self, outcome: Outcome, task: Task, model: int = 0) -> None:
+        """Set the fitted attributes to what came of one model of the stack."""
+        result, weights = outcome.results[model], outcome.weights[model]
         assert weights is not None
-        shape = self._coef_shape(data.n_outputs, data.X.shape[1])
+        shape = self._coef_shape(task.data.n_outputs, task.data.X.shape[1])
         self.coef_ = np.ascontiguousarray(weights[:, :-1]).reshape(shape)
         intercept = weights[:, -1].copy()
         self.intercept_ = intercept if len(shape) == 2 else intercept[0]
         self.n_iter_, self.best_iter_ = result.n_iter, result.best_iter
         self.loss_curve_ = np.array(result.loss_curve)
-        self.learning_rate_ = float(outcome.rates[0])
+        self.__dict__.pop("validation_loss_curve_", None)
+        if task.validation is not None:
+            self.validation_loss_curve_ = np.array(result.validation_loss_curve)
+        self.learning_rate_ = float(outcome.rates[model])
         self.optimizer_ = outcome.optimizer
-        self.device_ = str(data.X.device)
+        self.device_ = str(task.data.X.device)
 
-    def _warn_unless_converged(self, result: ModelResult) -> None:
-        if result.converged or self.tol is None:
-            return
+    def _is_content(self, result: ModelResult) -> bool:
+        """Whether training ended as the user wanted it to."""
+        return result.converged or self.tol is None
+
+    def _warn_of_early_end(self, result: ModelResult) -> None:
         warnings.warn(
             f"{type(self).__name__} made max_iter={self.max_iter} passes before tol={self.tol} "
             f"was reached; the objective is {result.loss_curve[-1]:.6g}. Raise max_iter or tol, "

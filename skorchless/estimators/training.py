@@ -4,18 +4,19 @@ Candidates are lists of length M: a single fit is a list of one.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skorchless.engine import Controls, ModelResult, Progress, train
+from skorchless.engine import Controls, Progress, train
+from skorchless.estimators.candidates import Parameters, chosen_optimizer
 from skorchless.estimators.data import Data
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.settings import own_settings
+from skorchless.estimators.task import Outcome, Task
 from skorchless.losses import make_loss
 from skorchless.objective import Objective
 from skorchless.optimizers import (
@@ -30,8 +31,6 @@ from skorchless.optimizers.schedules import ADAPTIVE_FLOOR
 from skorchless.penalties import ElasticNet
 from skorchless.sources import DenseSource, Moments, Scaling, column_moments
 from skorchless.stack import WIDE, stack
-
-Parameters = dict[str, Any]
 
 #: Share of an automatic rate below which a falling one has fallen far enough.
 AUTOMATIC_FLOOR = 1e-3
@@ -49,33 +48,11 @@ HEAD_TOL = 1e-2
 DEFAULT_BATCH = 256
 
 
-@dataclass
-class Outcome:
-    """What came of it, one entry a candidate, weights on the user's columns."""
-
-    results: list[ModelResult]
-    weights: list[np.ndarray | None]
-    optimizer: str
-    rates: np.ndarray
-    interrupt: KeyboardInterrupt | None
-    memory: Memory
-
-
-def chosen_optimizer(parameters: Parameters) -> str:
-    """The rule that ``optimizer`` and ``learning_rate`` ask for."""
-    if parameters["optimizer"] != "auto":
-        return str(parameters["optimizer"])
-    return "quasi-newton" if parameters["learning_rate"] == "auto" else "adam"
-
-
 def fit_stack(
     candidates: Sequence[Parameters],
     loss_name: str,
-    data: Data,
-    start: np.ndarray,
-    generator: torch.Generator,
+    task: Task,
     *,
-    validation: Data | None = None,
     memory: Memory | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> Outcome:
@@ -84,48 +61,39 @@ def fit_stack(
     Parameters
     ----------
     candidates : sequence of dict
-        Constructor parameters. They may differ in numbers that stack (learning rate, alpha,
-        l1_ratio, momentum, delta, tol); the rest is read from the first.
+        Constructor parameters. They may differ in the numbers that `stack_key` leaves out; the
+        rest is read from the first.
     loss_name : str
         A name in LOSSES.
-    data : Data
-        On the device to train on.
-    start : ndarray of shape (M, K, D + 1)
-        Weights on the user's columns.
-    generator : torch.Generator
-    validation : Data, optional
+    task : Task
     memory : Memory, optional
         With it a single pass is made that goes on where the last one stopped.
     report : callable, optional
         Called with the first candidate's figures after each pass.
     """
-    training = _Training(candidates, loss_name, data, generator, memory)
-    with own_settings(data.X.device, training.work_of_a_batch):
-        if training.gains_from_head_start and not start.any():
-            start = head_start(candidates, loss_name, data, start, generator)
-        return training.run(start, validation, report)
+    training = _Training(candidates, loss_name, task, memory)
+    with own_settings(task.data.X.device, training.work_of_a_batch):
+        if training.gains_from_head_start and not task.start.any():
+            task = replace(task, start=head_start(candidates, loss_name, task))
+            training = _Training(candidates, loss_name, task, memory)
+        return training.run(report)
 
 
-def head_start(
-    candidates: Sequence[Parameters],
-    loss_name: str,
-    data: Data,
-    start: np.ndarray,
-    generator: torch.Generator,
-) -> np.ndarray:
+def head_start(candidates: Sequence[Parameters], loss_name: str, task: Task) -> np.ndarray:
     """Where the optimum of some of the rows is: near all rows', at a fraction of the passes.
 
     A model that fails on them begins where it would have.
     """
-    n_rows = len(data.X) // HEAD_SHARE
+    n_rows = len(task.data.X)
     private = torch.Generator(device="cpu").manual_seed(0)
-    rows = torch.randint(len(data.X), (n_rows,), generator=private, device="cpu").sort().values
+    rows = torch.randint(n_rows, (n_rows // HEAD_SHARE,), generator=private, device="cpu")
     roughly = [{**candidate, "tol": HEAD_TOL} for candidate in candidates]
-    head = fit_stack(roughly, loss_name, data.take(rows), start, generator)
+    some = Task(task.data.take(rows.sort().values), task.start, task.generator)
+    head = fit_stack(roughly, loss_name, some)
     if head.interrupt is not None:
         raise head.interrupt
-    begun = zip(head.weights, start, strict=True)
-    return np.stack([zeros if weights is None else weights for weights, zeros in begun])
+    zeros = np.zeros_like(task.start[0])
+    return np.stack([zeros if weights is None else weights for weights in head.weights])
 
 
 class _Training:
@@ -135,13 +103,11 @@ class _Training:
         self,
         candidates: Sequence[Parameters],
         loss_name: str,
-        data: Data,
-        generator: torch.Generator,
+        task: Task,
         memory: Memory | None,
     ) -> None:
-        self.candidates, self.loss_name, self.data = candidates, loss_name, data
-        self.shared = candidates[0]
-        self.generator = generator
+        self.candidates, self.loss_name, self.task = candidates, loss_name, task
+        self.shared, self.data, self.generator = candidates[0], task.data, task.generator
         self.one_pass, self.memory = memory is not None, memory or Memory()
         self.optimizer = chosen_optimizer(self.shared)
         if self.one_pass and self.optimizer == "quasi-newton":
@@ -149,14 +115,9 @@ class _Training:
         self.kind = OPTIMIZERS[self.optimizer]
         self.automatic = self.shared["learning_rate"] == "auto"
         if self.memory.generator is not None:
-            generator.set_state(torch.from_numpy(self.memory.generator.copy()))
+            self.generator.set_state(torch.from_numpy(self.memory.generator.copy()))
 
-    def run(
-        self,
-        start: np.ndarray,
-        validation: Data | None,
-        report: Callable[[Progress], None] | None,
-    ) -> Outcome:
+    def run(self, report: Callable[[Progress], None] | None) -> Outcome:
         """Put everything together, train, and fold the weights back."""
         plain = self._source(self.data, self._batch_size(), self.memory.mean_weight)
         scaling = self._scaling(plain) if self.automatic else None
@@ -167,7 +128,9 @@ class _Training:
             self._penalty(scaling),
             scaling if implicit else None,
         )
-        weights = torch.from_numpy(start).to(self.data.X.device)
+        start, validation = self.task.start, self.task.validation
+        alike = np.broadcast_to(start, (len(self.candidates), *start.shape[1:]))
+        weights = torch.from_numpy(alike.copy()).to(self.data.X.device)
         weights = weights if scaling is None else scaling.standardise(weights)
         weights = weights.to(self.data.X.dtype, copy=True)
         rates = self._rates(source, objective)
@@ -367,7 +330,7 @@ class _Training:
             max_iter=1 if self.one_pass else int(shared["max_iter"]),
             rate=rates,
             units=units,
-            floor=AUTOMATIC_FLOOR * float(rates.min()) if self.automatic else ADAPTIVE_FLOOR,
+            floor=AUTOMATIC_FLOOR * rates if self.automatic else ADAPTIVE_FLOOR,
             constant_loss=self.constant_loss.numpy(force=True) if judges_rate else None,
             schedule=self._schedule(),
             horizon=int(shared["max_iter"]),

@@ -54,13 +54,22 @@ class History:
         norm = torch.where(valid, product, 1.0).rsqrt()
         step, change = (torch.where(valid, norm * vector, 0.0) for vector in (step, change))
         self.last = change if self.last is None else torch.where(valid, change, self.last)
-        new = step.flatten(1).unsqueeze(1), change.flatten(1).unsqueeze(1)
-        if self.steps is None or self.changes is None:
-            self.steps, self.changes = new
-        else:
-            self.steps = torch.cat([self.steps[:, 1 - MEMORY :], new[0]], dim=1)
-            self.changes = torch.cat([self.changes[:, 1 - MEMORY :], new[1]], dim=1)
+        self.steps = self._append(self.steps, step, valid)
+        self.changes = self._append(self.changes, change, valid)
         self._products = self.steps @ self.changes.mT
+
+    @staticmethod
+    def _append(rows: Tensor | None, vector: Tensor, valid: Tensor) -> Tensor:
+        """Put a row at the end of the models' that are `valid`; the others keep what they have."""
+        new = vector.flatten(1).unsqueeze(1)
+        if rows is None:
+            return new
+        grown = torch.cat([rows, new], dim=1)
+        if not bool(valid.all()):
+            kept = torch.cat([torch.zeros_like(new), rows], dim=1)
+            grown = torch.where(valid, grown, kept)
+        last: Tensor = grown[:, -MEMORY:]
+        return last
 
     def forget(self, models: Tensor) -> None:
         """Make all pairs of some models zero."""
@@ -68,8 +77,7 @@ class History:
             return
         keep = (~models).view(-1, 1, 1)
         self.steps, self.changes, self.last, self._products = (
-            torch.where(keep, t, 0.0)
-            for t in (self.steps, self.changes, self.last, self._products)
+            torch.where(keep, t, 0.0) for t in (self.steps, self.changes, self.last, self._products)
         )
 
     def select(self, keep: Tensor) -> None:
@@ -77,9 +85,11 @@ class History:
         if self.steps is None or self.changes is None or self.last is None:
             return
         self.steps, self.changes, self.last, self._products = (
-            t.index_select(0, keep)
-            for t in (self.steps, self.changes, self.last, self._products)
+            t.index_select(0, keep) for t in (self.steps, self.changes, self.last, self._products)
         )
+        first = int((self._products.diagonal(dim1=-2, dim2=-1) > 0).any(dim=0).int().argmax())
+        self.steps, self.changes = self.steps[:, first:], self.changes[:, first:]
+        self._products = self._products[:, first:, first:]
 
     def solve(self, preconditioner: Preconditioner, gradient: Tensor) -> Tensor:
         r"""``H g``, which is what the two-loop recursion computes.

@@ -26,6 +26,10 @@ BLOCK_ROWS = 1024
 GAUGE_ROWS = 1024
 #: What reading a number in a pass costs, in the multiply-adds that it delays.
 PASS_WORK = 32
+#: Models of a stack whose mean curvatures are within this factor share one measurement ...
+ALIKE = 1.4
+#: ... if one for each of them would take as many multiply-adds as this.
+WORTH_SHARING = 2**29
 #: From this many columns on only the diagonal of B is kept.
 MOST_FACTORED_COLUMNS = 8000
 
@@ -183,6 +187,9 @@ class Curvature:
         self._moments: Tensor | None = None
         self._sample = None if exact else source.sample(n_sample)
         self._gauge = None if exact else source.sample(GAUGE_ROWS)
+        models, squares = len(objective.penalty.l2), min(columns, source.n_rows) ** 2
+        self._shared = models > 1 and models * n_sample * squares > WORTH_SHARING
+        self._measured: tuple[Tensor, Tensor, Tensor] | None = None
 
     @staticmethod
     def _saves_work(source: DenseSource) -> bool:
@@ -215,6 +222,18 @@ class Curvature:
             return torch.ones(len(weights), dtype=WIDE, device=weights.device)
         return self._row_weights(self._gauge, weights).sum(dim=-1).expand(len(weights))
 
+    def select(self, keep: Tensor) -> None:
+        """Keep only some of the models."""
+        if self._measured is not None:
+            at, moments, total = self._measured
+            if len(moments) == 1:
+                return
+            self._measured = (
+                at.index_select(0, keep),
+                moments.index_select(0, keep),
+                total.index_select(0, keep),
+            )
+
     def preconditioner(self, weights: Tensor, cautious: Tensor | None = None) -> Preconditioner:
         """The preconditioner at `weights`, of shape ``(M, K, D + 1)``.
 
@@ -232,19 +251,46 @@ class Curvature:
             gram = self._sample.gram().unsqueeze(0) * self._sample.scale[0]
             missed = self._missed_squares()
             return Factored(gram + torch.diag_embed(missed), l2, None, self.noise)
-        share = self._row_weights(self._sample, weights)
+        moments, total = self._measure(weights)
         if cautious is not None:
             bound = self._row_shares(self._sample) * self.objective.loss.smoothness
-            share = torch.where(cautious.view(-1, 1), bound, share)
-        moments = self._second_moments(self._sample, share)
-        missed = self._missed_squares() * share.sum(dim=-1, keepdim=True)
+            chosen = cautious.view(-1, *[1] * (moments.ndim - 1))
+            moments = torch.where(chosen, self._second_moments(self._sample, bound), moments)
+            total = torch.where(cautious.view(-1, 1), bound.sum(dim=-1, keepdim=True), total)
+        missed = self._missed_squares() * total
         if self._diagonal:
             return Diagonal(moments + missed, l2, self.objective.loss.shift_invariant)
         if self._basis is None:
             moments = moments + torch.diag_embed(missed)
-        return Factored(
-            moments, l2, self._basis, self.noise, self.objective.loss.shift_invariant
-        )
+        return Factored(moments, l2, self._basis, self.noise, self.objective.loss.shift_invariant)
+
+    def _measure(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Second moments at `weights`, ``(M, r, r)`` or diagonals, and mean curvatures ``(M, 1)``.
+
+        Models that are where they were keep theirs, and of those that moved, the ones of about the
+        same mean curvature share one measurement.
+        """
+        assert self._sample is not None
+        if self.constant or not self._shared:
+            share = self._row_weights(self._sample, weights)
+            return self._second_moments(self._sample, share), share.sum(dim=-1, keepdim=True)
+        moved = torch.arange(len(weights), device=weights.device)
+        if self._measured is not None:
+            moved = (weights != self._measured[0]).any(dim=2).any(dim=1).nonzero().view(-1)
+        if len(moved):
+            mean = self.mean(weights)[moved]
+            leaders, follows = alike(mean)
+            share = self._row_weights(self._sample, weights, moved[leaders])
+            ratio = (mean / mean[leaders][follows]).view(-1, 1)
+            total = share.sum(dim=-1, keepdim=True)[follows] * ratio
+            moments = self._second_moments(self._sample, share)[follows]
+            moments = moments * ratio.view(-1, *[1] * (moments.ndim - 1))
+            if self._measured is not None:
+                moments = self._measured[1].index_copy(0, moved, moments)
+                total = self._measured[2].index_copy(0, moved, total)
+            self._measured = weights.clone(), moments, total
+        assert self._measured is not None
+        return self._measured[1], self._measured[2]
 
     def _missed_squares(self) -> Tensor:
         """Mean square of each column over all rows, where the sample has less than half of it."""
@@ -263,12 +309,18 @@ class Curvature:
         share = torch.full((1, len(chunk.rows)), chunk.scale[0], dtype=WIDE, device=chunk.X.device)
         return share if chunk.weight is None else share * chunk.weight.view(1, -1)
 
-    def _row_weights(self, chunk: Chunk, weights: Tensor) -> Tensor:
-        """Share of each row in the curvature, shape ``(M, rows)``, or ``(1, rows)`` for all."""
+    def _row_weights(self, chunk: Chunk, weights: Tensor, models: Tensor | None = None) -> Tensor:
+        """Share of each row in the curvature, shape ``(M, rows)``, or ``(1, rows)`` for all.
+
+        Of some of the models if their numbers are given.
+        """
         if self.constant:
             return self._row_shares(chunk)
+        loss = self.objective.loss
+        if models is not None:
+            weights, loss = weights.index_select(0, models), loss.select(models)
         raw = raw_predictions(chunk, weights)  # (batches, parts, M, K, rows)
-        curvature = self.objective.loss.curvature(raw, chunk.target).to(WIDE)
+        curvature = loss.curvature(raw, chunk.target).to(WIDE)
         return curvature.movedim(2, 0).reshape(len(weights), -1) * self._row_shares(chunk)
 
     def _second_moments(self, chunk: Chunk, share: Tensor, *, diagonal: bool = False) -> Tensor:
@@ -297,3 +349,30 @@ class Curvature:
         basis[:-1, :-1] = directions.T
         basis[-1, -1] = 1.0
         return basis
+
+
+def alike(mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Models that stand for others of about the same mean curvature.
+
+    Parameters
+    ----------
+    mean : Tensor of shape (M,)
+
+    Returns
+    -------
+    leaders : Tensor of int, shape (R,)
+        The models that are measured.
+    follows : Tensor of int, shape (M,)
+        Which of these each model goes by.
+    """
+    leaders: list[int] = []
+    follows = [0] * len(mean)
+    values = mean.tolist()
+    for model in sorted(range(len(values)), key=values.__getitem__):
+        if not leaders or not values[model] <= ALIKE * values[leaders[-1]]:
+            leaders.append(model)
+        follows[model] = len(leaders) - 1
+    return (
+        torch.tensor(leaders, device=mean.device),
+        torch.tensor(follows, device=mean.device),
+    )

@@ -28,10 +28,10 @@ def shrink(weights: Tensor, threshold: Tensor) -> Tensor:
 
 
 def largest_eigenvalue(product: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
-    """Power iteration from a fixed start, shape ``(M, 1, 1)``."""
+    """Power iteration from a start that is the same for every model, shape ``(M, 1, 1)``."""
     generator = torch.Generator(device="cpu").manual_seed(0)
-    vector = torch.randn(like.shape, generator=generator, dtype=like.dtype, device="cpu")
-    vector = vector.to(like.device)
+    vector = torch.randn(like.shape[1:], generator=generator, dtype=like.dtype, device="cpu")
+    vector = vector.to(like.device).expand_as(like)
     norm = dot(vector, vector).sqrt()
     for _ in range(POWER_STEPS):
         vector = product(vector / norm)
@@ -72,6 +72,7 @@ def minimise_model(
     curvature = MARGIN * largest * metric
     at, ahead, age = weights, weights, torch.zeros_like(largest)
     longest = torch.zeros_like(largest)
+    done = torch.zeros_like(largest, dtype=torch.bool)
     for count in range(MOST_STEPS):
         model_gradient = gradient + hessian(ahead - weights)
         new = shrink(ahead - model_gradient / curvature, l1 / curvature)
@@ -83,11 +84,12 @@ def minimise_model(
             short = (longest > 0) & (length > 4.0 * longest)
             curvature = torch.where(short, 2.0 * curvature, curvature)
             longest = torch.maximum(longest, length)
-            if bool((length <= accuracy * longest).all()):
-                at = new
+            at = torch.where(done, at, new)
+            done = done | (length <= accuracy * longest)
+            if bool(done.all()):
                 break
         ahead = torch.addcmul(new, moved, age / (age + 3.0))
-        at, age = new, age + 1.0
+        at, age = torch.where(done, at, new), age + 1.0
     direction = at - weights
     gain = (l1 * (at.abs() - weights.abs())).sum(dim=(1, 2))
     return direction, dot(gradient, direction).view(-1) + gain

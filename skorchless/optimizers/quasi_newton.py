@@ -231,8 +231,11 @@ class QuasiNewton:
             direction, slope = self._minimise_model(
                 EXACT_MODEL if self.curvature.constant else ROUGH_MODEL
             )
-            if (-slope <= now.tolerance * self._scale()).any():  # to be sure before stopping
-                direction, slope = self._minimise_model(EXACT_MODEL)
+            near = -slope <= now.tolerance * self._scale()
+            if near.any():  # to be sure before stopping
+                exact_direction, exact_slope = self._minimise_model(EXACT_MODEL)
+                direction = self._choose(near, exact_direction, direction)
+                slope = np.where(near, exact_slope, slope)
         else:
             direction = -self.history.solve(self._preconditioner, self._gradient)
             slope = dot(direction, self._gradient).view(-1).numpy(force=True)
@@ -288,16 +291,18 @@ class QuasiNewton:
         at_rounding = stagnant & (now.decrease <= self._eps * scale)
         # A search that fails has met the limit of the arithmetic, if little was left to find.
         failed = (now.rejected >= MOST_REJECTED) & (now.decrease <= LITTLE * scale)
-        converged: np.ndarray = reached | exact | at_rounding | failed
-        return converged | self._idle(accepted, scale)
+        idle = self._idle(accepted, scale)
+        converged: np.ndarray = reached | exact | at_rounding | failed | idle
+        return converged
 
     def _idle(self, accepted: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """Whether the last passes together have moved the objective by no more than rounding."""
         if len(self._values) <= WINDOW:
             return np.zeros_like(accepted)
         moved = self._values[-1 - WINDOW] - self._values[-1]
-        idle: np.ndarray = moved <= self._eps * scale
-        return accepted & idle & (self.numbers.decrease <= LITTLE * scale)
+        little = self.numbers.decrease <= LITTLE * scale
+        idle: np.ndarray = accepted & (moved <= self._eps * scale) & little
+        return idle
 
     def _distance(self) -> np.ndarray:
         """Estimate of how far each accepted objective is above its minimum, shape ``(M,)``."""
@@ -309,7 +314,8 @@ class QuasiNewton:
         slowing = earlier > recent
         series = recent**2 / np.where(slowing, earlier - recent, 1.0)
         series = np.where(slowing, series, np.inf)
-        return SAFETY * np.clip(series, decrease, MOST_RAISED * decrease)
+        distance: np.ndarray = SAFETY * np.clip(series, decrease, MOST_RAISED * decrease)
+        return distance
 
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
@@ -322,4 +328,5 @@ class QuasiNewton:
         self._direction = self._direction.index_select(0, keep)
         self._measured_at = self._measured_at.index_select(0, keep)
         self.history.select(keep)
+        self.curvature.select(keep)
         self._preconditioner = self.curvature.preconditioner(self._measured_at.to(self._dtype))

@@ -18,7 +18,6 @@ from skorchless.sources.chunk import (
 from skorchless.sources.scaling import Scaling
 from skorchless.stack import WIDE
 
-
 #: Laid-out targets are kept where they are this many times smaller than the rows.
 MUCH_SMALLER = 8
 

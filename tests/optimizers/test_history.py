@@ -166,3 +166,31 @@ def test_models_that_stay_keep_their_pairs(seed, accepted):
     history.select(keep)
     after = history.solve(Diagonal(diagonal[keep], l2[keep]), vector[keep])
     close(after, before[keep])
+
+
+@quick
+@given(seeds, st.lists(st.lists(st.booleans(), min_size=MODELS, max_size=MODELS), max_size=30))
+def test_each_model_keeps_its_own_last_pairs_whatever_the_others_do(seed, accepted):
+    problem = Quadratic(seed)
+    preconditioner = Diagonal(
+        torch.ones(MODELS, COLUMNS, dtype=WIDE), torch.zeros(MODELS, 1, COLUMNS, dtype=WIDE)
+    )
+    gradient = problem.vector()
+    together, alone = History(), [History() for _ in range(MODELS)]
+    for models in accepted:
+        step = problem.vector()
+        change = problem.change(step)
+        together.add(torch.tensor(models), step, change)
+        for i in range(MODELS):
+            alone[i].add(torch.tensor(models[i : i + 1]), step[i : i + 1], change[i : i + 1])
+    found = together.solve(preconditioner, gradient)
+    for i in range(MODELS):
+        one = Diagonal(torch.ones(1, COLUMNS, dtype=WIDE), torch.zeros(1, 1, COLUMNS, dtype=WIDE))
+        wanted = alone[i].solve(one, gradient[i : i + 1])
+        torch.testing.assert_close(found[i : i + 1], wanted, rtol=1e-9, atol=1e-12)
+    last = History()
+    for name in vars(together):
+        setattr(last, name, getattr(together, name))
+    last.select(torch.tensor([1]))
+    kept = 0 if alone[1].steps is None else alone[1].steps.shape[1]
+    assert last.steps is None or max(last.steps.shape[1] * bool(last.steps.any()), 0) == kept

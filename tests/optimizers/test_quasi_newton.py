@@ -10,6 +10,7 @@ from sklearn.linear_model import ElasticNet, LogisticRegression, Ridge
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
 from skorchless.estimators.data import Data
+from skorchless.estimators.task import Task
 from skorchless.estimators.training import fit_stack
 from skorchless.losses import LOSSES
 from skorchless.stack import WIDE
@@ -30,7 +31,7 @@ def stretch(data, seed):
 def fit(loss, data, **parameters):
     start = np.zeros((1, n_outputs(loss), data.X.shape[1] + 1), dtype=data.X.numpy().dtype)
     chosen = candidate("quasi-newton", delta=0.7, **parameters)
-    outcome = fit_stack([chosen], loss, data, start, torch.Generator())
+    outcome = fit_stack([chosen], loss, Task(data, start, torch.Generator()))
     return outcome.results[0], torch.from_numpy(outcome.weights[0]).to(WIDE)
 
 

@@ -1,0 +1,69 @@
+"""Candidates of a search: which of their parameters one stack can train side by side."""
+
+from typing import Any
+
+from skorchless.estimators.task import Task
+from skorchless.optimizers.history import MEMORY
+from skorchless.optimizers.preconditioner import BLOCK_ROWS, MOST_FACTORED_COLUMNS
+from skorchless.stack import WIDE
+
+Parameters = dict[str, Any]
+
+#: Parameters that every model of a stack has for itself, as long as they are numbers.
+STACKED = ("learning_rate", "alpha", "l1_ratio", "momentum", "delta", "tol")
+
+#: Memory that the state of one stack may take, in bytes. More candidates are trained in turns.
+STACK_BYTES = 2**30
+
+#: Tensors of the weights' shape that a textbook rule and the engine keep, at most.
+TEXTBOOK_COPIES = 12
+
+#: The same of the quasi-Newton rule: curvature pairs, twice where they are unrolled, and its own.
+HISTORY_COPIES = 4 * MEMORY + 12
+
+
+def chosen_optimizer(parameters: Parameters) -> str:
+    """The rule that ``optimizer`` and ``learning_rate`` ask for."""
+    if parameters["optimizer"] != "auto":
+        return str(parameters["optimizer"])
+    return "quasi-newton" if parameters["learning_rate"] == "auto" else "adam"
+
+
+def stack_key(parameters: Parameters) -> Parameters:
+    """What two candidates must have in common for one stack to train both.
+
+    Parameters
+    ----------
+    parameters : dict
+        Constructor parameters of an estimator.
+
+    Returns
+    -------
+    key : dict
+        The parameters that do not stack, and of those that do whether they are numbers. For the
+        quasi-Newton method also whether there is L1: without it squared error is solved exactly.
+    """
+    key = {name: value for name, value in parameters.items() if name not in STACKED}
+    for name in STACKED:
+        value = parameters.get(name)
+        key[name] = value if value is None or isinstance(value, str) else "a number"
+    if chosen_optimizer(parameters) == "quasi-newton":
+        key["has L1"] = bool(parameters["alpha"]) and bool(parameters["l1_ratio"])
+    return key
+
+
+def models_a_stack(parameters: Parameters, task: Task) -> int:
+    """How many models one stack may have so that its state stays within STACK_BYTES.
+
+    The rows themselves are not counted: there is one copy of them whatever the stack. A chunk's
+    raw predictions are bounded by themselves.
+    """
+    n, columns = task.data.X.shape[0], task.data.X.shape[1] + 1
+    weights = task.data.n_outputs * columns
+    numbers = TEXTBOOK_COPIES * weights
+    if chosen_optimizer(parameters) == "quasi-newton":
+        rank = min(n, columns)
+        factored = rank if rank > MOST_FACTORED_COLUMNS else rank * (4 * rank + BLOCK_ROWS)
+        sample = min(n, max(8 * columns, 8192)) * 4 * task.data.n_outputs
+        numbers = HISTORY_COPIES * weights + factored + sample
+    return max(1, STACK_BYTES // (WIDE.itemsize * numbers))

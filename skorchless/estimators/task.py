@@ -1,0 +1,60 @@
+"""What one call of the engine is given, and what comes of it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from skorchless.engine import ModelResult
+from skorchless.estimators.data import Data
+from skorchless.estimators.memory import Memory
+from skorchless.optimizers.least_squares import Comoments
+
+
+@dataclass
+class Task:
+    """What to train on and where to start.
+
+    Attributes
+    ----------
+    data : Data
+        On the device to train on.
+    start : ndarray of shape (M, K, D + 1), or (1, K, D + 1) if all start alike
+        Weights on the user's columns.
+    generator : torch.Generator
+    validation : Data, optional
+    comoments : Comoments, optional
+        Of the data, if somebody has them already.
+    """
+
+    data: Data
+    start: np.ndarray
+    generator: torch.Generator
+    validation: Data | None = None
+    comoments: Comoments | None = None
+
+
+@dataclass
+class Outcome:
+    """What came of it, one entry a candidate, weights on the user's columns."""
+
+    results: list[ModelResult]
+    weights: list[np.ndarray | None]
+    optimizer: str
+    rates: np.ndarray
+    interrupt: KeyboardInterrupt | None
+    memory: Memory
+
+    def failure(self, model: int, passes_before: int = 0) -> ValueError | None:
+        """What to tell whoever wanted this model, if its loss left the finite numbers."""
+        result = self.results[model]
+        if not result.diverged and not result.blew_up:
+            return None
+        what = "left the finite numbers in" if result.diverged else "rose and rose until"
+        cure = (
+            f"with learning rate {result.rate:.6g}. Use a smaller learning_rate or "
+            "learning_rate='auto', or put a StandardScaler in front."
+        )
+        if self.optimizer == "quasi-newton":
+            cure = "at the weights to start from. Check coef_init and the sizes of X, y and alpha."
+        return ValueError(f"The loss {what} epoch {result.n_iter + passes_before} {cure}")

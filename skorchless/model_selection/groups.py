@@ -1,0 +1,121 @@
+"""Candidates that one stack can train: they differ only in numbers that stack."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+
+from skorchless.estimators import TorchLinearRegressor, TorchSoftmaxClassifier
+from skorchless.estimators.base import TorchLinearModel
+from skorchless.estimators.candidates import stack_key
+from skorchless.model_selection.pipelines import final_name, final_of, token, with_final
+
+OURS = (TorchLinearRegressor, TorchSoftmaxClassifier)
+
+
+@dataclass
+class Group:
+    """Candidates of one stack.
+
+    Attributes
+    ----------
+    members : list of int
+        Their places among the candidates.
+    estimator : estimator
+        The first of them, not fitted: a pipeline or its last step alone.
+    finals : list of estimator
+        The last step of each.
+    """
+
+    members: list[int]
+    estimator: Any
+    finals: list[TorchLinearModel]
+
+    def unfitted(self) -> list[TorchLinearModel]:
+        """Last steps to fit, that share nothing with others that a fit would move."""
+        return [_unfitted(final) for final in self.finals]
+
+    def complete(self, rows: Any, final: TorchLinearModel) -> Any:
+        """The whole fitted estimator, from its fitted transformers and its last step."""
+        return with_final(rows.fitted, final)
+
+
+def group(estimator: Any, candidates: Sequence[dict[str, Any]], owner: str) -> list[Group]:
+    """Split candidates into groups that stack.
+
+    Parameters
+    ----------
+    estimator : estimator
+        One of ours, or a pipeline that ends in one.
+    candidates : sequence of dict
+        Parameters to set on it.
+    owner : str
+        Name of the search, for errors.
+
+    Raises
+    ------
+    TypeError
+        For any other estimator.
+    NotImplementedError
+        For ``distributed=True``.
+    """
+    check_ours(estimator, owner)
+    prefix = final_name(estimator)
+    names = sorted(
+        {name for candidate in candidates for name in candidate if not _is_of(name, prefix)}
+    )
+    defaults = {name: value for name, value in estimator.get_params().items() if name in names}
+    groups: dict[Any, Group] = {}
+    for i, parameters in enumerate(candidates):
+        whole = _fresh(estimator).set_params(**clone(parameters, safe=False))
+        check_ours(whole, owner)
+        final = final_of(whole)
+        if final.distributed:
+            raise NotImplementedError(
+                f"{owner} does not take distributed=True: its candidates share the rows of one "
+                f"process. Set distributed=False, or use {owner.removeprefix('Batched')}."
+            )
+        in_front = tuple(token(parameters.get(name, defaults.get(name))) for name in names)
+        key = (type(final), in_front, _final_key(final))
+        if key not in groups:
+            groups[key] = Group([], whole, [])
+        groups[key].members.append(i)
+        groups[key].finals.append(final)
+    return list(groups.values())
+
+
+def check_ours(estimator: Any, owner: str) -> None:
+    """Raise TypeError unless the last step is one of ours."""
+    final = final_of(estimator)
+    if not isinstance(final, OURS):
+        raise TypeError(
+            f"{owner} trains TorchLinearRegressor and TorchSoftmaxClassifier, alone or as the "
+            f"last step of a Pipeline. Got {final!r}. Use scikit-learn's "
+            f"{owner.removeprefix('Batched')}, which takes any estimator."
+        )
+
+
+def _is_of(name: str, prefix: str) -> bool:
+    """Whether a parameter belongs to the last step."""
+    return name.startswith(prefix) and "__" not in name.removeprefix(prefix)
+
+
+def _final_key(final: TorchLinearModel) -> Any:
+    """The last step's settings that do not stack, those of a subclass's own included."""
+    settings = {**final.get_params(deep=False), **stack_key(final._parameters())}
+    return tuple((name, token(settings[name])) for name in sorted(settings))
+
+
+def _fresh(estimator: Any) -> Any:
+    """A copy to set parameters on; a shallow one where there is nothing below to set them on."""
+    return copy.copy(estimator) if isinstance(estimator, OURS) else clone(estimator)
+
+
+def _unfitted(final: TorchLinearModel) -> TorchLinearModel:
+    model = copy.copy(final)
+    if isinstance(model.random_state, np.random.RandomState):
+        model.random_state = copy.deepcopy(model.random_state)
+    return model

@@ -1,0 +1,362 @@
+"""``GridSearchCV`` and ``RandomizedSearchCV`` for our estimators: a fold's candidates at once."""
+
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import clone, is_classifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
+from sklearn.utils import indexable
+from sklearn.utils.parallel import Parallel, delayed
+
+from skorchless.model_selection import _sklearn_private as private
+from skorchless.model_selection.fold import Entry, Evaluation, evaluate_fold
+from skorchless.model_selection.grams import comoments_of_folds
+from skorchless.model_selection.groups import check_ours, group
+from skorchless.model_selection.messages import announce, report
+
+Candidate = dict[str, Any]
+
+
+class _BatchedSearch(private.Search):
+    """`fit` of the searches; everything else is scikit-learn's."""
+
+    loss_curves_: list[list[np.ndarray]]
+
+    @private.fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
+        """Fit and score every candidate on every split, and refit the best one on all rows.
+
+        Parameters
+        ----------
+        X : array-like or Tensor of shape (n_samples, n_features)
+            Rows.
+        y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
+            Targets.
+        **params : dict
+            What to pass on to the estimator's ``fit``, the scorer and the splitter, as
+            :class:`~sklearn.model_selection.GridSearchCV` does: without metadata routing
+            ``groups`` goes to the splitter and the rest to ``fit``. What has a length of
+            ``n_samples`` is split with the rows.
+
+        Returns
+        -------
+        self : object
+            The fitted search.
+
+        Raises
+        ------
+        TypeError
+            For an estimator that does not end in one of ours.
+        ValueError
+            If all fits fail, and with ``error_score="raise"`` if one does.
+        """
+        check_ours(self.estimator, type(self).__name__)
+        scorer, refit_metric = self.resolve_scorers()
+        X, y = indexable(X, y)
+        params = private.check_method_params(X, params=params)
+        routed = self.route(params)
+        weight = params.get("sample_weight")
+        task = {"X": X, "y": y, "metadata": None if weight is None else {"sample_weight": weight}}
+        context = self.begin(**task)
+        run = _Run(self, scorer, X, y, routed)
+        self.run_search(run.evaluate, context)
+        self.choose(refit_metric, run.results, run.out[0]["test_scores"])
+        if self.refit:
+            self._refit(run, context.subcontext(task_name="refit-with-best-params"), task)
+        several = private.scorers_of(scorer)
+        self.scorer_ = scorer if several is None else several
+        self.cv_results_ = run.results
+        self.loss_curves_ = run.loss_curves
+        context.call_on_fit_task_end(estimator=self, **task)
+        return self
+
+    def _refit(self, run: "_Run", context: Any, task: dict[str, Any]) -> None:
+        """An ordinary fit of the best candidate on all rows."""
+        best = clone(run.estimator).set_params(**clone(self.best_params_, safe=False))
+        with context.propagate_callback_context(best):
+            context.call_on_fit_task_begin(estimator=self, **task)
+            begun = time.time()
+            best.fit(run.X, run.y, **run.routed.estimator.fit)
+            self.refit_time_ = time.time() - begun
+        self.best_estimator_ = best
+        if hasattr(best, "feature_names_in_"):
+            self.feature_names_in_ = best.feature_names_in_
+        context.call_on_fit_task_end(estimator=self, **task)
+
+
+class _Run:
+    """One call of `fit`: what has been evaluated so far.
+
+    Attributes
+    ----------
+    out : list of dict
+        One a candidate and split, the splits of a candidate together.
+    loss_curves : list of list of ndarray
+    results : dict
+        ``cv_results_``.
+    """
+
+    def __init__(self, search: Any, scorer: Any, X: Any, y: Any, routed: Any) -> None:
+        self.search, self.scorer, self.X, self.y, self.routed = search, scorer, X, y, routed
+        self.estimator = clone(search.estimator)
+        self.split_params = routed.splitter.split
+        self.cv = check_cv(search.cv, y, classifier=is_classifier(search.estimator))
+        search.n_splits_ = self.cv.get_n_splits(X, y, **self.split_params)
+        self.candidates: list[Candidate] = []
+        self.out: list[dict[str, Any]] = []
+        self.loss_curves: list[list[np.ndarray]] = []
+        self.more: dict[str, list[Any]] = defaultdict(list)
+        self.results: dict[str, Any] = {}
+
+    def evaluate(
+        self,
+        candidate_params: Iterable[Candidate],
+        cv: Any = None,
+        more_results: dict[str, list[Any]] | None = None,
+        callback_ctx: Any = None,
+    ) -> dict[str, Any]:
+        """Evaluate some candidates; return the results of all so far."""
+        candidates = list(candidate_params)
+        splits = self._splits(cv or self.cv)
+        announce(self.search.verbose, len(candidates), len(splits))
+        entries = self._entries(candidates, splits)
+        if not entries:
+            raise ValueError(
+                "No fits were performed. Was the CV iterator empty? Were there no candidates?"
+            )
+        out = [entry.result for candidate in entries for entry in candidate]
+        report(self.search.verbose, candidates, entries)
+        if callback_ctx is not None and self.search.has_callbacks:
+            self._tell(callback_ctx, len(out))
+        self._warn(entries)
+        private.warn_or_raise_about_fit_failures(out, self.search.error_score)
+        if callable(self.search.scoring):
+            private.insert_error_scores(out, self.search.error_score)
+        self.candidates += candidates
+        self.out += out
+        self.loss_curves += [[entry.loss_curve for entry in candidate] for candidate in entries]
+        for name, values in (more_results or {}).items():
+            self.more[name] += values
+        self.results = self.search.format_results(self.candidates, len(splits), self.out, self.more)
+        return self.results
+
+    def _splits(self, cv: Any) -> list[tuple[Any, Any]]:
+        splits = list(cv.split(self.X, self.y, **self.split_params))
+        if len(splits) != self.search.n_splits_:
+            raise ValueError(
+                "cv.split and cv.get_n_splits return inconsistent results. Expected "
+                f"{self.search.n_splits_} splits, got {len(splits)}"
+            )
+        return splits
+
+    def _entries(
+        self, candidates: list[Candidate], splits: list[tuple[Any, Any]]
+    ) -> list[tuple[Entry, ...]]:
+        """One entry a candidate and split; folds are what workers share among themselves."""
+        search = self.search
+        groups = group(self.estimator, candidates, type(search).__name__)
+        evaluation = Evaluation(
+            groups=groups,
+            scorer=self.scorer,
+            fit_params=self.routed.estimator.fit,
+            score_params=self.routed.scorer.score,
+            return_train_score=search.return_train_score,
+            error_score=search.error_score,
+        )
+        if not candidates:
+            return []
+        known = comoments_of_folds(groups, self.X, self.y, splits, evaluation.fit_params)
+        parallel = Parallel(n_jobs=search.n_jobs, pre_dispatch=search.pre_dispatch)
+        folds = parallel(
+            delayed(evaluate_fold)(evaluation, self.X, self.y, split, comoments)
+            for split, comoments in zip(splits, known, strict=True)
+        )
+        return list(zip(*folds, strict=True))
+
+    def _tell(self, context: Any, n_evaluations: int) -> None:
+        """Let callbacks know of each evaluation; those of a fold have ended together."""
+        for task_id in range(n_evaluations):
+            task = context.subcontext(task_name="candidate-split-evaluation", task_id=task_id)
+            task.call_on_fit_task_begin(estimator=self.search)
+            task.call_on_fit_task_end(estimator=self.search)
+
+    def _warn(self, entries: list[tuple[Entry, ...]]) -> None:
+        """One warning for all fits that would have warned for themselves."""
+        cut_short = [i for i, candidate in enumerate(entries) if not _converged(candidate)]
+        if cut_short:
+            warnings.warn(
+                f"{len(cut_short)} of {len(entries)} candidates made max_iter passes on a split "
+                f"before tol was reached, the first being candidate {cut_short[0]}. Raise "
+                "max_iter or tol, or set tol=None if a fixed number of passes is meant.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+
+
+def _converged(candidate: tuple[Entry, ...]) -> bool:
+    return all(entry.converged for entry in candidate)
+
+
+class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
+    """:class:`~sklearn.model_selection.GridSearchCV` for the price of about one fit a fold.
+
+    All candidates of a fold share its rows, so one matrix product trains them all.
+
+    Parameters
+    ----------
+    estimator : estimator
+        `TorchLinearRegressor` or `TorchSoftmaxClassifier`, or a
+        :class:`~sklearn.pipeline.Pipeline` that ends in one.
+    param_grid : dict or list of dict
+        Values to try of each parameter, as in
+        :class:`~sklearn.model_selection.GridSearchCV`.
+    scoring : str, callable, list, tuple or dict, default=None
+        As in :class:`~sklearn.model_selection.GridSearchCV`. The commonest metrics
+        are computed for all candidates of a fold at once; any other scorer is called with an
+        ordinary fitted estimator.
+    n_jobs : int or None, default=None
+        Worker processes, which share the folds among themselves.
+    refit : bool, str or callable, default=True
+        Whether to fit the best candidate on all rows; the metric that decides, or a function that
+        takes ``cv_results_`` and returns the index of the best.
+    cv : int, splitter or iterable, default=None
+        The splits; 5 folds by default, stratified for classes.
+    verbose : int, default=0
+        1 prints the number of fits; 2 a line for each of them, once all are done; 3 scores as well.
+    pre_dispatch : int or str, default="2*n_jobs"
+        Folds that are handed to workers at once.
+    error_score : "raise" or float, default=nan
+        Score of a candidate whose fit fails, say because its learning rate makes it diverge. The
+        others are untouched.
+    return_train_score : bool, default=False
+        Whether ``cv_results_`` has scores on the training rows.
+
+    Attributes
+    ----------
+    cv_results_ : dict of ndarray
+        As :class:`~sklearn.model_selection.GridSearchCV` has it. ``mean_fit_time`` is the
+        time of all candidates that trained together, divided by their number.
+    loss_curves_ : list of list of ndarray
+        For each candidate, in the order of ``cv_results_["params"]``, the loss curve on each split.
+        Of a fit that failed, what there was until then.
+    best_estimator_ : estimator
+        The best candidate, fitted on all rows by an ordinary ``fit``.
+    best_score_, best_params_, best_index_
+        Mean score, parameters and index of the best candidate.
+    scorer_, n_splits_, refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
+        As in :class:`~sklearn.model_selection.GridSearchCV`.
+
+    See Also
+    --------
+    BatchedRandomizedSearchCV : The same with candidates drawn at random.
+
+    Notes
+    -----
+    Candidates train in one stack if they differ only in numbers that every model of a stack can
+    have for itself: `alpha`, `l1_ratio`, `learning_rate`, `momentum`, `delta` and `tol`. Any other
+    difference, in the last step or in the steps before it, makes a stack of its own. Transformers
+    are fitted once a fold for all candidates that share their settings. Each candidate gets the
+    batches and held-out rows that its own ``fit`` would get: with an integer `random_state` the
+    scores are GridSearchCV's, to rounding for ``"sgd"`` and ``"adam"`` and within `tol` for
+    ``"auto"``.
+
+    Fits that reach `max_iter` are told of in a single ``ConvergenceWarning``, and the estimator's
+    own `verbose` is heeded in the refit only.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skorchless import BatchedGridSearchCV, TorchSoftmaxClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> search = BatchedGridSearchCV(TorchSoftmaxClassifier(), {"alpha": [1e-4, 1e-2, 1.0]})
+    >>> search.fit(X, y).best_params_
+    {'alpha': 0.0001}
+    """
+
+
+class BatchedRandomizedSearchCV(_BatchedSearch, RandomizedSearchCV):
+    """:class:`~sklearn.model_selection.RandomizedSearchCV` for the price of about one fit a fold.
+
+    All candidates of a fold share its rows, so one matrix product trains them all.
+
+    Parameters
+    ----------
+    estimator : estimator
+        `TorchLinearRegressor` or `TorchSoftmaxClassifier`, or a
+        :class:`~sklearn.pipeline.Pipeline` that ends in one.
+    param_distributions : dict or list of dict
+        Lists or distributions to draw each parameter from.
+    n_iter : int, default=10
+        Candidates to draw.
+    scoring : str, callable, list, tuple or dict, default=None
+        As in :class:`~sklearn.model_selection.RandomizedSearchCV`. The commonest metrics
+        are computed for all candidates of a fold at once; any other scorer is called with an
+        ordinary fitted estimator.
+    n_jobs : int or None, default=None
+        Worker processes, which share the folds among themselves.
+    refit : bool, str or callable, default=True
+        Whether to fit the best candidate on all rows; the metric that decides, or a function that
+        takes ``cv_results_`` and returns the index of the best.
+    cv : int, splitter or iterable, default=None
+        The splits; 5 folds by default, stratified for classes.
+    verbose : int, default=0
+        1 prints the number of fits; 2 a line for each of them, once all are done; 3 scores as well.
+    pre_dispatch : int or str, default="2*n_jobs"
+        Folds that are handed to workers at once.
+    error_score : "raise" or float, default=nan
+        Score of a candidate whose fit fails, say because its learning rate makes it diverge. The
+        others are untouched.
+    return_train_score : bool, default=False
+        Whether ``cv_results_`` has scores on the training rows.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the candidates; the estimator has a seed of its own.
+
+    Attributes
+    ----------
+    cv_results_ : dict of ndarray
+        As :class:`~sklearn.model_selection.RandomizedSearchCV` has it. ``mean_fit_time`` is the
+        time of all candidates that trained together, divided by their number.
+    loss_curves_ : list of list of ndarray
+        For each candidate, in the order of ``cv_results_["params"]``, the loss curve on each split.
+        Of a fit that failed, what there was until then.
+    best_estimator_ : estimator
+        The best candidate, fitted on all rows by an ordinary ``fit``.
+    best_score_, best_params_, best_index_
+        Mean score, parameters and index of the best candidate.
+    scorer_, n_splits_, refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
+        As in :class:`~sklearn.model_selection.RandomizedSearchCV`.
+
+    See Also
+    --------
+    BatchedGridSearchCV : The same with all combinations of a grid.
+
+    Notes
+    -----
+    Candidates train in one stack if they differ only in numbers that every model of a stack can
+    have for itself: `alpha`, `l1_ratio`, `learning_rate`, `momentum`, `delta` and `tol`. Any other
+    difference, in the last step or in the steps before it, makes a stack of its own. Transformers
+    are fitted once a fold for all candidates that share their settings. Each candidate gets the
+    batches and held-out rows that its own ``fit`` would get: with an integer `random_state` the
+    scores are RandomizedSearchCV's, to rounding for ``"sgd"`` and ``"adam"`` and within `tol` for
+    ``"auto"``.
+
+    Fits that reach `max_iter` are told of in a single ``ConvergenceWarning``, and the estimator's
+    own `verbose` is heeded in the refit only.
+
+    Examples
+    --------
+    >>> from scipy.stats import loguniform
+    >>> from sklearn.datasets import load_iris
+    >>> from skorchless import BatchedRandomizedSearchCV, TorchSoftmaxClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> search = BatchedRandomizedSearchCV(
+    ...     TorchSoftmaxClassifier(), {"alpha": loguniform(1e-5, 1e-1)}, random_state=0
+    ... )
+    >>> len(search.fit(X, y).loss_curves_)
+    10
+    """

@@ -1,0 +1,150 @@
+r"""Least squares with L2 in closed form, for every penalty at once.
+
+With the weighted second moments of centred columns and targets
+:math:`G = \tfrac{1}{S} \sum_i s_i (x_i - \bar x)(x_i - \bar x)^\top` and
+:math:`C = \tfrac{1}{S} \sum_i s_i (x_i - \bar x)(y_i - \bar y)^\top`, :math:`S = \sum_i s_i`, the
+minimiser of the objective is
+
+.. math:: W = (G + \alpha I)^{-1} C = V (\Lambda + \alpha)^{-1} V^\top C, \qquad
+          b = \bar y - W^\top \bar x
+
+so one eigendecomposition :math:`G = V \Lambda V^\top` serves every :math:`\alpha`. Moments add over
+parts of the rows (Chan, Golub and LeVeque, 1983), so those of a fold's training rows are the sum of
+the other folds'.
+"""
+
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from skorchless.stack import WIDE, pack
+
+#: Rows that are taken to double precision at once.
+BLOCK_ROWS = 4096
+#: Condition of ``G + alpha I`` up to which its inverse keeps ten digits.
+MOST_CONDITION = 1e6
+
+
+@dataclass(frozen=True)
+class Comoments:
+    """Total weight, means and second moments about them of some rows, targets behind columns.
+
+    Parameters
+    ----------
+    weight : float
+    mean : Tensor of shape (D + K,), in double precision
+    products : Tensor of shape (D + K, D + K), in double precision
+        Weighted sums of products of deviations.
+    n_outputs : int
+        K.
+    """
+
+    weight: float
+    mean: Tensor
+    products: Tensor
+    n_outputs: int
+
+    @classmethod
+    def of(cls, X: Tensor, target: Tensor, weight: Tensor | None) -> "Comoments":
+        """Of rows X ``(n, D)`` with targets ``(n, K)`` and weights ``(n,)``."""
+        return reduce(
+            cls.merge,
+            (
+                cls._of_block(
+                    X[first : first + BLOCK_ROWS],
+                    target[first : first + BLOCK_ROWS],
+                    None if weight is None else weight[first : first + BLOCK_ROWS],
+                )
+                for first in range(0, len(X), BLOCK_ROWS)
+            ),
+        )
+
+    @classmethod
+    def _of_block(cls, X: Tensor, target: Tensor, weight: Tensor | None) -> "Comoments":
+        rows = torch.cat([X.to(WIDE), target.to(WIDE)], dim=1)
+        share = rows.new_ones(len(rows)) if weight is None else weight.to(WIDE)
+        total = float(share.sum())
+        mean = share @ rows / (total or 1.0)
+        rows.sub_(mean)
+        weighted = rows if weight is None else rows * share.unsqueeze(1)
+        return cls(total, mean, weighted.T @ rows, target.shape[1])
+
+    def merge(self, other: "Comoments") -> "Comoments":
+        """Of both sets of rows together."""
+        total = self.weight + other.weight
+        share = other.weight / total if total else 0.0
+        gap = other.mean - self.mean
+        between = torch.outer(gap, gap).mul_(self.weight * share)
+        products = between.add_(self.products).add_(other.products)
+        return Comoments(total, self.mean + share * gap, products, self.n_outputs)
+
+    def solve(self, alpha: Tensor, *, fit_intercept: bool) -> "Solutions":
+        """The minimiser for every `alpha`, of shape ``(M,)``."""
+        second, mean = self.products / self.weight, self.mean
+        if not fit_intercept:
+            second, mean = second + torch.outer(mean, mean), torch.zeros_like(mean)
+        d = len(mean) - self.n_outputs
+        values, vectors = torch.linalg.eigh(second[:d, :d])
+        inside = vectors.T @ second[:d, d:]  # (D, K)
+        damped = values.clamp(min=0.0).unsqueeze(0) + alpha.unsqueeze(1)  # (M, D)
+        least = damped.min(dim=1).values
+        condition = damped.max(dim=1).values / least
+        reliable = (least > 0) & (condition <= MOST_CONDITION)
+        scaled = inside / torch.where(damped > 0, damped, 1.0).unsqueeze(-1)  # (M, D, K)
+        coef = (vectors @ scaled).mT  # (M, K, D)
+        intercept = mean[d:] - coef @ mean[:d]
+        variance = second[d:, d:].diagonal().sum()
+        explained = (inside * scaled).sum(dim=(1, 2))
+        size = variance + mean[d:].square().sum()
+        return Solutions(
+            pack(coef, intercept), 0.5 * (variance - explained).clamp(min=0.0), 0.5 * size, reliable
+        )
+
+
+@dataclass(frozen=True)
+class Solutions:
+    """Least squares solutions of M penalties.
+
+    Attributes
+    ----------
+    weights : Tensor of shape (M, K, D + 1), in double precision
+    value : Tensor of shape (M,)
+        Objectives, penalty included.
+    value_at_zero : Tensor of no dimension
+        The objective of zero weights.
+    reliable : Tensor of bool, shape (M,)
+        Whether conditioning leaves the digits that a fit with refinement would have.
+    """
+
+    weights: Tensor
+    value: Tensor
+    value_at_zero: Tensor
+    reliable: Tensor
+
+
+def of_others(parts: list[Comoments], others: Comoments | None = None) -> list[Comoments]:
+    """For each part the moments of all other rows, without subtracting any.
+
+    Parameters
+    ----------
+    parts : list of Comoments
+        Of disjoint sets of rows, two at least.
+    others : Comoments, optional
+        Of the rows that are in none of the parts.
+    """
+    before: list[Comoments | None] = [others]
+    for part in parts[:-1]:
+        before.append(_join(before[-1], part))
+    after: list[Comoments | None] = [None]
+    for part in parts[:0:-1]:
+        after.append(_join(part, after[-1]))
+    joined = [_join(b, a) for b, a in zip(before, reversed(after), strict=True)]
+    return [moments for moments in joined if moments is not None]
+
+
+def _join(first: Comoments | None, second: Comoments | None) -> Comoments | None:
+    if first is None or second is None:
+        return first if second is None else second
+    return first.merge(second)

@@ -1,0 +1,160 @@
+"""Several estimators fitted at once, and the short ways there."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from sklearn.base import clone
+
+from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
+from skorchless.estimators import alphas, candidates, together
+from skorchless.estimators.alphas import interpolate
+from skorchless.estimators.candidates import stack_key
+from skorchless.estimators.together import fit_together, predict_together
+
+ATTRIBUTES = ("coef_", "intercept_", "loss_curve_", "n_iter_", "learning_rate_", "optimizer_")
+
+
+def assert_as_alone(models, X, y, rtol=1e-10):
+    for model in models:
+        alone = clone(model).fit(X, y)
+        for name in ATTRIBUTES:
+            found, wanted = getattr(model, name), getattr(alone, name)
+            if isinstance(wanted, str):
+                assert found == wanted
+            else:
+                assert_allclose(found, wanted, rtol=rtol, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("optimizer", ["auto", "sgd", "adam"])
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_each_is_as_if_fitted_alone(Estimator, data, optimizer, early_stopping):
+    X, y = data
+    rate = "auto" if optimizer == "auto" else 0.05
+    shared = {"optimizer": optimizer, "learning_rate": rate, "early_stopping": early_stopping}
+    tol = 1e-6 if optimizer == "auto" else None  # at rounding it would be chance when one stops
+    shared.update(random_state=1, max_iter=50, tol=tol, l1_ratio=0.5)
+    models = [Estimator(alpha=alpha, **shared) for alpha in (0.3, 0.01, 0.1)]
+    verdicts = fit_together(models, X, y)
+    assert all(verdict.error is None and verdict.converged for verdict in verdicts)
+    assert_as_alone(models, X, y, rtol=1e-6)
+
+
+def test_stacks_that_do_not_fit_are_split(Estimator, data, monkeypatch):
+    X, y = data
+    models = [
+        Estimator(optimizer="sgd", learning_rate=0.01 * i, max_iter=3, tol=None, random_state=0)
+        for i in range(1, 6)
+    ]
+    sizes = []
+    ordinary = together.fit_candidates
+
+    def counted(parameters, *rest):
+        sizes.append(len(parameters))
+        return ordinary(parameters, *rest)
+
+    monkeypatch.setattr(together, "fit_candidates", counted)
+    monkeypatch.setattr(candidates, "STACK_BYTES", 1000)
+    fit_together(models, X, y)
+    assert sum(sizes) == 5 and max(sizes) < 5
+    assert_as_alone(models, X, y)
+
+
+def test_raw_predictions_of_all(Estimator, data):
+    X, y = data
+    models = [Estimator(alpha=alpha).fit(X, y) for alpha in (0.1, 1.0)]
+    raw = predict_together(models, X)
+    for model, some in zip(models, raw, strict=True):
+        assert_allclose(some.T, model._raw_predictions(X), rtol=1e-12)
+
+
+def test_what_stacks():
+    base = TorchLinearRegressor().get_params()
+    for name, value in {"alpha": 1.0, "tol": 1e-2, "delta": 3.0, "momentum": 0.9}.items():
+        assert stack_key({**base, name: value}) == stack_key(base), name
+    for name, value in {
+        "tol": None,
+        "learning_rate": 0.1,
+        "batch_size": 7,
+        "loss": "huber",
+    }.items():
+        assert stack_key({**base, name: value}) != stack_key(base), name
+    l1 = {"alpha": 0.1, "l1_ratio": 0.5}
+    assert stack_key({**base, **l1}) != stack_key(base)
+    sgd = {**base, "optimizer": "sgd"}
+    assert stack_key({**sgd, **l1}) == stack_key(sgd)
+
+
+# The ways of alpha.
+
+
+def regressors(n=9, **options):
+    return [TorchLinearRegressor(alpha=a, **options) for a in np.logspace(-4, 1, n)]
+
+
+@pytest.mark.parametrize("dtype, rtol", [(np.float64, 1e-8), (np.float32, 1e-4)])
+@pytest.mark.parametrize("shape", [(80,), (80, 2)])
+def test_closed_forms_are_single_fits(dtype, rtol, shape):
+    rng = np.random.default_rng(0)
+    X = (rng.normal(size=(80, 5)) + 2.0).astype(dtype)
+    y = rng.normal(size=shape).astype(dtype)
+    models = regressors()
+    fit_together(models, X, y)
+    for model in models:
+        alone = clone(model).fit(X, y)
+        assert model.coef_.dtype == alone.coef_.dtype and model.coef_.shape == alone.coef_.shape
+        assert_allclose(model.coef_, alone.coef_, rtol=rtol, atol=1e-6)
+        assert_allclose(model.intercept_, alone.intercept_, rtol=rtol, atol=1e-6)
+        assert model.loss_curve_[-1] == pytest.approx(alone.loss_curve_[-1], rel=rtol)
+        assert model.loss_curve_[0] == pytest.approx(alone.loss_curve_[0], rel=rtol)
+
+
+@pytest.mark.parametrize("case", ["few rows", "collinear", "scales"])
+def test_what_is_badly_conditioned_is_refined(case):
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(20, 40) if case == "few rows" else (80, 6))
+    if case == "collinear":
+        X[:, 1] = X[:, 0] + 1e-6 * X[:, 1]
+    if case == "scales":
+        X *= np.logspace(-4, 4, 6)
+    y = X[:, 0] / X[:, 0].std() + rng.normal(size=len(X))
+    models = [TorchLinearRegressor(alpha=alpha) for alpha in (0.0, 1e-9)]
+    fit_together(models, X, y)
+    for model in models:
+        alone = clone(model).fit(X, y)
+        assert_allclose(model.predict(X), alone.predict(X), rtol=1e-6, atol=1e-6)
+
+
+def test_a_path_ends_where_single_fits_do(monkeypatch):
+    monkeypatch.setattr(alphas, "WORTH_A_PATH", 0)
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 5))
+    y = (X @ rng.normal(size=(5, 3)) + rng.gumbel(size=(200, 3))).argmax(axis=1)
+    models = [TorchSoftmaxClassifier(alpha=a, tol=1e-8) for a in np.logspace(-4, 0, 30)]
+    models = [models[i] for i in rng.permutation(30)]
+    fit_together(models, X, y)
+    passes = 0
+    for model in models:
+        alone = clone(model).fit(X, y)
+        passes += alone.n_iter_
+        assert model.loss_curve_[-1] == pytest.approx(alone.loss_curve_[-1], rel=2e-8)
+        assert_allclose(model.coef_, alone.coef_, atol=1e-3)
+    assert sum(model.n_iter_ for model in models) < 0.8 * passes
+
+
+def test_interpolation_is_exact_for_cubics():
+    known = np.array([-2.0, -1.0, 0.5, 1.0, 3.0])
+    cubic = lambda x: np.stack([x**3 - x, 2 * x**2], axis=-1)  # noqa: E731
+    wanted = np.array([-0.3, 0.7])
+    assert_allclose(interpolate(known, cubic(known), wanted), cubic(wanted), rtol=1e-12)
+    line = np.array([-1.9, 2.5])
+    assert_allclose(interpolate(known, 2 * known[:, None], line), 2 * line[:, None], rtol=1e-12)
+
+
+def test_measurements_are_shared_only_among_alike_models():
+    import torch
+
+    from skorchless.optimizers.preconditioner import alike
+
+    leaders, follows = alike(torch.tensor([0.1, 0.4, 0.11, 0.39, 0.13]))
+    assert leaders.tolist() == [0, 3]
+    assert follows.tolist() == [0, 1, 0, 1, 0]
