@@ -1,7 +1,6 @@
 """What both estimators share: validate, train, publish."""
 
 import contextlib
-import re
 import warnings
 from collections.abc import Iterator
 from typing import Any, Self
@@ -12,21 +11,21 @@ from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import Tensor, nn
+from torch import Tensor
 
-from skorchless._version import __version__
 from skorchless.engine import ModelResult, Progress
 from skorchless.estimators import inputs
 from skorchless.estimators.data import Data
 from skorchless.estimators.devices import check_dtype, resolve_device
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.parameters import PARAMETERS, check_parameters
+from skorchless.estimators.portable import Portable
 from skorchless.estimators.settings import full_precision
 from skorchless.estimators.training import Outcome, fit_stack
 from skorchless.stack import private_generator
 
 
-class TorchLinearModel(BaseEstimator):
+class TorchLinearModel(Portable, BaseEstimator):
     """Base of the estimators; use them, not this."""
 
     loss_curve_: np.ndarray
@@ -350,42 +349,3 @@ class TorchLinearModel(BaseEstimator):
         raw: np.ndarray = array @ coef.T.astype(array.dtype, copy=False)
         raw += np.asarray(self.intercept_, dtype=array.dtype)
         return raw
-
-    # Travelling.
-
-    def _copy_fit(self, model: Any) -> Any:
-        """Give `model` our coefficients, and with them our predictions."""
-        check_is_fitted(self)
-        model.coef_, model.intercept_ = self.coef_.copy(), np.copy(self.intercept_)[()]
-        model.n_features_in_ = self.n_features_in_
-        if hasattr(self, "feature_names_in_"):
-            model.feature_names_in_ = self.feature_names_in_.copy()
-        return model
-
-    def _linear_module(self, coef: np.ndarray, intercept: np.ndarray) -> nn.Linear:
-        """A layer that computes ``X coef.T + intercept``."""
-        outputs, features = coef.shape
-        weights = torch.from_numpy(coef.copy())
-        linear = nn.Linear(features, outputs, device="meta", dtype=weights.dtype)
-        linear.weight = nn.Parameter(weights)
-        linear.bias = nn.Parameter(torch.from_numpy(np.array(intercept, dtype=coef.dtype)))
-        return linear
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_skorchless_version": __version__}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        version = state.pop("_skorchless_version", "0")
-        if _release(version) > _release(__version__):
-            warnings.warn(
-                f"This {type(self).__name__} was pickled by skorchless {version}, which is newer "
-                f"than the installed {__version__}. Upgrade skorchless to be safe.",
-                UserWarning,
-                stacklevel=2,
-            )
-        super().__setstate__(state)
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
