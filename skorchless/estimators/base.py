@@ -3,6 +3,7 @@
 import contextlib
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -13,8 +14,14 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from skorchless.engine import ModelResult, Progress
+from skorchless.engine import ModelResult
 from skorchless.estimators import inputs
+from skorchless.estimators.callbacks import (
+    Callbacks,
+    CallbackSupportMixin,
+    FitWatcher,
+    with_callbacks,
+)
 from skorchless.estimators.data import Data
 from skorchless.estimators.devices import check_dtype, resolve_device
 from skorchless.estimators.memory import Memory
@@ -24,11 +31,17 @@ from skorchless.estimators.settings import full_precision
 from skorchless.estimators.training import Outcome, fit_stack
 from skorchless.stack import private_generator
 
+#: Attributes that the next fit may not set, or only in its end.
+OF_A_WHOLE_FIT = ("validation_loss_curve_", "learning_rate_", "optimizer_", "device_", "_memory")
 
-class TorchLinearModel(Portable, BaseEstimator):
+
+class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
     """Base of the estimators; use them, not this."""
 
+    n_iter_: int
+    best_iter_: int
     loss_curve_: np.ndarray
+    validation_loss_curve_: np.ndarray
 
     # What each estimator has to say for itself.
 
@@ -99,27 +112,47 @@ class TorchLinearModel(Portable, BaseEstimator):
             For data or a parameter that makes no sense, or if the loss leaves the finite numbers.
             The estimator is then as it was before.
         """
+        init, validation = (coef_init, intercept_init), (X_val, y_val, sample_weight_val)
         with self._restored_on_error():
-            previous = dict(self.__dict__)
-            data = self._training_data(X, y, sample_weight, reset=True)
-            start = self._start(data, previous, coef_init, intercept_init, go_on=self.warm_start)
-            generator = private_generator(self.random_state)
-            class_weights = self._class_weights(data)
-            data, validation = self._validation(
-                data.reweighted(class_weights), X_val, y_val, sample_weight_val, generator
-            )
-            if X_val is not None and validation is not None:
-                validation = validation.reweighted(class_weights)
-            outcome = self._train(data, validation, start, generator, None)
-            self._publish(outcome, data)
-            self.__dict__.pop("_memory", None)
-            self.__dict__.pop("validation_loss_curve_", None)
-            if validation is not None:
-                self.validation_loss_curve_ = np.array(outcome.results[0].validation_loss_curve)
+            outcome = self._fit(X, y, sample_weight, init, validation)
         if outcome.interrupt is not None:
             raise outcome.interrupt
         self._warn_unless_converged(outcome.results[0])
         return self
+
+    @with_callbacks
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        init: tuple[Any, Any],
+        held_out: tuple[Any, Any, Any],
+    ) -> Outcome:
+        previous = dict(self.__dict__)
+        data = self._training_data(X, y, sample_weight, reset=True)
+        start = self._start(data, previous, *init, go_on=self.warm_start)
+        generator = private_generator(self.random_state)
+        class_weights = self._class_weights(data)
+        data, validation = self._validation(data.reweighted(class_weights), *held_out, generator)
+        if held_out[0] is not None and validation is not None:
+            validation = validation.reweighted(class_weights)
+        # Callbacks see the model between passes: nothing in it may be of the fit before.
+        for name in (
+            "_memory",
+            "validation_loss_curve_",
+            "learning_rate_",
+            "optimizer_",
+            "device_",
+        ):
+            self.__dict__.pop(name, None)
+        watched = bool(getattr(self, "_skl_callbacks", None))
+        callbacks = Callbacks(self, X, y, sample_weight) if watched else None
+        outcome = self._train(data, validation, start, generator, callbacks=callbacks)
+        self._publish(outcome, data)
+        if callbacks is not None:
+            callbacks.on_fit_end()
+        return outcome
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, *, first: bool) -> Self:
         """One pass; the `first` call learns shapes, the others go on from where it stopped."""
@@ -134,14 +167,15 @@ class TorchLinearModel(Portable, BaseEstimator):
             data = data.reweighted(self._class_weights(data))
             start = self._start(data, previous, None, None, go_on=not first)
             memory = previous.get("_memory") or Memory()
-            outcome = self._train(data, None, start, private_generator(self.random_state), memory)
+            generator = private_generator(self.random_state)
+            outcome = self._train(data, None, start, generator, memory=memory)
             if outcome.interrupt is not None:
                 raise outcome.interrupt
+            self.__dict__.pop("validation_loss_curve_", None)
             self._publish(outcome, data)
             if not first:
                 self.loss_curve_ = np.append(previous["loss_curve_"], self.loss_curve_)
             self.n_iter_ = self.best_iter_ = len(self.loss_curve_)
-            self.__dict__.pop("validation_loss_curve_", None)
             self._memory = outcome.memory
         return self
 
@@ -271,8 +305,13 @@ class TorchLinearModel(Portable, BaseEstimator):
         validation: Data | None,
         start: np.ndarray,
         generator: torch.Generator,
-        memory: Memory | None,
+        *,
+        memory: Memory | None = None,
+        callbacks: Callbacks | None = None,
     ) -> Outcome:
+        watch = None
+        if self.verbose or callbacks is not None:
+            watch = partial(FitWatcher, callbacks, self._attributes, int(self.verbose))
         outcome = fit_stack(
             [self._parameters()],
             self._loss_name(data.n_outputs),
@@ -281,7 +320,7 @@ class TorchLinearModel(Portable, BaseEstimator):
             generator,
             validation=validation,
             memory=memory,
-            report=self._print if self.verbose else None,
+            watch=watch,
         )
         result = outcome.results[0]
         epoch = result.n_iter + (0 if memory is None else memory.passes)
@@ -303,15 +342,25 @@ class TorchLinearModel(Portable, BaseEstimator):
         """Set the fitted attributes."""
         result, weights = outcome.results[0], outcome.weights[0]
         assert weights is not None
-        shape = self._coef_shape(data.n_outputs, data.X.shape[1])
-        self.coef_ = np.ascontiguousarray(weights[:, :-1]).reshape(shape)
-        intercept = weights[:, -1].copy()
-        self.intercept_ = intercept if len(shape) == 2 else intercept[0]
-        self.n_iter_, self.best_iter_ = result.n_iter, result.best_iter
-        self.loss_curve_ = np.array(result.loss_curve)
+        self.__dict__.update(self._attributes(result, weights))
         self.learning_rate_ = float(outcome.rates[0])
         self.optimizer_ = outcome.optimizer
         self.device_ = str(data.X.device)
+
+    def _attributes(self, result: ModelResult, weights: np.ndarray) -> dict[str, Any]:
+        """Those that follow a model from pass to pass; `weights` are of shape ``(K, D + 1)``."""
+        shape = self._coef_shape(len(weights), weights.shape[1] - 1)
+        intercept = weights[:, -1].copy()
+        attributes: dict[str, Any] = {
+            "coef_": np.ascontiguousarray(weights[:, :-1]).reshape(shape),
+            "intercept_": intercept if len(shape) == 2 else intercept[0],
+            "n_iter_": result.n_iter,
+            "best_iter_": result.best_iter,
+            "loss_curve_": np.array(result.loss_curve),
+        }
+        if result.validation_loss_curve:
+            attributes["validation_loss_curve_"] = np.array(result.validation_loss_curve)
+        return attributes
 
     def _warn_unless_converged(self, result: ModelResult) -> None:
         if result.converged or self.tol is None:
@@ -323,14 +372,6 @@ class TorchLinearModel(Portable, BaseEstimator):
             ConvergenceWarning,
             stacklevel=3,
         )
-
-    def _print(self, progress: Progress) -> None:
-        line = f"epoch {progress.n_iter:>6d}   loss {progress.loss:>12.6g}"
-        if progress.validation_loss is not None:
-            line += f"   validation loss {progress.validation_loss:>12.6g}"
-        if self.verbose > 1:
-            line += f"   rate {progress.rate:>10.4g}   {progress.seconds:>9.3f} s"
-        print(line)
 
     # Predicting.
 

@@ -87,7 +87,6 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
     verbose : int, default=0
         1 prints a line an epoch, 2 adds rate and time.
 
-
     Attributes
     ----------
     coef_ : ndarray of shape (n_features,) or (n_outputs, n_features)

@@ -5,14 +5,14 @@ Candidates are lists of length M: a single fit is a list of one.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skorchless.engine import Controls, ModelResult, Progress, train
+from skorchless.engine import Controls, ModelResult, Watcher, train
 from skorchless.estimators.data import Data
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.settings import own_settings
@@ -32,6 +32,8 @@ from skorchless.sources import DenseSource, Moments, Scaling, column_moments
 from skorchless.stack import WIDE, stack
 
 Parameters = dict[str, Any]
+FoldBack = Callable[[Tensor | None], np.ndarray | None]
+Watch = Callable[[FoldBack], Watcher]
 
 #: Share of an automatic rate below which a falling one has fallen far enough.
 AUTOMATIC_FLOOR = 1e-3
@@ -71,7 +73,7 @@ def fit_stack(
     *,
     validation: Data | None = None,
     memory: Memory | None = None,
-    report: Callable[[Progress], None] | None = None,
+    watch: Watch | None = None,
 ) -> Outcome:
     """Train M candidates on the same data.
 
@@ -90,12 +92,13 @@ def fit_stack(
     validation : Data, optional
     memory : Memory, optional
         With it a single pass is made that goes on where the last one stopped.
-    report : callable, optional
-        Called with the first candidate's figures after each pass.
+    watch : callable, optional
+        Makes who is told of each pass, given what turns weights of the engine into those on the
+        user's columns.
     """
     training = _Training(candidates, loss_name, data, generator, memory)
     with own_settings(data.X.device, training.work_of_a_batch):
-        return training.run(start, validation, report)
+        return training.run(start, validation, watch)
 
 
 class _Training:
@@ -125,7 +128,7 @@ class _Training:
         self,
         start: np.ndarray,
         validation: Data | None,
-        report: Callable[[Progress], None] | None,
+        watch: Watch | None,
     ) -> Outcome:
         """Put everything together, train, and fold the weights back."""
         plain = self._source(self.data, self._batch_size(), self.memory.mean_weight)
@@ -157,7 +160,7 @@ class _Training:
             self._controls(rates, units),
             generator=self.generator if self.shared["shuffle"] else None,
             validation=validation_source,
-            report=report,
+            watcher=None if watch is None else watch(partial(self._fold_back, scaling=scaling)),
         )
         folded = [self._fold_back(result.weights, scaling) for result in results]
         return Outcome(
