@@ -6,11 +6,12 @@ Only the names in ``__all__`` are public.
 from typing import NoReturn
 
 from skorchless._version import __version__
+from skorchless.display import LossCurveDisplay
 from skorchless.estimators import TorchLinearRegressor, TorchSoftmaxClassifier
 
-__all__ = ["TorchLinearRegressor", "TorchSoftmaxClassifier"]
+__all__ = ["LossCurveDisplay", "TorchLinearRegressor", "TorchSoftmaxClassifier"]
 
-_TO_COME = ("BatchedGridSearchCV", "BatchedRandomizedSearchCV", "LossCurveDisplay")
+_TO_COME = ("BatchedGridSearchCV", "BatchedRandomizedSearchCV")
 
 
 def __getattr__(name: str) -> NoReturn:

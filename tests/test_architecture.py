@@ -21,6 +21,7 @@ FLOORS = (
     {"optimizers"},
     {"engine"},
     {"estimators"},
+    {"display"},
     {"__init__"},
 )
 FIRST_TO_KNOW_SKLEARN = 5
