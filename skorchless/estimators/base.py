@@ -130,6 +130,8 @@ class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
         held_out: tuple[Any, Any, Any],
     ) -> Outcome:
         previous = dict(self.__dict__)
+        if isinstance(X, Tensor):
+            inputs.check_same_device(X, X_val=held_out[0])
         data = self._training_data(X, y, sample_weight, reset=True)
         start = self._start(data, previous, *init, go_on=self.warm_start)
         generator = private_generator(self.random_state)
@@ -138,13 +140,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
         if held_out[0] is not None and validation is not None:
             validation = validation.reweighted(class_weights)
         # Callbacks see the model between passes: nothing in it may be of the fit before.
-        for name in (
-            "_memory",
-            "validation_loss_curve_",
-            "learning_rate_",
-            "optimizer_",
-            "device_",
-        ):
+        for name in OF_A_WHOLE_FIT:
             self.__dict__.pop(name, None)
         watched = bool(getattr(self, "_skl_callbacks", None))
         callbacks = Callbacks(self, X, y, sample_weight) if watched else None
@@ -220,8 +216,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
             weight = weight.to(X.device)
             kept = weight > 0
             X, weight = X[kept], weight[kept]
-            rows = kept.numpy(force=True)
-            target = target[rows if isinstance(target, np.ndarray) else torch.from_numpy(rows)]
+            target = target[kept.numpy(force=True) if isinstance(target, np.ndarray) else kept]
         encoded, n_outputs = self._encode(target, "y" + suffix, reset=reset)
         return Data(X, encoded, weight, n_outputs)
 

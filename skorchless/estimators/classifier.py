@@ -6,15 +6,13 @@ import numpy as np
 import torch
 from sklearn.base import ClassifierMixin
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score
-from sklearn.utils import assert_all_finite
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from skorchless.estimators import inputs
+from skorchless.estimators import inputs, scores
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.data import Data, class_weights
+from skorchless.estimators.labels import checked_labels, classes_of, encode
 
 
 class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
@@ -330,8 +328,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         score : float
             Share of the rows that `predict` gets right.
         """
-        wanted, found, weight = map(inputs.as_numpy, (y, self.predict(X), sample_weight))
-        return float(accuracy_score(wanted, found, sample_weight=weight))
+        return scores.accuracy(y, self.predict(X), sample_weight)
 
     def to_sklearn(self) -> LogisticRegression:
         """Return a fitted LogisticRegression with the same predictions.
@@ -363,27 +360,18 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         return "logistic" if n_outputs == 1 else "softmax"
 
     def _check_target(self, y: Any, name: str) -> np.ndarray | Tensor:
-        labels: np.ndarray = column_or_1d(inputs.as_numpy(y), warn=True)
-        assert_all_finite(labels, input_name=name)
-        check_classification_targets(labels)
-        return labels
+        return checked_labels(y, name)
 
     def _encode(self, y: np.ndarray | Tensor, name: str, *, reset: bool) -> tuple[Tensor, int]:
-        assert isinstance(y, np.ndarray)
-        announced = getattr(self, "_announced", None)
-        learns = reset and announced is None
         if reset:
-            self.classes_: np.ndarray = np.unique(y) if announced is None else announced
-        if not learns:
-            unknown = np.setdiff1d(y, self.classes_)
-            if len(unknown):
-                raise ValueError(f"{name} contains previously unseen labels: {unknown.tolist()}")
+            announced = getattr(self, "_announced", None)
+            self.classes_: np.ndarray = classes_of(y) if announced is None else announced
+        index = encode(y, self.classes_, name)
         if len(self.classes_) < 2:
             raise ValueError(
                 "This solver needs samples of at least 2 classes in the data, but the data "
                 f"contains only one class: {self.classes_.tolist()[0]!r}"
             )
-        index = torch.from_numpy(np.searchsorted(self.classes_, y).astype(np.int64))
         if len(self.classes_) == 2:
             return index.to(torch.float64).unsqueeze(1), 1
         return index, len(self.classes_)

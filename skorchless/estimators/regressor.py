@@ -5,12 +5,11 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.linear_model import LinearRegression
-from sklearn.metrics import r2_score
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from skorchless.estimators import inputs
+from skorchless.estimators import inputs, scores
 from skorchless.estimators.base import TorchLinearModel
 
 
@@ -245,8 +244,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         score : float
             R² of `predict`.
         """
-        wanted, found, weight = map(inputs.as_numpy, (y, self.predict(X), sample_weight))
-        return float(r2_score(wanted, found, sample_weight=weight))
+        return scores.r_squared(y, self.predict(X), sample_weight)
 
     def to_sklearn(self) -> LinearRegression:
         """Return a fitted LinearRegression with the same predictions.
