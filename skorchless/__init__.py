@@ -5,7 +5,7 @@ Only the names in ``__all__`` are public.
 
 from typing import NoReturn
 
-from skorchless._version import __version__
+from skorchless._version import __version__ as __version__
 from skorchless.display import LossCurveDisplay
 from skorchless.estimators import TorchLinearRegressor, TorchSoftmaxClassifier
 
@@ -21,3 +21,7 @@ def __getattr__(name: str) -> NoReturn:
             "version."
         )
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -31,12 +31,19 @@ from skorchless.estimators.settings import full_precision
 from skorchless.estimators.training import Outcome, fit_stack
 from skorchless.stack import private_generator
 
+#: Where the documentation is; pyproject.toml names it too.
+DOCUMENTATION = "https://skorchless.readthedocs.io/en/stable/"
+
 #: Attributes that the next fit may not set, or only in its end.
 OF_A_WHOLE_FIT = ("validation_loss_curve_", "learning_rate_", "optimizer_", "device_", "_memory")
 
 
 class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
     """Base of the estimators; use them, not this."""
+
+    # Where the question mark of the HTML representation leads.
+    _doc_link_module = "skorchless"
+    _doc_link_template = DOCUMENTATION + "generated/skorchless.{estimator_name}.html"
 
     n_iter_: int
     best_iter_: int

@@ -119,6 +119,13 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
     See Also
     --------
     TorchLinearRegressor : The same for numbers.
+    LossCurveDisplay : Draws the loss curves.
+
+    References
+    ----------
+    .. [1] Liu, D. C., & Nocedal, J. (1989). On the limited memory BFGS method for large scale
+       optimization. Mathematical Programming, 45, 503-528.
+    .. [2] Kingma, D. P., & Ba, J. (2015). Adam: A method for stochastic optimization. ICLR.
 
     Examples
     --------
@@ -234,7 +241,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
             self.__dict__.pop("_announced", None)
 
     def decision_function(self, X: Any) -> Any:
-        """Logits.
+        """Compute the logits.
 
         Parameters
         ----------
@@ -272,7 +279,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         return self.classes_[index]
 
     def predict_proba(self, X: Any) -> Any:
-        """Probabilities of the classes.
+        """Compute the probabilities of the classes.
 
         Parameters
         ----------
@@ -288,7 +295,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         return log_p.exp() if isinstance(log_p, Tensor) else np.exp(log_p)
 
     def predict_log_proba(self, X: Any) -> Any:
-        """Logarithms of the probabilities, exact where the probabilities themselves underflow.
+        """Compute the logarithms of the probabilities, exact where these underflow.
 
         Parameters
         ----------
@@ -312,7 +319,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Accuracy.
+        """Compute the accuracy.
 
         Parameters
         ----------
@@ -336,6 +343,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         Returns
         -------
         model : LogisticRegression
+            With copies of the coefficients, for whatever takes scikit-learn's own.
         """
         model = self._copy_fit(LogisticRegression(fit_intercept=self.fit_intercept))
         model.classes_ = self.classes_.copy()

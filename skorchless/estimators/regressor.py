@@ -116,6 +116,15 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
     See Also
     --------
     TorchSoftmaxClassifier : The same for classes.
+    LossCurveDisplay : Draws the loss curves.
+
+    References
+    ----------
+    .. [1] Liu, D. C., & Nocedal, J. (1989). On the limited memory BFGS method for large scale
+       optimization. Mathematical Programming, 45, 503-528.
+    .. [2] Kingma, D. P., & Ba, J. (2015). Adam: A method for stochastic optimization. ICLR.
+    .. [3] Huber, P. J. (1964). Robust estimation of a location parameter. The Annals of
+       Mathematical Statistics, 35(1), 73-101.
 
     Examples
     --------
@@ -228,7 +237,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         return raw[:, 0] if self.coef_.ndim == 1 else raw
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Coefficient of determination.
+        """Compute the coefficient of determination.
 
         Parameters
         ----------
@@ -252,6 +261,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         Returns
         -------
         model : LinearRegression
+            With copies of the coefficients, for whatever takes scikit-learn's own.
         """
         return self._copy_fit(LinearRegression(fit_intercept=self.fit_intercept))
 
