@@ -30,7 +30,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
     ----------
     loss : {"squared_error", "huber"}, default="squared_error"
         ``"squared_error"`` is :math:`\tfrac12 (y - \hat y)^2`; ``"huber"`` is
-        :class:`torch.nn.HuberLoss`.
+        :class:`torch.nn.HuberLoss` [3]_.
     delta : float, default=1.0
         Where Huber's loss turns from squared to linear, in units of y.
     alpha : float, default=0.0
@@ -40,9 +40,9 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
     fit_intercept : bool, default=True
         Whether to fit an intercept.
     optimizer : {"auto", "sgd", "adam"}, default="auto"
-        ``"auto"`` needs no tuning and works on features as they come: a quasi-Newton method, or
-        Adam where ``learning_rate`` is a number. ``"sgd"`` and ``"adam"`` are the textbook
-        mini-batch updates, as in :mod:`torch.optim`.
+        ``"auto"`` needs no tuning and works on features as they come: a quasi-Newton method
+        [1]_, or Adam [2]_ where ``learning_rate`` is a number. ``"sgd"`` and ``"adam"`` are the
+        textbook mini-batch updates, as in :mod:`torch.optim`.
     learning_rate : float or "auto", default="auto"
         A number is exactly that number, on the features as given. ``"auto"``: the estimator
         chooses step and scaling.
@@ -94,16 +94,16 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         Intercept; zero with ``fit_intercept=False``.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X was a frame with string column names.
     n_iter_ : int
         Passes made.
     best_iter_ : int
         The pass whose weights were kept.
-    loss_curve_ : ndarray of shape (n_iter_,)
+    loss_curve_ : ndarray of shape (n_passes,)
         Objective, penalty included. SGD and Adam: mean over an epoch's batches, each taken before
         its update. Quasi-Newton: at the accepted weights after each pass, so it never rises.
-    validation_loss_curve_ : ndarray of shape (n_iter_,)
+    validation_loss_curve_ : ndarray of shape (n_passes,)
         Mean loss on the validation rows after each pass, without penalty. Only with ``X_val`` or
         ``early_stopping``.
     learning_rate_ : float
