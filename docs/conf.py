@@ -57,6 +57,7 @@ sphinx_gallery_conf = {
     "backreferences_dir": "generated/backreferences",
     "doc_module": ("skorchless",),
     "image_scrapers": ("matplotlib",),
+    "capture_repr": ("_repr_html_",),
     "abort_on_example_error": True,
     "show_memory": False,
     "show_signature": False,

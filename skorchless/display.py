@@ -165,7 +165,7 @@ class LossCurveDisplay:
         plt = _pyplot()
         from matplotlib.ticker import MaxNLocator
 
-        self.ax_ = plt.subplots()[1] if ax is None else ax
+        self.ax_ = plt.subplots(layout="constrained")[1] if ax is None else ax
         self.figure_ = self.ax_.figure
         self.lines_: list[Any] = []
         self.validation_lines_: list[Any] = []
