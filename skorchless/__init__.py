@@ -3,26 +3,19 @@
 Only the names in ``__all__`` are public.
 """
 
-from typing import NoReturn
-
-from skorchless._version import __version__
+from skorchless._version import __version__ as __version__
+from skorchless.display import LossCurveDisplay
 from skorchless.estimators import TorchLinearRegressor, TorchSoftmaxClassifier
 from skorchless.model_selection import BatchedGridSearchCV, BatchedRandomizedSearchCV
 
 __all__ = [
     "BatchedGridSearchCV",
     "BatchedRandomizedSearchCV",
+    "LossCurveDisplay",
     "TorchLinearRegressor",
     "TorchSoftmaxClassifier",
 ]
 
-_TO_COME = ("LossCurveDisplay",)
 
-
-def __getattr__(name: str) -> NoReturn:
-    if name in _TO_COME:
-        raise ImportError(
-            f"{name} is not available in skorchless {__version__}; it is planned for a later "
-            "version."
-        )
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

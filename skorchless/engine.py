@@ -6,8 +6,8 @@ curves, stopping and results ever see. Models that are done leave the stack.
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -68,17 +68,6 @@ class Controls:
 
 
 @dataclass
-class Progress:
-    """One model's figures after a pass, for whoever reports them."""
-
-    n_iter: int
-    loss: float
-    validation_loss: float | None
-    rate: float
-    seconds: float
-
-
-@dataclass
 class ModelResult:
     """What training made of one model.
 
@@ -93,7 +82,7 @@ class ModelResult:
     rate : float
         The learning rate of the last pass.
     converged, diverged : bool
-        Whether a stopping rule ended it; whether its loss left the finite numbers.
+        Whether a stopping rule, or who watched, ended it; whether its loss left the finite numbers.
     blew_up : bool
         Whether it only stopped improving because its loss grew far beyond where it began.
     """
@@ -109,6 +98,38 @@ class ModelResult:
     blew_up: bool = False
 
 
+@dataclass
+class Progress:
+    """How far one model is after a pass, for whoever watches.
+
+    Attributes
+    ----------
+    model : int
+        Which one, in the order of the stack that training began with.
+    result : ModelResult
+        What training has made of it so far.
+    epoch : int
+        Passes made, those of earlier calls included.
+    seconds : float
+        Since training began.
+    """
+
+    model: int
+    result: ModelResult
+    epoch: int
+    seconds: float
+
+
+class Watcher(Protocol):
+    """Who is told of every pass of every model, and may stop the model."""
+
+    def on_pass_begin(self, model: int) -> None:
+        """Called before each pass."""
+
+    def on_pass_end(self, progress: Progress) -> bool:
+        """Called after each pass; True stops the model here."""
+
+
 def train(
     source: DenseSource,
     objective: Objective,
@@ -118,7 +139,7 @@ def train(
     *,
     generator: torch.Generator | None = None,
     validation: DenseSource | None = None,
-    report: Callable[[Progress], None] | None = None,
+    watcher: Watcher | None = None,
 ) -> tuple[list[ModelResult], KeyboardInterrupt | None]:
     """Train a stack of models.
 
@@ -135,8 +156,8 @@ def train(
         Shuffles; None keeps the rows in order.
     validation : DenseSource, optional
         Rows in one batch, whose loss is recorded after each pass.
-    report : callable, optional
-        Called with the first model's figures after each pass.
+    watcher : Watcher, optional
+        Told of each pass.
 
     Returns
     -------
@@ -148,9 +169,13 @@ def train(
     run = _Run(objective, rule, weights, controls)
     try:
         while len(run.active) and run.n_iter < controls.max_iter:
+            models: list[int] = run.active.tolist()
+            if watcher is not None:
+                for model in models:
+                    watcher.on_pass_begin(model)
             run.pass_over(source, generator, validation)
-            if report is not None:
-                report(run.progress())
+            if watcher is not None:
+                run.stop([model for model in models if watcher.on_pass_end(run.progress(model))])
     except KeyboardInterrupt as interrupt:
         return run.results, interrupt
     return run.results, None
@@ -206,15 +231,18 @@ class _Run:
         converged = outcome.converged | self._stale(judged)
         self._let_go(converged, ~finite, outcome.stuck & ~converged)
 
-    def progress(self) -> Progress:
-        """The first model's figures."""
-        first = self.results[0]
-        curve, loss_curve = first.validation_loss_curve, first.loss_curve
+    def progress(self, model: int) -> Progress:
+        """How far a model is."""
         seconds = time.perf_counter() - self._begun
         epoch = self.controls.first_pass + self.n_iter
-        validation_loss = curve[-1] if curve else None
-        loss = loss_curve[-1] if loss_curve else float("nan")
-        return Progress(epoch, loss, validation_loss, first.rate, seconds)
+        return Progress(model, self.results[model], epoch, seconds)
+
+    def stop(self, models: list[int]) -> None:
+        """Let those of `models` that are still on the stack be as they are."""
+        stopped = np.isin(self.active, models)
+        for model in self.active[stopped]:
+            self.results[model].converged = True
+        self._keep(~stopped)
 
     def _rates(self) -> np.ndarray:
         """Hand the rule this pass's learning rates; return them, shape ``(M,)``."""
@@ -265,8 +293,6 @@ class _Run:
     def _let_go(self, converged: np.ndarray, diverged: np.ndarray, stuck: np.ndarray) -> None:
         """Take finished models off the stack."""
         done = converged | diverged | stuck
-        if not done.any():
-            return
         for i in np.flatnonzero(done):
             result = self.results[self.active[i]]
             result.diverged = bool(diverged[i])
@@ -274,7 +300,12 @@ class _Run:
             if result.converged and self.controls.constant_loss is not None:
                 curve, constant = result.loss_curve, self.controls.constant_loss[self.active[i]]
                 result.blew_up = bool(curve[-1] > BLOWN_UP * max(curve[0], constant))
-        keep = ~done
+        self._keep(~done)
+
+    def _keep(self, keep: np.ndarray) -> None:
+        """Go on with some of the models only."""
+        if keep.all():
+            return
         self.active, self.rate, self.floor = self.active[keep], self.rate[keep], self.floor[keep]
         if not keep.any():
             return

@@ -1,5 +1,7 @@
 """The loop: what it accepts, when it stops, and that a stack of models is as good as each alone."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -68,7 +70,7 @@ def source_of(y):
     )
 
 
-def run(rule, *, validation=None, report=None, max_iter=None, rate=1.0, **controls):
+def run(rule, *, validation=None, watcher=None, max_iter=None, rate=1.0, **controls):
     models, passes = rule.curves.shape
     zeros = torch.zeros(models, 1, 1, dtype=WIDE)
     objective = Objective(
@@ -85,7 +87,7 @@ def run(rule, *, validation=None, report=None, max_iter=None, rate=1.0, **contro
             **controls,
         ),
         validation=None if validation is None else source_of(validation),
-        report=report,
+        watcher=watcher,
     )
 
 
@@ -155,9 +157,12 @@ def test_a_loss_that_never_was_a_number_leaves_no_weights():
     assert result.loss_curve == []
 
 
-def test_a_report_of_a_model_that_is_lost_at_once_is_no_error():
-    (result,), _ = run(Scripted([[np.nan, 1.0]]), report=lambda progress: None)
+def test_who_watches_may_see_a_model_that_is_lost_at_once_and_cannot_save_it():
+    watcher = Watcher(stop=lambda progress: True)
+    (result,), _ = run(Scripted([[np.nan, 1.0]]), watcher=watcher)
     assert result.diverged
+    assert not result.converged
+    assert watcher.events == [("begin", 0), ("end", 0)]
 
 
 def test_early_stopping_returns_the_weights_that_were_best_on_validation():
@@ -211,26 +216,62 @@ def test_an_adaptive_rate_falls_on_each_plateau_of_its_own_model_and_ends_at_the
     assert [rates[-1] for rates in rule.rates] == [rate] * 10
 
 
-def test_reports_are_of_the_first_model_after_each_pass():
-    reports = []
+class Watcher:
+    """Writes down what it is told, and stops whom it is asked to."""
+
+    def __init__(self, stop=lambda progress: False):
+        self.stop, self.events, self.seen = stop, [], []
+
+    def on_pass_begin(self, model):
+        self.events.append(("begin", model))
+
+    def on_pass_end(self, progress):
+        self.events.append(("end", progress.model))
+        self.seen.append((progress.epoch, progress.seconds, copy.deepcopy(progress.result)))
+        return self.stop(progress)
+
+
+def test_who_watches_is_told_of_every_pass_of_every_model():
+    watcher = Watcher()
     rule = Scripted([[3.0, 2.0], [6.0, 5.0]])
-    run(rule, validation=[1.0], report=reports.append, rate=0.5)
-    assert [(report.n_iter, report.loss) for report in reports] == [(1, 3.0), (2, 2.0)]
-    assert [report.validation_loss for report in reports] == [0.0, 0.5]
-    assert [report.rate for report in reports] == [0.5, 0.5]
-    assert 0.0 <= reports[0].seconds <= reports[1].seconds
+    run(rule, validation=[1.0], watcher=watcher, rate=0.5, first_pass=7)
+    a_pass = [("begin", 0), ("begin", 1), ("end", 0), ("end", 1)]
+    assert watcher.events == a_pass * 2
+    epochs, seconds, results = zip(*watcher.seen, strict=True)
+    assert epochs == (8, 8, 9, 9)
+    assert list(seconds) == sorted(seconds)
+    assert [result.loss_curve for result in results] == [[3.0], [6.0], [3.0, 2.0], [6.0, 5.0]]
+    assert [result.validation_loss_curve[-1] for result in results] == [0.0, 0.0, 0.5, 0.5]
+    assert [result.rate for result in results] == [0.5] * 4
+    assert [int(result.weights[0, -1]) for result in results] == [1, 1, 2, 2]
+
+
+def test_who_watches_may_stop_one_model_and_let_the_others_go_on():
+    watcher = Watcher(stop=lambda progress: progress.model == 1 and progress.epoch == 2)
+    rule = Scripted([[9.0, 8.0, 7.0], [6.0, 5.0, 4.0], [3.0, 2.0, 1.0]])
+    results, _ = run(rule, watcher=watcher)
+    assert [result.n_iter for result in results] == [3, 2, 3]
+    assert [result.converged for result in results] == [False, True, False]
+    assert [result.loss_curve[-1] for result in results] == [7.0, 5.0, 1.0]
+    assert [model for event, model in watcher.events if event == "end"] == [0, 1, 2, 0, 1, 2, 0, 2]
+
+
+def test_no_pass_is_made_once_all_models_are_stopped():
+    rule = Scripted([[9.0, 8.0, 7.0], [6.0, 5.0, 4.0]])
+    run(rule, watcher=Watcher(stop=lambda progress: True))
+    assert rule.passes == 1
 
 
 def interrupt_at(n_iter):
-    def report(progress):
-        if progress.n_iter == n_iter:
+    def stop(progress):
+        if progress.epoch == n_iter:
             raise KeyboardInterrupt
 
-    return report
+    return Watcher(stop)
 
 
 def test_an_interrupt_between_passes_keeps_what_was_accepted():
-    (result,), interrupt = run(Scripted([[4.0, 3.0, 2.0, 1.0]]), report=interrupt_at(2))
+    (result,), interrupt = run(Scripted([[4.0, 3.0, 2.0, 1.0]]), watcher=interrupt_at(2))
     assert isinstance(interrupt, KeyboardInterrupt)
     assert (result.n_iter, result.loss_curve) == (2, [4.0, 3.0])
     assert (result.weights == 2.0).all()
@@ -253,7 +294,7 @@ def fit(candidates, loss, data, *, start=None, seed=0, validation=None, **option
 def test_an_interrupted_fit_has_the_weights_of_one_that_ended_there(optimizer, loss, n_iter):
     data = draw_data(loss, seed=0)
     whole = candidate(optimizer, alpha=0.01, l1_ratio=0.5, tol=0.0, batch_size=7)
-    cut = fit([whole], loss, data, report=interrupt_at(n_iter))
+    cut = fit([whole], loss, data, watch=lambda fold_back: interrupt_at(n_iter))
     ended = fit([{**whole, "max_iter": n_iter}], loss, data)
     assert isinstance(cut.interrupt, KeyboardInterrupt)
     assert np.array_equal(cut.weights[0], ended.weights[0])

@@ -25,7 +25,7 @@ from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
+from skorchless import LossCurveDisplay, TorchLinearRegressor, TorchSoftmaxClassifier
 
 digits = train_test_split(*load_digits(return_X_y=True), random_state=0)
 diabetes = train_test_split(*load_diabetes(return_X_y=True, scaled=False), random_state=0)
@@ -105,10 +105,8 @@ for data, ((X_train, X_test, y_train, y_test), models) in contests.items():
 
 figure, axes = plt.subplots()
 for name in ("TorchSoftmaxClassifier", "TorchSoftmaxClassifier, SGD"):
-    curve = fitted[name].loss_curve_
-    axes.plot(range(1, len(curve) + 1), curve, label=name)
-axes.set(title="Digits", xlabel="pass", ylabel="penalised loss", yscale="log")
-axes.legend()
+    LossCurveDisplay.from_estimator(fitted[name], name=name, ax=axes)
+axes.set_title("Digits")
 
 path = sys.argv[1] if len(sys.argv) > 1 else "quickstart_loss_curve.png"
 figure.savefig(path)

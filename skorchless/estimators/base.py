@@ -1,9 +1,9 @@
 """What both estimators share: validate, train, publish."""
 
 import contextlib
-import re
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -12,25 +12,44 @@ from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import Tensor, nn
+from torch import Tensor
 
-from skorchless._version import __version__
-from skorchless.engine import ModelResult, Progress
+from skorchless.engine import ModelResult
 from skorchless.estimators import inputs
+from skorchless.estimators.callbacks import (
+    Callbacks,
+    CallbackSupportMixin,
+    FitWatcher,
+    with_callbacks,
+)
 from skorchless.estimators.data import Data
 from skorchless.estimators.devices import check_dtype, resolve_device
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.parameters import PARAMETERS, check_parameters
+from skorchless.estimators.portable import Portable
 from skorchless.estimators.settings import full_precision
 from skorchless.estimators.task import Outcome, Task
 from skorchless.estimators.training import fit_stack
 from skorchless.stack import private_generator
 
+#: Where the documentation is; pyproject.toml names it too.
+DOCUMENTATION = "https://skorchless.readthedocs.io/en/stable/"
 
-class TorchLinearModel(BaseEstimator):
+#: Attributes that the next fit may not set, or only in its end.
+OF_A_WHOLE_FIT = ("validation_loss_curve_", "learning_rate_", "optimizer_", "device_", "_memory")
+
+
+class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
     """Base of the estimators; use them, not this."""
 
+    # Where the question mark of the HTML representation leads.
+    _doc_link_module = "skorchless"
+    _doc_link_template = DOCUMENTATION + "generated/skorchless.{estimator_name}.html"
+
+    n_iter_: int
+    best_iter_: int
     loss_curve_: np.ndarray
+    validation_loss_curve_: np.ndarray
 
     # What each estimator has to say for itself.
 
@@ -101,17 +120,35 @@ class TorchLinearModel(BaseEstimator):
             For data or a parameter that makes no sense, or if the loss leaves the finite numbers.
             The estimator is then as it was before.
         """
+        init, validation = (coef_init, intercept_init), (X_val, y_val, sample_weight_val)
         with self._restored_on_error():
-            inits, validation = (coef_init, intercept_init), (X_val, y_val, sample_weight_val)
-            task = self._prepare(X, y, sample_weight, *inits, *validation)
-            outcome = self._train(task, None)
-            self._publish(outcome, task)
-            self.__dict__.pop("_memory", None)
+            outcome = self._fit(X, y, sample_weight, init, validation)
         if outcome.interrupt is not None:
             raise outcome.interrupt
         if not self._is_content(outcome.results[0]):
             self._warn_of_early_end(outcome.results[0])
         return self
+
+    @with_callbacks
+    def _fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        init: tuple[Any, Any],
+        held_out: tuple[Any, Any, Any],
+    ) -> Outcome:
+        task = self._prepare(X, y, sample_weight, *init, *held_out)
+        # Callbacks see the model between passes: nothing in it may be of the fit before.
+        for name in OF_A_WHOLE_FIT:
+            self.__dict__.pop(name, None)
+        watched = bool(getattr(self, "_skl_callbacks", None))
+        callbacks = Callbacks(self, X, y, sample_weight) if watched else None
+        outcome = self._train(task, callbacks=callbacks)
+        self._publish(outcome, task)
+        if callbacks is not None:
+            callbacks.on_fit_end()
+        return outcome
 
     def _prepare(
         self,
@@ -126,6 +163,8 @@ class TorchLinearModel(BaseEstimator):
     ) -> Task:
         """Check what `fit` is given and split off what it validates on; learns shapes, classes."""
         previous = dict(self.__dict__)
+        if isinstance(X, Tensor):
+            inputs.check_same_device(X, X_val=X_val)
         data = self._training_data(X, y, sample_weight, reset=True)
         start = self._start(data, previous, coef_init, intercept_init, go_on=self.warm_start)
         generator = private_generator(self.random_state)
@@ -151,9 +190,10 @@ class TorchLinearModel(BaseEstimator):
             start = self._start(data, previous, None, None, go_on=not first)
             memory = previous.get("_memory") or Memory()
             task = Task(data, start, private_generator(self.random_state))
-            outcome = self._train(task, memory)
+            outcome = self._train(task, memory=memory)
             if outcome.interrupt is not None:
                 raise outcome.interrupt
+            self.__dict__.pop("validation_loss_curve_", None)
             self._publish(outcome, task)
             if not first:
                 self.loss_curve_ = np.append(previous["loss_curve_"], self.loss_curve_)
@@ -202,8 +242,7 @@ class TorchLinearModel(BaseEstimator):
             weight = weight.to(X.device)
             kept = weight > 0
             X, weight = X[kept], weight[kept]
-            rows = kept.numpy(force=True)
-            target = target[rows if isinstance(target, np.ndarray) else torch.from_numpy(rows)]
+            target = target[kept.numpy(force=True) if isinstance(target, np.ndarray) else kept]
         encoded, n_outputs = self._encode(target, "y" + suffix, reset=reset)
         return Data(X, encoded, weight, n_outputs)
 
@@ -281,13 +320,18 @@ class TorchLinearModel(BaseEstimator):
             ) from error
         return data.take(torch.from_numpy(kept)), data.take(torch.from_numpy(held))
 
-    def _train(self, task: Task, memory: Memory | None) -> Outcome:
+    def _train(
+        self, task: Task, *, memory: Memory | None = None, callbacks: Callbacks | None = None
+    ) -> Outcome:
+        watch = None
+        if self.verbose or callbacks is not None:
+            watch = partial(FitWatcher, callbacks, self._attributes, int(self.verbose))
         outcome = fit_stack(
             [self._parameters()],
             self._loss_name(task.data.n_outputs),
             task,
             memory=memory,
-            report=self._print if self.verbose else None,
+            watch=watch,
         )
         failure = outcome.failure(0, 0 if memory is None else memory.passes)
         if failure is not None:
@@ -300,18 +344,26 @@ class TorchLinearModel(BaseEstimator):
         """Set the fitted attributes to what came of one model of the stack."""
         result, weights = outcome.results[model], outcome.weights[model]
         assert weights is not None
-        shape = self._coef_shape(task.data.n_outputs, task.data.X.shape[1])
-        self.coef_ = np.ascontiguousarray(weights[:, :-1]).reshape(shape)
-        intercept = weights[:, -1].copy()
-        self.intercept_ = intercept if len(shape) == 2 else intercept[0]
-        self.n_iter_, self.best_iter_ = result.n_iter, result.best_iter
-        self.loss_curve_ = np.array(result.loss_curve)
         self.__dict__.pop("validation_loss_curve_", None)
-        if task.validation is not None:
-            self.validation_loss_curve_ = np.array(result.validation_loss_curve)
+        self.__dict__.update(self._attributes(result, weights))
         self.learning_rate_ = float(outcome.rates[model])
         self.optimizer_ = outcome.optimizer
         self.device_ = str(task.data.X.device)
+
+    def _attributes(self, result: ModelResult, weights: np.ndarray) -> dict[str, Any]:
+        """Those that follow a model from pass to pass; `weights` are of shape ``(K, D + 1)``."""
+        shape = self._coef_shape(len(weights), weights.shape[1] - 1)
+        intercept = weights[:, -1].copy()
+        attributes: dict[str, Any] = {
+            "coef_": np.ascontiguousarray(weights[:, :-1]).reshape(shape),
+            "intercept_": intercept if len(shape) == 2 else intercept[0],
+            "n_iter_": result.n_iter,
+            "best_iter_": result.best_iter,
+            "loss_curve_": np.array(result.loss_curve),
+        }
+        if result.validation_loss_curve:
+            attributes["validation_loss_curve_"] = np.array(result.validation_loss_curve)
+        return attributes
 
     def _is_content(self, result: ModelResult) -> bool:
         """Whether training ended as the user wanted it to."""
@@ -325,14 +377,6 @@ class TorchLinearModel(BaseEstimator):
             ConvergenceWarning,
             stacklevel=3,
         )
-
-    def _print(self, progress: Progress) -> None:
-        line = f"epoch {progress.n_iter:>6d}   loss {progress.loss:>12.6g}"
-        if progress.validation_loss is not None:
-            line += f"   validation loss {progress.validation_loss:>12.6g}"
-        if self.verbose > 1:
-            line += f"   rate {progress.rate:>10.4g}   {progress.seconds:>9.3f} s"
-        print(line)
 
     # Predicting.
 
@@ -351,42 +395,3 @@ class TorchLinearModel(BaseEstimator):
         raw: np.ndarray = array @ coef.T.astype(array.dtype, copy=False)
         raw += np.asarray(self.intercept_, dtype=array.dtype)
         return raw
-
-    # Travelling.
-
-    def _copy_fit(self, model: Any) -> Any:
-        """Give `model` our coefficients, and with them our predictions."""
-        check_is_fitted(self)
-        model.coef_, model.intercept_ = self.coef_.copy(), np.copy(self.intercept_)[()]
-        model.n_features_in_ = self.n_features_in_
-        if hasattr(self, "feature_names_in_"):
-            model.feature_names_in_ = self.feature_names_in_.copy()
-        return model
-
-    def _linear_module(self, coef: np.ndarray, intercept: np.ndarray) -> nn.Linear:
-        """A layer that computes ``X coef.T + intercept``."""
-        outputs, features = coef.shape
-        weights = torch.from_numpy(coef.copy())
-        linear = nn.Linear(features, outputs, device="meta", dtype=weights.dtype)
-        linear.weight = nn.Parameter(weights)
-        linear.bias = nn.Parameter(torch.from_numpy(np.array(intercept, dtype=coef.dtype)))
-        return linear
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_skorchless_version": __version__}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        version = state.pop("_skorchless_version", "0")
-        if _release(version) > _release(__version__):
-            warnings.warn(
-                f"This {type(self).__name__} was pickled by skorchless {version}, which is newer "
-                f"than the installed {__version__}. Upgrade skorchless to be safe.",
-                UserWarning,
-                stacklevel=2,
-            )
-        super().__setstate__(state)
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])

@@ -6,15 +6,13 @@ import numpy as np
 import torch
 from sklearn.base import ClassifierMixin
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import accuracy_score
-from sklearn.utils import assert_all_finite
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from skorchless.estimators import inputs
+from skorchless.estimators import inputs, scores
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.data import Data, class_weights
+from skorchless.estimators.labels import checked_labels, classes_of, encode
 
 
 class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
@@ -40,9 +38,9 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
     fit_intercept : bool, default=True
         Whether to fit an intercept.
     optimizer : {"auto", "sgd", "adam"}, default="auto"
-        ``"auto"`` needs no tuning and works on features as they come: a quasi-Newton method, or
-        Adam where ``learning_rate`` is a number. ``"sgd"`` and ``"adam"`` are the textbook
-        mini-batch updates, as in :mod:`torch.optim`.
+        ``"auto"`` needs no tuning and works on features as they come: a quasi-Newton method
+        [1]_, or Adam [2]_ where ``learning_rate`` is a number. ``"sgd"`` and ``"adam"`` are the
+        textbook mini-batch updates, as in :mod:`torch.optim`.
     learning_rate : float or "auto", default="auto"
         A number is exactly that number, on the features as given. ``"auto"``: the estimator
         chooses step and scaling.
@@ -99,16 +97,16 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         Intercepts; zero with ``fit_intercept=False``.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X was a frame with string column names.
     n_iter_ : int
         Passes made.
     best_iter_ : int
         The pass whose weights were kept.
-    loss_curve_ : ndarray of shape (n_iter_,)
+    loss_curve_ : ndarray of shape (n_passes,)
         Objective, penalty included. SGD and Adam: mean over an epoch's batches, each taken before
         its update. Quasi-Newton: at the accepted weights after each pass, so it never rises.
-    validation_loss_curve_ : ndarray of shape (n_iter_,)
+    validation_loss_curve_ : ndarray of shape (n_passes,)
         Mean loss on the validation rows after each pass, without penalty. Only with ``X_val`` or
         ``early_stopping``.
     learning_rate_ : float
@@ -121,6 +119,13 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
     See Also
     --------
     TorchLinearRegressor : The same for numbers.
+    LossCurveDisplay : Draws the loss curves.
+
+    References
+    ----------
+    .. [1] Liu, D. C., & Nocedal, J. (1989). On the limited memory BFGS method for large scale
+       optimization. Mathematical Programming, 45, 503-528.
+    .. [2] Kingma, D. P., & Ba, J. (2015). Adam: A method for stochastic optimization. ICLR.
 
     Examples
     --------
@@ -236,7 +241,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
             self.__dict__.pop("_announced", None)
 
     def decision_function(self, X: Any) -> Any:
-        """Logits.
+        """Compute the logits.
 
         Parameters
         ----------
@@ -274,7 +279,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         return self.classes_[index]
 
     def predict_proba(self, X: Any) -> Any:
-        """Probabilities of the classes.
+        """Compute the probabilities of the classes.
 
         Parameters
         ----------
@@ -290,7 +295,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         return log_p.exp() if isinstance(log_p, Tensor) else np.exp(log_p)
 
     def predict_log_proba(self, X: Any) -> Any:
-        """Logarithms of the probabilities, exact where the probabilities themselves underflow.
+        """Compute the logarithms of the probabilities, exact where these underflow.
 
         Parameters
         ----------
@@ -314,7 +319,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Accuracy.
+        """Compute the accuracy.
 
         Parameters
         ----------
@@ -330,8 +335,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         score : float
             Share of the rows that `predict` gets right.
         """
-        wanted, found, weight = map(inputs.as_numpy, (y, self.predict(X), sample_weight))
-        return float(accuracy_score(wanted, found, sample_weight=weight))
+        return scores.accuracy(y, self.predict(X), sample_weight)
 
     def to_sklearn(self) -> LogisticRegression:
         """Return a fitted LogisticRegression with the same predictions.
@@ -339,6 +343,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         Returns
         -------
         model : LogisticRegression
+            With copies of the coefficients, for whatever takes scikit-learn's own.
         """
         model = self._copy_fit(LogisticRegression(fit_intercept=self.fit_intercept))
         model.classes_ = self.classes_.copy()
@@ -363,29 +368,18 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         return "logistic" if n_outputs == 1 else "softmax"
 
     def _check_target(self, y: Any, name: str) -> np.ndarray | Tensor:
-        labels: np.ndarray = column_or_1d(inputs.as_numpy(y), warn=True)
-        if labels.dtype.kind not in "biu":  # whole numbers are always labels, and the check is slow
-            assert_all_finite(labels, input_name=name)
-            check_classification_targets(labels)
-        return labels
+        return checked_labels(y, name)
 
     def _encode(self, y: np.ndarray | Tensor, name: str, *, reset: bool) -> tuple[Tensor, int]:
-        assert isinstance(y, np.ndarray)
-        announced = getattr(self, "_announced", None)
-        found, index = np.unique(y, return_inverse=True)
         if reset:
-            self.classes_: np.ndarray = found if announced is None else announced
-        if not reset or announced is not None:
-            unknown = np.setdiff1d(found, self.classes_)
-            if len(unknown):
-                raise ValueError(f"{name} contains previously unseen labels: {unknown.tolist()}")
-            index = np.searchsorted(self.classes_, found)[index]
+            announced = getattr(self, "_announced", None)
+            self.classes_: np.ndarray = classes_of(y) if announced is None else announced
+        encoded = encode(y, self.classes_, name)
         if len(self.classes_) < 2:
             raise ValueError(
                 "This solver needs samples of at least 2 classes in the data, but the data "
                 f"contains only one class: {self.classes_.tolist()[0]!r}"
             )
-        encoded = torch.from_numpy(index.astype(np.int64, copy=False))
         if len(self.classes_) == 2:
             return encoded.to(torch.float64).unsqueeze(1), 1
         return encoded, len(self.classes_)

@@ -43,8 +43,8 @@ class Data:
         """The same with each row's weight times its class's; classes of weight zero lose rows."""
         if class_weights is None:
             return self
-        rows = class_weights[self.target.view(-1).long().cpu()]
-        weight = rows if self.weight is None else rows * self.weight.cpu()
+        rows = class_weights.to(self.target.device)[self.target.view(-1).long()]
+        weight = rows if self.weight is None else rows * self.weight
         kept = weight.nonzero().view(-1)
         if len(kept) == 0:
             raise ValueError("Class weights must leave at least one sample of non-zero weight.")

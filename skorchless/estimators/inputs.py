@@ -144,8 +144,8 @@ def check_same_device(X: Tensor, **others: Any) -> None:
     for name, other in others.items():
         if isinstance(other, Tensor) and other.device != X.device:
             raise ValueError(
-                f"Input tensors must be on the same device: X is on {X.device}, {name} on "
-                f"{other.device}."
+                f"Input arrays use different devices: {X.device}, {other.device} (X, {name}). "
+                f"Move {name} to X's device, or X to {name}'s."
             )
 
 

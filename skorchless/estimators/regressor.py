@@ -5,12 +5,11 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.linear_model import LinearRegression
-from sklearn.metrics import r2_score
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from skorchless.estimators import inputs
+from skorchless.estimators import inputs, scores
 from skorchless.estimators.base import TorchLinearModel
 
 
@@ -31,7 +30,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
     ----------
     loss : {"squared_error", "huber"}, default="squared_error"
         ``"squared_error"`` is :math:`\tfrac12 (y - \hat y)^2`; ``"huber"`` is
-        :class:`torch.nn.HuberLoss`.
+        :class:`torch.nn.HuberLoss` [3]_.
     delta : float, default=1.0
         Where Huber's loss turns from squared to linear, in units of y.
     alpha : float, default=0.0
@@ -41,9 +40,9 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
     fit_intercept : bool, default=True
         Whether to fit an intercept.
     optimizer : {"auto", "sgd", "adam"}, default="auto"
-        ``"auto"`` needs no tuning and works on features as they come: a quasi-Newton method, or
-        Adam where ``learning_rate`` is a number. ``"sgd"`` and ``"adam"`` are the textbook
-        mini-batch updates, as in :mod:`torch.optim`.
+        ``"auto"`` needs no tuning and works on features as they come: a quasi-Newton method
+        [1]_, or Adam [2]_ where ``learning_rate`` is a number. ``"sgd"`` and ``"adam"`` are the
+        textbook mini-batch updates, as in :mod:`torch.optim`.
     learning_rate : float or "auto", default="auto"
         A number is exactly that number, on the features as given. ``"auto"``: the estimator
         chooses step and scaling.
@@ -87,7 +86,6 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
     verbose : int, default=0
         1 prints a line an epoch, 2 adds rate and time.
 
-
     Attributes
     ----------
     coef_ : ndarray of shape (n_features,) or (n_outputs, n_features)
@@ -96,16 +94,16 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         Intercept; zero with ``fit_intercept=False``.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X was a frame with string column names.
     n_iter_ : int
         Passes made.
     best_iter_ : int
         The pass whose weights were kept.
-    loss_curve_ : ndarray of shape (n_iter_,)
+    loss_curve_ : ndarray of shape (n_passes,)
         Objective, penalty included. SGD and Adam: mean over an epoch's batches, each taken before
         its update. Quasi-Newton: at the accepted weights after each pass, so it never rises.
-    validation_loss_curve_ : ndarray of shape (n_iter_,)
+    validation_loss_curve_ : ndarray of shape (n_passes,)
         Mean loss on the validation rows after each pass, without penalty. Only with ``X_val`` or
         ``early_stopping``.
     learning_rate_ : float
@@ -118,6 +116,15 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
     See Also
     --------
     TorchSoftmaxClassifier : The same for classes.
+    LossCurveDisplay : Draws the loss curves.
+
+    References
+    ----------
+    .. [1] Liu, D. C., & Nocedal, J. (1989). On the limited memory BFGS method for large scale
+       optimization. Mathematical Programming, 45, 503-528.
+    .. [2] Kingma, D. P., & Ba, J. (2015). Adam: A method for stochastic optimization. ICLR.
+    .. [3] Huber, P. J. (1964). Robust estimation of a location parameter. The Annals of
+       Mathematical Statistics, 35(1), 73-101.
 
     Examples
     --------
@@ -230,7 +237,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         return raw[:, 0] if self.coef_.ndim == 1 else raw
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Coefficient of determination.
+        """Compute the coefficient of determination.
 
         Parameters
         ----------
@@ -246,8 +253,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         score : float
             R² of `predict`.
         """
-        wanted, found, weight = map(inputs.as_numpy, (y, self.predict(X), sample_weight))
-        return float(r2_score(wanted, found, sample_weight=weight))
+        return scores.r_squared(y, self.predict(X), sample_weight)
 
     def to_sklearn(self) -> LinearRegression:
         """Return a fitted LinearRegression with the same predictions.
@@ -255,6 +261,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         Returns
         -------
         model : LinearRegression
+            With copies of the coefficients, for whatever takes scikit-learn's own.
         """
         return self._copy_fit(LinearRegression(fit_intercept=self.fit_intercept))
 

@@ -5,13 +5,13 @@ Candidates are lists of length M: a single fit is a list of one.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skorchless.engine import Controls, Progress, train
+from skorchless.engine import Controls, Watcher, train
 from skorchless.estimators.candidates import Parameters, chosen_optimizer
 from skorchless.estimators.data import Data
 from skorchless.estimators.memory import Memory
@@ -31,6 +31,9 @@ from skorchless.optimizers.schedules import ADAPTIVE_FLOOR
 from skorchless.penalties import ElasticNet
 from skorchless.sources import DenseSource, Moments, Scaling, column_moments
 from skorchless.stack import WIDE, stack
+
+FoldBack = Callable[[Tensor | None], np.ndarray | None]
+Watch = Callable[[FoldBack], Watcher]
 
 #: Share of an automatic rate below which a falling one has fallen far enough.
 AUTOMATIC_FLOOR = 1e-3
@@ -54,7 +57,7 @@ def fit_stack(
     task: Task,
     *,
     memory: Memory | None = None,
-    report: Callable[[Progress], None] | None = None,
+    watch: Watch | None = None,
 ) -> Outcome:
     """Train M candidates on the same data.
 
@@ -68,15 +71,16 @@ def fit_stack(
     task : Task
     memory : Memory, optional
         With it a single pass is made that goes on where the last one stopped.
-    report : callable, optional
-        Called with the first candidate's figures after each pass.
+    watch : callable, optional
+        Makes who is told of each pass, given what turns weights of the engine into those on the
+        user's columns.
     """
     training = _Training(candidates, loss_name, task, memory)
     with own_settings(task.data.X.device, training.work_of_a_batch):
         if training.gains_from_head_start and not task.start.any():
             task = replace(task, start=head_start(candidates, loss_name, task))
             training = _Training(candidates, loss_name, task, memory)
-        return training.run(report)
+        return training.run(watch)
 
 
 def head_start(candidates: Sequence[Parameters], loss_name: str, task: Task) -> np.ndarray:
@@ -117,7 +121,7 @@ class _Training:
         if self.memory.generator is not None:
             self.generator.set_state(torch.from_numpy(self.memory.generator.copy()))
 
-    def run(self, report: Callable[[Progress], None] | None) -> Outcome:
+    def run(self, watch: Watch | None) -> Outcome:
         """Put everything together, train, and fold the weights back."""
         plain = self._source(self.data, self._batch_size(), self.memory.mean_weight)
         scaling = self._scaling(plain) if self.automatic else None
@@ -150,7 +154,7 @@ class _Training:
             self._controls(rates, units),
             generator=self.generator if self.shared["shuffle"] else None,
             validation=validation_source,
-            report=report,
+            watcher=None if watch is None else watch(partial(self._fold_back, scaling=scaling)),
         )
         folded = [self._fold_back(result.weights, scaling) for result in results]
         return Outcome(

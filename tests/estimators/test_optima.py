@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import sklearn
+from packaging.version import Version
 from scipy.optimize import minimize
 from scipy.special import huber
 from sklearn.datasets import load_breast_cancer, load_wine
@@ -213,7 +215,10 @@ def test_l1_logistic_regression(problem, l1_ratio):
     X, labels = PROBLEMS[problem]
     X, labels = X[::2, :10], labels[::2]
     model = TorchSoftmaxClassifier(alpha=0.02, l1_ratio=l1_ratio, tol=1e-12).fit(X, labels)
-    saga = logistic(0.02, len(X), solver="saga", l1_ratio=l1_ratio, random_state=0).fit(X, labels)
+    elastic_net = {"l1_ratio": l1_ratio}
+    if Version(sklearn.__version__) < Version("1.8"):  # which needs no name for it
+        elastic_net["penalty"] = "elasticnet"
+    saga = logistic(0.02, len(X), solver="saga", random_state=0, **elastic_net).fit(X, labels)
     assert_close(model.coef_, saga.coef_)
     np.testing.assert_array_equal(model.coef_ == 0, saga.coef_ == 0)
     assert (model.coef_ == 0).any()

@@ -1,0 +1,85 @@
+"""Configuration of the documentation: ``sphinx-build -W docs docs/_build``."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import matplotlib
+
+from skorchless import __version__
+
+matplotlib.use("Agg")
+warnings.filterwarnings("error", module="skorchless")
+os.environ["SCIPY_ARRAY_API"] = "1"
+sys.path.insert(0, str(Path(__file__).parent))
+
+project = "skorchless"
+author = "The skorchless developers"
+copyright = "The skorchless developers, BSD-3-Clause"
+version = release = __version__
+
+extensions = [
+    "matplotlib.sphinxext.plot_directive",
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "_templates", "examples", "generated/backreferences"]
+templates_path = ["_templates"]
+root_doc = "index"
+
+# Text.
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+myst_dmath_double_inline = True
+
+# Programming interface.
+autosummary_generate = True
+numpydoc_show_class_members = False
+numpydoc_class_members_toctree = False
+autodoc_typehints = "none"  # docstrings say more
+
+# Pictures.
+plot_html_show_source_link = False
+plot_html_show_formats = False
+plot_formats = [("png", 160)]
+plot_rcparams = {"figure.figsize": (6.4, 3.6), "figure.constrained_layout.use": True}
+plot_apply_rcparams = True
+
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "auto_examples",
+    "within_subsection_order": "FileNameSortKey",
+    "backreferences_dir": "generated/backreferences",
+    "doc_module": ("skorchless",),
+    "image_scrapers": ("matplotlib",),
+    "capture_repr": ("_repr_html_",),
+    "abort_on_example_error": True,
+    "show_memory": False,
+    "show_signature": False,
+    "remove_config_comments": True,
+    "download_all_examples": False,
+    "min_reported_time": 1e6,
+}
+
+# Looks.
+html_theme = "pydata_sphinx_theme"
+html_title = f"skorchless {__version__}"
+html_static_path = ["_static"]
+html_css_files = ["skorchless.css"]
+html_show_sourcelink = False
+html_baseurl = "https://skorchless.readthedocs.io/en/stable/"
+html_theme_options = {
+    "logo": {"text": "skorchless"},
+    "navbar_align": "left",
+    "header_links_before_dropdown": 6,
+    "show_prev_next": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+html_sidebars = {"index": [], "getting_started": []}

@@ -1,0 +1,285 @@
+"""Pictures of what training did."""
+
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
+from typing import Any, Self
+
+import numpy as np
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+#: Largest over smallest loss from which a logarithmic scale shows more.
+WORTH_LOG = 10.0
+
+#: Colours of matplotlib's own cycle, after which it repeats itself.
+CYCLE = 10
+
+#: Lines that a legend can still tell apart.
+LONGEST_LEGEND = 20
+
+
+class LossCurveDisplay:
+    """Loss curves over the passes of a fit.
+
+    Use :meth:`from_estimator` to make one. All parameters are stored as attributes.
+
+    Parameters
+    ----------
+    loss_curves : sequence of array-like of shape (n_passes,)
+        Training loss after each pass, one curve a model.
+    validation_loss_curves : sequence of (array-like of shape (n_passes,) or None), default=None
+        Validation loss of the same models, None where there is none.
+    names : sequence of str, default=None
+        What the models are called in the legend.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        Axes with the curves.
+    figure_ : matplotlib Figure
+        Figure with the axes.
+    lines_ : list of matplotlib Line2D
+        Training curves.
+    validation_lines_ : list of (matplotlib Line2D or None)
+        Validation curves, in the training curves' colours.
+
+    See Also
+    --------
+    TorchLinearRegressor : Its ``loss_curve_`` and ``validation_loss_curve_`` are what is drawn.
+    TorchSoftmaxClassifier : Likewise.
+
+    Examples
+    --------
+    >>> import matplotlib.pyplot as plt
+    >>> from sklearn.datasets import load_iris
+    >>> from skorchless import LossCurveDisplay, TorchSoftmaxClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = TorchSoftmaxClassifier(early_stopping=True, random_state=0).fit(X, y)
+    >>> LossCurveDisplay.from_estimator(model)
+    <...>
+    >>> plt.show()
+    """
+
+    def __init__(
+        self,
+        *,
+        loss_curves: Sequence[Any],
+        validation_loss_curves: Sequence[Any] | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        self.loss_curves = loss_curves
+        self.validation_loss_curves = validation_loss_curves
+        self.names = names
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator: Any,
+        *,
+        name: str | None = None,
+        ax: Any = None,
+        scale: str = "auto",
+        line_kwargs: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Draw the loss curves of a fitted model.
+
+        Parameters
+        ----------
+        estimator : estimator
+            A fitted model with a ``loss_curve_``, a pipeline that ends in one, or a search over
+            either. A search with ``loss_curves_`` (for each candidate, one curve a split) gives one
+            line a candidate, the mean over its splits; any other one shows its best model.
+        name : str, default=None
+            What the model is called in the legend; its class by default. Candidates of a search
+            are called by those of their parameters that differ.
+        ax : matplotlib Axes, default=None
+            Where to draw; pass another display's ``ax_`` to compare. New axes by default.
+        scale : {"auto", "log", "linear"}, default="auto"
+            Scale of the losses. ``"auto"`` is logarithmic where all on the axes are positive and
+            the largest is at least ten times the smallest.
+        line_kwargs : dict, default=None
+            Passed to :meth:`matplotlib.axes.Axes.plot`, for all lines.
+
+        Returns
+        -------
+        display : LossCurveDisplay
+            What was drawn.
+
+        Raises
+        ------
+        ImportError
+            Without matplotlib.
+        NotFittedError
+            If the model is not fitted.
+        ValueError
+            For an estimator that keeps no loss curve.
+
+        Examples
+        --------
+        >>> import matplotlib.pyplot as plt
+        >>> from sklearn.datasets import load_diabetes
+        >>> from skorchless import LossCurveDisplay, TorchLinearRegressor
+        >>> X, y = load_diabetes(return_X_y=True)
+        >>> adam = TorchLinearRegressor(optimizer="adam", random_state=0).fit(X, y)
+        >>> display = LossCurveDisplay.from_estimator(adam, name="Adam")
+        >>> sgd = TorchLinearRegressor(optimizer="sgd", random_state=0).fit(X, y)
+        >>> LossCurveDisplay.from_estimator(sgd, name="SGD", ax=display.ax_)
+        <...>
+        >>> plt.show()
+        """
+        display = cls(**_curves_of(estimator, name))
+        return display.plot(ax, scale=scale, line_kwargs=line_kwargs)
+
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        scale: str = "auto",
+        line_kwargs: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Draw the curves.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw. New axes by default.
+        scale : {"auto", "log", "linear"}, default="auto"
+            Scale of the losses, as in :meth:`from_estimator`.
+        line_kwargs : dict, default=None
+            Passed to :meth:`matplotlib.axes.Axes.plot`, for all lines.
+
+        Returns
+        -------
+        display : LossCurveDisplay
+            Itself.
+
+        Raises
+        ------
+        ImportError
+            Without matplotlib.
+        ValueError
+            For a scale that there is not.
+        """
+        if scale not in ("auto", "log", "linear"):
+            raise ValueError(f"scale must be 'auto', 'log' or 'linear'. Got {scale!r} instead.")
+        plt = _pyplot()
+        from matplotlib.ticker import MaxNLocator
+
+        self.ax_ = plt.subplots(layout="constrained")[1] if ax is None else ax
+        self.figure_ = self.ax_.figure
+        self.lines_: list[Any] = []
+        self.validation_lines_: list[Any] = []
+        curves = list(self.loss_curves)
+        names = self.names or [""] * len(curves)
+        # Beyond the cycle of colours, neighbours in the grid are neighbours in colour.
+        many = plt.get_cmap("viridis")(np.linspace(0, 1, len(curves)))
+        style: dict[str, Any] = {}
+        for i, (curve, validation, name) in enumerate(
+            zip_longest(curves, self.validation_loss_curves or (), names)
+        ):
+            if len(curves) > CYCLE:
+                style["color"] = many[i]
+            training_name = name if validation is None else f"{name} (training)".lstrip()
+            training = self._line(curve, training_name, {**style, **(line_kwargs or {})})
+            self.lines_.append(training)
+            self.validation_lines_.append(None)
+            if validation is not None:
+                dashed = {"color": training.get_color(), "linestyle": "--", **(line_kwargs or {})}
+                validation_name = f"{name} (validation)".lstrip()
+                self.validation_lines_[-1] = self._line(validation, validation_name, dashed)
+        self.ax_.set(xlabel="Pass", ylabel="Loss")
+        self.ax_.xaxis.set_major_locator(MaxNLocator(integer=True))
+        self.ax_.set_yscale(self._best_scale() if scale == "auto" else scale)
+        labelled = len(self.ax_.get_legend_handles_labels()[1])
+        if 0 < labelled <= LONGEST_LEGEND:
+            self.ax_.legend()
+        elif self.ax_.get_legend() is not None:
+            self.ax_.get_legend().remove()
+        return self
+
+    def _line(self, curve: Any, name: str, style: dict[str, Any]) -> Any:
+        values = np.asarray(curve, dtype=float)
+        point = {"marker": "o"} if len(values) == 1 else {}  # a line of one point is invisible
+        passes = np.arange(1, len(values) + 1)
+        [line] = self.ax_.plot(passes, values, **{"label": name or None, **point, **style})
+        return line
+
+    def _best_scale(self) -> str:
+        """What shows most of everything that is on the axes."""
+        values = np.concatenate([np.asarray(line.get_ydata()) for line in self.ax_.lines])
+        values = values[np.isfinite(values)]
+        if len(values) and values.min() > 0 and values.max() >= WORTH_LOG * values.min():
+            return "log"
+        return "linear"
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(
+            "LossCurveDisplay draws with matplotlib, which is not installed. Install it with "
+            "'pip install matplotlib', or together with skorchless as 'skorchless[plot]'."
+        ) from error
+    return plt
+
+
+def _curves_of(estimator: Any, name: str | None) -> dict[str, Any]:
+    """Parameters of the display of a model, pipeline or search."""
+    model = estimator
+    while not hasattr(model, "loss_curves_"):
+        if isinstance(model, Pipeline):
+            model = model[-1]
+        elif hasattr(model, "best_estimator_"):
+            model = model.best_estimator_
+        else:
+            break
+    if hasattr(model, "loss_curves_"):
+        curves = [_mean_curve(splits) for splits in model.loss_curves_]
+        return {"loss_curves": curves, "names": _candidate_names(model, len(curves), name)}
+    check_is_fitted(model)
+    if not hasattr(model, "loss_curve_"):
+        raise ValueError(
+            f"{type(model).__name__} keeps no loss_curve_. LossCurveDisplay draws a fitted "
+            "TorchLinearRegressor or TorchSoftmaxClassifier, a pipeline that ends in one, or a "
+            "search over either that refits its best model."
+        )
+    return {
+        "loss_curves": [model.loss_curve_],
+        "validation_loss_curves": [getattr(model, "validation_loss_curve_", None)],
+        "names": [type(model).__name__ if name is None else name],
+    }
+
+
+def _mean_curve(splits: Sequence[Any]) -> np.ndarray:
+    """Mean over splits, one that has stopped keeping the loss that it stopped at."""
+    curves = [np.asarray(curve, dtype=float) for curve in splits if len(curve)]
+    length = max(map(len, curves), default=0)
+    padded = [np.pad(curve, (0, length - len(curve)), mode="edge") for curve in curves]
+    return np.mean(padded, axis=0) if padded else np.empty(0)
+
+
+def _candidate_names(search: Any, n_candidates: int, name: str | None) -> list[str]:
+    """What makes each candidate different from the others."""
+    prefix = "" if name is None else f"{name}: "
+    results = getattr(search, "cv_results_", {})
+    if "params" not in results:
+        return [f"{prefix}candidate {i}" for i in range(n_candidates)]
+    candidates: list[dict[str, Any]] = results["params"]
+    keys = list(dict.fromkeys(key for candidate in candidates for key in candidate))
+    absent = object()
+    differ = [
+        key
+        for key in keys
+        if len({repr(candidate.get(key, absent)) for candidate in candidates}) > 1
+    ]
+    names = []
+    for candidate in candidates:
+        telling = [key for key in differ if key in candidate] or list(candidate)
+        pairs = [f"{key.rpartition('__')[2]}={_short(candidate[key])}" for key in telling]
+        names.append(prefix + ", ".join(pairs))
+    return names
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

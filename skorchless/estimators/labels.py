@@ -1,0 +1,89 @@
+"""Labels of any kind, and the classes that they name. Tensors are encoded where they are."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils import assert_all_finite
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import column_or_1d
+from torch import Tensor
+
+from skorchless.estimators.inputs import as_numpy
+
+#: Dtypes whose values int64 or float64 hold exactly.
+ENCODED_IN_PLACE = {
+    torch.bool,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+}
+
+
+def checked_labels(y: Any, name: str) -> np.ndarray | Tensor:
+    """Labels of shape ``(n,)``, those of a tensor on its device.
+
+    Raises
+    ------
+    ValueError
+        For labels of another shape, or that are fractions or not finite.
+    """
+    if isinstance(y, Tensor) and y.ndim == 1 and y.dtype in ENCODED_IN_PLACE:
+        labels = y.detach()
+        if not labels.is_floating_point():
+            return labels
+        if bool((labels.isfinite() & (labels == labels.round())).all()):
+            return labels
+    array: np.ndarray = column_or_1d(as_numpy(y), warn=True)
+    if array.dtype.kind not in "biu":  # whole numbers are always labels, and the check is slow
+        assert_all_finite(array, input_name=name)
+        check_classification_targets(array)
+    return array
+
+
+def classes_of(labels: np.ndarray | Tensor) -> np.ndarray:
+    """The different labels, sorted."""
+    if isinstance(labels, Tensor):
+        unique: np.ndarray = as_numpy(torch.unique(_wide(labels)).to(labels.dtype))
+        return unique
+    # Sorting, which the inverse asks for, is faster than the hashing that NumPy would do without.
+    return np.unique(labels, return_inverse=True)[0]
+
+
+def encode(labels: np.ndarray | Tensor, classes: np.ndarray, name: str) -> Tensor:
+    """Index of each label among `classes`, shape ``(n,)``.
+
+    Raises
+    ------
+    ValueError
+        For a label that is none of them.
+    """
+    if isinstance(labels, Tensor) and classes.dtype.kind in "biuf":
+        known = _wide(torch.from_numpy(classes)).to(labels.device)
+        values = _wide(labels)
+        common = torch.promote_types(known.dtype, values.dtype)
+        known, values = known.to(common), values.to(common)
+        index = torch.searchsorted(known, values).clamp(max=len(known) - 1)
+        strange = labels[known[index] != values]
+        if len(strange):
+            raise _unseen(name, classes_of(strange))
+        return index
+    found, place = np.unique(as_numpy(labels), return_inverse=True)
+    unknown = np.setdiff1d(found, classes)
+    if len(unknown):
+        raise _unseen(name, unknown)
+    return torch.from_numpy(np.searchsorted(classes, found).astype(np.int64)[place])
+
+
+def _wide(labels: Tensor) -> Tensor:
+    return labels.to(torch.float64 if labels.is_floating_point() else torch.int64)
+
+
+def _unseen(name: str, labels: np.ndarray) -> ValueError:
+    return ValueError(f"{name} contains previously unseen labels: {labels.tolist()}")

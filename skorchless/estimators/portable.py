@@ -1,0 +1,59 @@
+"""A fitted model goes anywhere: to disk, to other machines, to other libraries."""
+
+import re
+import warnings
+from typing import Any, cast
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from skorchless._version import __version__
+
+
+class Portable:
+    """What the estimators need to be pickled and to be handed on."""
+
+    coef_: np.ndarray
+    intercept_: Any
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+
+    def _copy_fit(self, model: Any) -> Any:
+        """Give `model` our coefficients, and with them our predictions."""
+        check_is_fitted(self)
+        model.coef_, model.intercept_ = self.coef_.copy(), np.copy(self.intercept_)[()]
+        model.n_features_in_ = self.n_features_in_
+        if hasattr(self, "feature_names_in_"):
+            model.feature_names_in_ = self.feature_names_in_.copy()
+        return model
+
+    def _linear_module(self, coef: np.ndarray, intercept: np.ndarray) -> nn.Linear:
+        """A layer that computes ``X coef.T + intercept``."""
+        outputs, features = coef.shape
+        weights = torch.from_numpy(coef.copy())
+        linear = nn.Linear(features, outputs, device="meta", dtype=weights.dtype)
+        linear.weight = nn.Parameter(weights)
+        linear.bias = nn.Parameter(torch.from_numpy(np.array(intercept, dtype=coef.dtype)))
+        return linear
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = cast("dict[str, Any]", super().__getstate__())
+        return {**state, "_skorchless_version": __version__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        version = state.pop("_skorchless_version", "0")
+        if _release(version) > _release(__version__):
+            warnings.warn(
+                f"This {type(self).__name__} was pickled by skorchless {version}, which is newer "
+                f"than the installed {__version__}. Upgrade skorchless to be safe.",
+                UserWarning,
+                stacklevel=2,
+            )
+        super().__setstate__(state)  # type: ignore[misc]
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])

@@ -1,0 +1,141 @@
+"""What the documentation shows is run here: every block of Python, every script of the gallery."""
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import pytest
+import sklearn
+from packaging.version import Version
+
+import skorchless
+
+matplotlib.use("Agg")
+plt = pytest.importorskip("matplotlib.pyplot")
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    [
+        *ROOT.glob("*.md"),
+        *DOCS.glob("*.md"),
+        *DOCS.glob("coming_from/*.md"),
+        *DOCS.glob("benchmarks/*.md"),
+    ]
+)
+SCRIPTS = sorted((DOCS / "examples").glob("*.py"))
+FENCE = re.compile(r"^```(?P<kind>\S*).*?\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
+#: Kinds of blocks; Python is run here, the others are Sphinx's, commands or plain text.
+KINDS = {"python", "bash", "", "{toctree}", "{eval-rst}", "{literalinclude}"}
+
+
+def blocks(page, kind):
+    return [match["text"] for match in FENCE.finditer(page.read_text()) if match["kind"] == kind]
+
+
+def name_of(path):
+    return str(path.relative_to(ROOT))
+
+
+WITH_CODE = [page for page in PAGES if blocks(page, "python")]
+
+
+@pytest.fixture
+def somewhere(tmp_path, monkeypatch):
+    """A folder to write to, and no picture left open."""
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    plt.close("all")
+
+
+def test_there_are_pages_and_scripts_to_run():
+    assert len(WITH_CODE) >= 11
+    assert len(SCRIPTS) >= 9
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_block_is_of_a_kind_that_we_know(page):
+    assert {match["kind"] for match in FENCE.finditer(page.read_text())} <= KINDS
+
+
+#: Pages with code that needs a newer scikit-learn than the oldest that we support.
+SINCE = {"docs/data.md": "1.9"}
+
+
+# Keras asks torch's tensors for arrays in a way that NumPy 2 deprecates.
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't:DeprecationWarning")
+@pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
+def test_the_code_of_a_page_runs_from_top_to_bottom(page, somewhere, capsys):
+    since = SINCE.get(name_of(page), "0")
+    if Version(sklearn.__version__) < Version(since):
+        pytest.skip(f"shows what scikit-learn has from version {since} on")
+    namespace = {"__name__": "__main__"}
+    for text in blocks(page, "python"):
+        exec(compile(text, f"<{name_of(page)}>", "exec"), namespace)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=name_of)
+def test_a_script_of_the_gallery_runs_and_draws(script, somewhere, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    monkeypatch.setattr(plt, "show", lambda: None)
+    runpy.run_path(str(script), run_name="__main__")
+    assert plt.get_fignums()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_name_what_there_is(page):
+    for text in blocks(page, "bash"):
+        for path in re.findall(r"\S+\.(?:py|txt)\b", text):
+            assert (ROOT / path).exists()
+
+
+def test_every_public_name_has_a_page_of_its_own():
+    (listing,) = blocks(DOCS / "api.md", "{eval-rst}")
+    listed = re.findall(r"^   (\w+)$", listing, re.MULTILINE)
+    assert sorted(listed) == sorted(skorchless.__all__)
+
+
+def test_each_tutorial_has_its_script():
+    tutorials = [script.name for script in SCRIPTS if "tutorial" in script.name]
+    assert [name.split("_")[2] for name in tutorials] == ["1", "2", "3", "4", "5"]
+
+
+def test_the_picture_of_the_start_page_is_that_of_its_code():
+    page = DOCS / "index.md"
+    (code,), (plot, *_) = blocks(page, "python"), blocks(page, "{eval-rst}")
+    drawn = [
+        line.strip() for line in plot.splitlines() if line.startswith("   ") and ":" not in line
+    ]
+    shown = [line for line in code.splitlines() if line and not line.startswith("print")]
+    assert drawn == shown
+
+
+def test_every_page_is_in_a_table_of_contents():
+    listed = set()
+    for page in PAGES:
+        for tree in blocks(page, "{toctree}"):
+            names = [line for line in tree.splitlines() if line and not line.startswith(":")]
+            listed |= {(page.parent / name).resolve() for name in names}
+    inside = {page.with_suffix("") for page in PAGES if DOCS in page.parents}
+    assert inside - listed == {DOCS / "index"}
+
+
+def test_the_pictures_of_the_benchmarks_are_those_of_their_tables(tmp_path):
+    draw = [sys.executable, "docs/benchmarks/plots.py", str(tmp_path)]
+    subprocess.run(draw, cwd=ROOT, check=True, timeout=60, env=os.environ | {"MPLBACKEND": "Agg"})
+    drawn = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    kept = {path.name: path.read_text() for path in (DOCS / "benchmarks").glob("*.svg")}
+    assert drawn.keys() == kept.keys()
+    words = "run 'python docs/benchmarks/plots.py' after a change of the tables"
+    assert all(drawn[name] == kept[name] for name in drawn), words
+
+
+def test_the_types_that_skops_has_to_trust_are_listed():
+    page = (DOCS / "leaving.md").read_text()
+    for name in ("regressor.TorchLinearRegressor", "classifier.TorchSoftmaxClassifier"):
+        assert f"| `skorchless.estimators.{name}` |" in page
+    assert "| `skorchless.estimators.memory.Memory` |" in page
