@@ -158,9 +158,3 @@ def test_what_torch_does_not_know_as_a_device_is_refused(Estimator, data, device
 def test_distributed_is_still_to_come(Estimator, data):
     with pytest.raises(NotImplementedError, match=r"distributed=True.*Set distributed=False"):
         Estimator(distributed=True).fit(*data)
-
-
-@pytest.mark.parametrize("name", ["BatchedGridSearchCV", "BatchedRandomizedSearchCV"])
-def test_names_that_are_still_to_come_say_so(name):
-    with pytest.raises(ImportError, match=f"{name} is not available in skorchless .*planned"):
-        exec(f"from skorchless import {name}")
