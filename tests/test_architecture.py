@@ -128,4 +128,6 @@ def test_all_lists_what_is_public():
         if not name.startswith("_") and not isinstance(value, ModuleType)
         if getattr(value, "__module__", "skorchless").startswith("skorchless")
     }
+    public |= {"BatchedGridSearchCV", "BatchedRandomizedSearchCV"}  # imported when asked for
     assert public == set(skorchless.__all__)
+    assert all(getattr(skorchless, name).__module__.startswith("skorchless") for name in public)

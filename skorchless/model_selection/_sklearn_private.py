@@ -62,23 +62,23 @@ def metric_of(scorer: Any) -> tuple[Callable[..., Any], int, str] | None:
 class Search(BaseSearchCV):
     """What the searches call of scikit-learn's own."""
 
-    def resolve_scorers(self) -> tuple[Any, str]:
+    def _resolve_scorers(self) -> tuple[Any, str]:
         """The scorer, and the name of the metric that decides."""
         scorers, refit_metric = self._get_scorers()
         return scorers, refit_metric
 
-    def route(self, params: dict[str, Any]) -> Any:
+    def _route(self, params: dict[str, Any]) -> Any:
         """Who gets which of the parameters of ``fit``."""
         return self._get_routed_params_for_fit(params)
 
-    def format_results(
+    def _tabulate(
         self, candidates: list[dict[str, Any]], n_splits: int, out: list[dict[str, Any]], more: Any
     ) -> dict[str, Any]:
         """``cv_results_`` from one dict a candidate and split."""
         results: dict[str, Any] = self._format_results(candidates, n_splits, out, more)
         return results
 
-    def choose(self, refit_metric: str, results: dict[str, Any], first_scores: Any) -> None:
+    def _choose(self, refit_metric: str, results: dict[str, Any], first_scores: Any) -> None:
         """Set ``multimetric_`` and ``best_*``."""
         self.multimetric_ = isinstance(first_scores, dict)
         if callable(self.scoring) and self.multimetric_:
@@ -90,14 +90,14 @@ class Search(BaseSearchCV):
                 self.best_score_ = results[f"mean_test_{refit_metric}"][self.best_index_]
             self.best_params_ = results["params"][self.best_index_]
 
-    def begin(self, **task: Any) -> Any:
+    def _begin(self, **task: Any) -> Any:
         """The callbacks' context of the whole search, where scikit-learn has callbacks."""
         if not hasattr(self, "_init_callback_context"):
             return _NoCallbacks()
         context = self._init_callback_context(max_subtasks=1 + (self.refit is not False))
         return context.call_on_fit_task_begin(estimator=self, **task)
 
-    def run_search(self, evaluate: Callable[..., Any], context: Any) -> None:
+    def _propose(self, evaluate: Callable[..., Any], context: Any) -> None:
         """Hand the candidates of the search to `evaluate`."""
         if "callback_ctx" in inspect.signature(self._run_search).parameters:
             self._run_search(evaluate, callback_ctx=context)
@@ -105,7 +105,7 @@ class Search(BaseSearchCV):
             self._run_search(evaluate)
 
     @property
-    def has_callbacks(self) -> bool:
+    def _has_callbacks(self) -> bool:
         """Whether anybody listens."""
         return bool(getattr(self, "_skl_callbacks", ()))
 

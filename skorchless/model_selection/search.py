@@ -56,16 +56,16 @@ class _BatchedSearch(private.Search):
             If all fits fail, and with ``error_score="raise"`` if one does.
         """
         check_ours(self.estimator, type(self).__name__)
-        scorer, refit_metric = self.resolve_scorers()
+        scorer, refit_metric = self._resolve_scorers()
         X, y = indexable(X, y)
         params = private.check_method_params(X, params=params)
-        routed = self.route(params)
+        routed = self._route(params)
         weight = params.get("sample_weight")
         task = {"X": X, "y": y, "metadata": None if weight is None else {"sample_weight": weight}}
-        context = self.begin(**task)
+        context = self._begin(**task)
         run = _Run(self, scorer, X, y, routed)
-        self.run_search(run.evaluate, context)
-        self.choose(refit_metric, run.results, run.out[0]["test_scores"])
+        self._propose(run.evaluate, context)
+        self._choose(refit_metric, run.results, run.out[0]["test_scores"])
         if self.refit:
             self._refit(run, context.subcontext(task_name="refit-with-best-params"), task)
         several = private.scorers_of(scorer)
@@ -131,7 +131,7 @@ class _Run:
             )
         out = [entry.result for candidate in entries for entry in candidate]
         report(self.search.verbose, candidates, entries)
-        if callback_ctx is not None and self.search.has_callbacks:
+        if callback_ctx is not None and self.search._has_callbacks:
             self._tell(callback_ctx, len(out))
         self._warn(entries)
         private.warn_or_raise_about_fit_failures(out, self.search.error_score)
@@ -142,7 +142,7 @@ class _Run:
         self.loss_curves += [[entry.loss_curve for entry in candidate] for candidate in entries]
         for name, values in (more_results or {}).items():
             self.more[name] += values
-        self.results = self.search.format_results(self.candidates, len(splits), self.out, self.more)
+        self.results = self.search._tabulate(self.candidates, len(splits), self.out, self.more)
         return self.results
 
     def _splits(self, cv: Any) -> list[tuple[Any, Any]]:
@@ -308,13 +308,13 @@ class BatchedRandomizedSearchCV(_BatchedSearch, RandomizedSearchCV):
         1 prints the number of fits; 2 a line for each of them, once all are done; 3 scores as well.
     pre_dispatch : int or str, default="2*n_jobs"
         Folds that are handed to workers at once.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the candidates; the estimator has a seed of its own.
     error_score : "raise" or float, default=nan
         Score of a candidate whose fit fails, say because its learning rate makes it diverge. The
         others are untouched.
     return_train_score : bool, default=False
         Whether ``cv_results_`` has scores on the training rows.
-    random_state : int, RandomState instance or None, default=None
-        Seed of the candidates; the estimator has a seed of its own.
 
     Attributes
     ----------
