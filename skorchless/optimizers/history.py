@@ -109,7 +109,8 @@ class History:
         v = torch.linalg.solve_triangular(
             upper.mT, u - self.changes @ result, upper=False, unitriangular=True
         )
-        return (result + self.steps.mT @ v).view_as(gradient)
+        product: Tensor = (result + self.steps.mT @ v).view_as(gradient)
+        return product
 
     def hessian(self, preconditioner: Preconditioner) -> Callable[[Tensor], Tensor]:
         r"""The map ``v -> B v`` that `solve` inverts.

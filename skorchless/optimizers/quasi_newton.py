@@ -266,11 +266,11 @@ class QuasiNewton:
         """
         assert self._weights is not None
         now = self.numbers
-        last = accepted & (now.decrease <= self._eps * np.abs(now.value))
+        last: np.ndarray = accepted & (now.decrease <= self._eps * np.abs(now.value))
         solves = self.exact and self.curvature.covers_all_rows
         if not solves or not last.any() or not isinstance(self._preconditioner, Factored):
             return np.zeros_like(accepted)
-        last = last & ~self._preconditioner.lifted.numpy(force=True)
+        last &= ~self._preconditioner.lifted.numpy(force=True)
         self._weights = self._choose(last, self._weights + self._direction, self._weights)
         now.value = np.where(last, now.value - 0.5 * now.decrease, now.value)
         return last
