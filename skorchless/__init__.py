@@ -3,13 +3,13 @@
 Only the names in ``__all__`` are public.
 """
 
-from typing import TYPE_CHECKING, Any
+import typing
 
 from skorchless._version import __version__ as __version__
 from skorchless.display import LossCurveDisplay
 from skorchless.estimators import TorchLinearRegressor, TorchSoftmaxClassifier
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from skorchless.model_selection import BatchedGridSearchCV, BatchedRandomizedSearchCV
 
 __all__ = [
@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> typing.Any:
     """Import the searches when they are asked for: they need more of scikit-learn than a fit."""
     if name in ("BatchedGridSearchCV", "BatchedRandomizedSearchCV"):
         from skorchless import model_selection
