@@ -39,6 +39,7 @@ class Objective:
         self.scaling = scaling
         self._raw: dict[tuple[int, int, int], _RawPredictions] = {}
         self._gradient: Tensor | None = None
+        self._at_zero = False
         self._penalty_sum: PenaltySum | None = None
 
     def gradients(self, chunk: Chunk, weights: Tensor) -> Iterator[Tensor]:
@@ -65,10 +66,12 @@ class Objective:
             else weights.new_empty(parts, width, columns)
         )
 
+        if chunk.starts:  # weights of zero, as most fits begin with, need no product
+            self._at_zero = chunk.bare is not None and not bool(flat.any())
         for batch, (raw, raw_rows), scale in zip(
             chunk.batches, self._raw_predictions(chunk, weights).batches, chunk.scale, strict=True
         ):
-            if chunk.bare is not None and not bool(flat.any()):  # at the start
+            if self._at_zero:
                 raw.zero_()
             else:
                 batch.predict(flat, out=raw_rows)

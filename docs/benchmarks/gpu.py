@@ -7,6 +7,7 @@ arrays, which have to travel first.
 """
 
 import argparse
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,6 @@ from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
 REPEATS = 5
 
 
-def fit_and_wait(model: Any, X: Any, y: Any) -> None:
-    """Fit; coefficients are NumPy's, so that the device is done when `fit` returns."""
-    model.fit(X, y)
-
-
 def measure(title: str, kind: Any, X: np.ndarray, y: np.ndarray, **parameters: Any) -> list[str]:
     """Milliseconds on the CPU and the GPU, there also from NumPy; how far the objectives differ."""
     models = {name: kind(**parameters, device=name) for name in ("cpu", "cuda")}
@@ -31,9 +27,9 @@ def measure(title: str, kind: Any, X: np.ndarray, y: np.ndarray, **parameters: A
     X_gpu, y_gpu = torch.from_numpy(X).cuda(), torch.from_numpy(y).cuda()
     seconds = side_by_side(
         {
-            "cpu": lambda: fit_and_wait(models["cpu"], X, y),
-            "cuda": lambda: fit_and_wait(models["cuda"], X_gpu, y_gpu),
-            "from NumPy": lambda: fit_and_wait(travelling, X, y),
+            "cpu": partial(models["cpu"].fit, X, y),
+            "cuda": partial(models["cuda"].fit, X_gpu, y_gpu),
+            "from NumPy": partial(travelling.fit, X, y),
         },
         REPEATS,
     )

@@ -33,8 +33,6 @@ from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
 
 ALPHA = 1e-4
 REPEATS = 5
-#: What a fit counts as the optimum.
-NEAR = 1e-4
 
 
 def rows_of_condition(

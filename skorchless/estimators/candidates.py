@@ -4,7 +4,7 @@ from typing import Any
 
 from skorchless.estimators.task import Task
 from skorchless.optimizers.history import MEMORY
-from skorchless.optimizers.preconditioner import BLOCK_ROWS, MOST_FACTORED_COLUMNS
+from skorchless.optimizers.preconditioner import BLOCK_ROWS, MOST_FACTORED_COLUMNS, sample_size
 from skorchless.stack import WIDE
 
 Parameters = dict[str, Any]
@@ -18,7 +18,7 @@ STACK_BYTES = 2**30
 #: Tensors of the weights' shape that a textbook rule and the engine keep, at most.
 TEXTBOOK_COPIES = 12
 
-#: The same of the quasi-Newton rule: curvature pairs, twice where they are unrolled, and its own.
+#: The same of the quasi-Newton rule: curvature pairs, twice while one is added, and its own.
 HISTORY_COPIES = 4 * MEMORY + 12
 
 
@@ -64,6 +64,6 @@ def models_a_stack(parameters: Parameters, task: Task) -> int:
     if chosen_optimizer(parameters) == "quasi-newton":
         rank = min(n, columns)
         factored = rank if rank > MOST_FACTORED_COLUMNS else rank * (4 * rank + BLOCK_ROWS)
-        sample = min(n, max(8 * columns, 8192)) * 4 * task.data.n_outputs
+        sample = min(n, sample_size(columns)) * 4 * task.data.n_outputs
         numbers = HISTORY_COPIES * weights + factored + sample
     return max(1, STACK_BYTES // (WIDE.itemsize * numbers))

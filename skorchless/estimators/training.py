@@ -78,8 +78,7 @@ def fit_stack(
     training = _Training(candidates, loss_name, task, memory)
     with own_settings(task.data.X.device, training.work_of_a_batch):
         if training.gains_from_head_start and not task.start.any():
-            task = replace(task, start=head_start(candidates, loss_name, task))
-            training = _Training(candidates, loss_name, task, memory)
+            training.task = replace(task, start=head_start(candidates, loss_name, task))
         return training.run(watch)
 
 
@@ -188,15 +187,12 @@ class _Training:
 
         Not where a single pass ends there, nor where early stopping wants to see the whole way.
         """
-        loss = make_loss(self.loss_name, self._stacked("delta"))
-        one_pass = loss.constant_curvature and not self._penalty(None).has_l1
         n_weights = self.data.n_outputs * (self.data.X.shape[1] + 1)
-        return (
-            self.kind.full_batch
-            and not one_pass
-            and not self.shared["early_stopping"]
-            and len(self.data.X) >= HEAD_SHARE * max(HEAD_ROWS, HEAD_ROWS_A_WEIGHT * n_weights)
-        )
+        enough = HEAD_SHARE * max(HEAD_ROWS, HEAD_ROWS_A_WEIGHT * n_weights)
+        if not self.kind.full_batch or self.shared["early_stopping"] or len(self.data.X) < enough:
+            return False
+        loss = make_loss(self.loss_name, self._stacked("delta"))
+        return not loss.constant_curvature or self._penalty(None).has_l1
 
     def _batch_size(self) -> int:
         n, batch = len(self.data.X), self.shared["batch_size"]

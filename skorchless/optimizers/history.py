@@ -17,7 +17,7 @@ MEMORY = 10
 #: A pair counts only if ``s.y`` is above this share of ``|s| |y|``.
 CURVED = 1e-10
 #: What keeps the pairs' matrix of unit diagonal definite where steps repeat each other.
-DEPENDENT = 1e-10
+DEPENDENT = 1e-13
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

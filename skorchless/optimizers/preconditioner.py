@@ -22,6 +22,8 @@ from skorchless.stack import WIDE
 
 #: Rows that are taken to double precision at once.
 BLOCK_ROWS = 1024
+#: Rows a column of a sample that tells curvature, and of one that least squares are solved from.
+CURVATURE_ROWS, SOLVING_ROWS = 8, 16
 #: Rows whose mean curvature tells when to measure it anew for all.
 GAUGE_ROWS = 1024
 #: What reading a number in a pass costs, in the multiply-adds that it delays.
@@ -32,6 +34,11 @@ ALIKE = 1.4
 WORTH_SHARING = 2**29
 #: From this many columns on only the diagonal of B is kept.
 MOST_FACTORED_COLUMNS = 8000
+
+
+def sample_size(n_columns: int, rows_a_column: int = CURVATURE_ROWS) -> int:
+    """Rows of a sample that tells second moments."""
+    return max(rows_a_column * n_columns, 8192)
 
 
 class Preconditioner(Protocol):
@@ -180,7 +187,7 @@ class Curvature:
         few_rows = source.n_rows < columns and not self._diagonal
         self._basis = self._row_space() if few_rows else None
         sampled = few_rows or self._diagonal or not self.constant or self._saves_work(source)
-        n_sample = max((16 if self.constant else 8) * columns, 8192)
+        n_sample = sample_size(columns, SOLVING_ROWS if self.constant else CURVATURE_ROWS)
         exact = not sampled
         self.covers_all_rows = exact or 2 * n_sample >= source.n_rows
         self.wants_pass = exact or not self.covers_all_rows
@@ -202,7 +209,7 @@ class Curvature:
         digits = -math.log10(torch.finfo(source.X.dtype).eps)
         passes = digits / 0.6
         second_moments = source.n_columns / 2  # a number, by symmetry
-        share = 16 * source.n_columns / source.n_rows
+        share = SOLVING_ROWS * source.n_columns / source.n_rows
         work = second_moments * share + passes * (PASS_WORK + 2 * source.stack_width)
         return second_moments > work
 

@@ -62,11 +62,12 @@ def test_elastic_net(l1_ratio, fit_intercept, weight):
 
 @pytest.mark.parametrize("n_rows", [3, 30, 300])
 def test_elastic_net_of_columns_of_any_scale_takes_few_passes(n_rows):
+    most = 50 if n_rows == 3 else 30
     generator = np.random.default_rng(0)
     rows = generator.normal(size=(n_rows, 60)) * 10 ** generator.uniform(-3, 3, size=60)
     goal = generator.normal(size=n_rows)
-    model = TorchLinearRegressor(alpha=0.01, l1_ratio=0.5, max_iter=50).fit(rows, goal)
-    assert model.n_iter_ < 50
+    model = TorchLinearRegressor(alpha=0.01, l1_ratio=0.5, max_iter=most).fit(rows, goal)
+    assert model.n_iter_ < most
 
 
 @pytest.mark.parametrize(
