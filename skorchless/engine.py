@@ -16,7 +16,7 @@ from torch import Tensor
 from skorchless.objective import Objective
 from skorchless.optimizers.base import Rule
 from skorchless.optimizers.schedules import ADAPTIVE_DIVISOR, ADAPTIVE_FLOOR, SCHEDULES
-from skorchless.sources import DenseSource
+from skorchless.sources import Source
 from skorchless.stack import WIDE, stack
 from skorchless.stopping import BestWeights, Patience
 
@@ -131,21 +131,21 @@ class Watcher(Protocol):
 
 
 def train(
-    source: DenseSource,
+    source: Source,
     objective: Objective,
     rule: Rule,
     weights: Tensor,
     controls: Controls,
     *,
     generator: torch.Generator | None = None,
-    validation: DenseSource | None = None,
+    validation: Source | None = None,
     watcher: Watcher | None = None,
 ) -> tuple[list[ModelResult], KeyboardInterrupt | None]:
     """Train a stack of models.
 
     Parameters
     ----------
-    source : DenseSource
+    source : Source
         Training data.
     objective : Objective
     rule : Rule
@@ -154,7 +154,7 @@ def train(
     controls : Controls
     generator : torch.Generator, optional
         Shuffles; None keeps the rows in order.
-    validation : DenseSource, optional
+    validation : Source, optional
         Rows in one batch, whose loss is recorded after each pass.
     watcher : Watcher, optional
         Told of each pass.
@@ -201,9 +201,9 @@ class _Run:
 
     def pass_over(
         self,
-        source: DenseSource,
+        source: Source,
         generator: torch.Generator | None,
-        validation: DenseSource | None,
+        validation: Source | None,
     ) -> None:
         """One pass: move the weights, record what was accepted, let go of what is done."""
         rates = self._rates()

@@ -67,7 +67,7 @@ class Objective:
         )
 
         if chunk.starts:  # weights of zero, as most fits begin with, need no product
-            self._at_zero = chunk.bare is not None and not bool(flat.any())
+            self._at_zero = len(chunk.batches) == 1 and not bool(flat.any())
         for batch, (raw, raw_rows), scale in zip(
             chunk.batches, self._raw_predictions(chunk, weights).batches, chunk.scale, strict=True
         ):

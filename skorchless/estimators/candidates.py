@@ -4,7 +4,8 @@ from typing import Any
 
 from skorchless.estimators.task import Task
 from skorchless.optimizers.history import MEMORY
-from skorchless.optimizers.preconditioner import BLOCK_ROWS, MOST_FACTORED_COLUMNS, sample_size
+from skorchless.optimizers.preconditioner import MOST_FACTORED_COLUMNS, sample_size
+from skorchless.sources.chunk import WIDE_ROWS
 from skorchless.stack import WIDE
 
 Parameters = dict[str, Any]
@@ -63,7 +64,7 @@ def models_a_stack(parameters: Parameters, task: Task) -> int:
     numbers = TEXTBOOK_COPIES * weights
     if chosen_optimizer(parameters) == "quasi-newton":
         rank = min(n, columns)
-        factored = rank if rank > MOST_FACTORED_COLUMNS else rank * (4 * rank + BLOCK_ROWS)
+        factored = rank if rank > MOST_FACTORED_COLUMNS else rank * (4 * rank + WIDE_ROWS)
         sample = min(n, sample_size(columns)) * 4 * task.data.n_outputs
         numbers = HISTORY_COPIES * weights + factored + sample
     return max(1, STACK_BYTES // (WIDE.itemsize * numbers))

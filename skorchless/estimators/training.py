@@ -29,7 +29,7 @@ from skorchless.optimizers import (
 )
 from skorchless.optimizers.schedules import ADAPTIVE_FLOOR
 from skorchless.penalties import ElasticNet
-from skorchless.sources import DenseSource, Moments, Scaling, column_moments
+from skorchless.sources import Moments, Scaling, Source, as_source
 from skorchless.stack import WIDE, stack
 
 FoldBack = Callable[[Tensor | None], np.ndarray | None]
@@ -200,8 +200,8 @@ class _Training:
             return n
         return min(n, DEFAULT_BATCH if batch == "auto" else int(batch))
 
-    def _source(self, data: Data, batch_size: int, mean_weight: float | None) -> DenseSource:
-        return DenseSource(
+    def _source(self, data: Data, batch_size: int, mean_weight: float | None) -> Source:
+        return as_source(
             data.X,
             data.target,
             data.weight,
@@ -212,7 +212,7 @@ class _Training:
             mean_weight=mean_weight,
         )
 
-    def _scaling(self, source: DenseSource) -> Scaling:
+    def _scaling(self, source: Source) -> Scaling:
         moments = self._moments(source)
         centre = bool(self.shared["fit_intercept"])
         scaling = moments.scaling(centre=centre, dtype=self.data.X.dtype)
@@ -220,17 +220,17 @@ class _Training:
         few_rows = source.n_rows <= source.n_columns
         return scaling.centring() if few_rows and self.kind.full_batch else scaling
 
-    def _moments(self, source: DenseSource) -> Moments:
+    def _moments(self, source: Source) -> Moments:
         """Means and deviations of the columns, to standardise by.
 
         A rule with a preconditioner only needs them roughly, and is content with a sample, unless
         that leaves a column looking constant.
         """
         if self.kind.full_batch:
-            sample = column_moments([source.sample(SCALING_ROWS)])
+            sample = source.sample(SCALING_ROWS).moments()
             if bool((sample.squares > 0).all()):
                 return sample
-        moments = column_moments(source.chunks())
+        moments = Moments.total(chunk.moments() for chunk in source.chunks())
         if self.memory.moments is not None:
             weight, mean, squares = self.memory.moments
             device = self.data.X.device
@@ -241,7 +241,7 @@ class _Training:
         self.moments = moments
         return moments
 
-    def _leaves_rows_alone(self, source: DenseSource, scaling: Scaling) -> bool:
+    def _leaves_rows_alone(self, source: Source, scaling: Scaling) -> bool:
         """Whether to standardise the weights instead of the rows, which spares a copy a pass.
 
         Not where the rows are copied anyway, nor where means are so large that digits would go.
@@ -260,7 +260,7 @@ class _Training:
         factor[-1] = 0.0
         return ElasticNet(self._stacked("alpha"), self._stacked("l1_ratio"), factor)
 
-    def _rates(self, source: DenseSource, objective: Objective) -> np.ndarray:
+    def _rates(self, source: Source, objective: Objective) -> np.ndarray:
         """Learning rates, shape ``(M,)``."""
         if not self.automatic:
             return np.array([float(candidate["learning_rate"]) for candidate in self.candidates])
@@ -272,7 +272,7 @@ class _Training:
         return safe_rates(self.optimizer, source, objective, momentum)
 
     def _measure_targets(
-        self, source: DenseSource, objective: Objective, weights: Tensor
+        self, source: Source, objective: Objective, weights: Tensor
     ) -> np.ndarray | None:
         """Where Adam's rates are ours, begin near the targets; return the units of the rates.
 
@@ -288,7 +288,7 @@ class _Training:
             weights[..., -1] = torch.from_numpy(mean - size).to(weights)
         return size
 
-    def _rule(self, source: DenseSource, objective: Objective, weights: Tensor) -> Rule:
+    def _rule(self, source: Source, objective: Objective, weights: Tensor) -> Rule:
         tolerance = [float(candidate["tol"] or 0.0) for candidate in self.candidates]
         rule = self.kind(
             Setup(

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from skorchless.objective import Objective
-from skorchless.sources import Chunk, DenseSource
+from skorchless.sources import Chunk, Source
 
 
 @dataclass
@@ -16,7 +16,7 @@ class Setup:
 
     Attributes
     ----------
-    source : DenseSource
+    source : Source
         The training rows, standardised if the weights are. Passes may hold the user's columns.
     objective : Objective
     weights : Tensor of shape (M, K, D + 1)
@@ -30,7 +30,7 @@ class Setup:
         Objective of the best constant model, for the same rules.
     """
 
-    source: DenseSource
+    source: Source
     objective: Objective
     weights: Tensor
     momentum: Tensor

@@ -17,11 +17,9 @@ import torch
 from torch import Tensor
 
 from skorchless.objective import Objective, raw_predictions
-from skorchless.sources import Chunk, DenseSource
+from skorchless.sources import Chunk, Source
 from skorchless.stack import WIDE
 
-#: Rows that are taken to double precision at once.
-BLOCK_ROWS = 1024
 #: Rows a column of a sample that tells curvature, and of one that least squares are solved from.
 CURVATURE_ROWS, SOLVING_ROWS = 8, 16
 #: Rows whose mean curvature tells when to measure it anew for all.
@@ -173,14 +171,14 @@ class Curvature:
 
     Parameters
     ----------
-    source : DenseSource
+    source : Source
         Rows as the weights see them.
     objective : Objective
     """
 
-    def __init__(self, source: DenseSource, objective: Objective) -> None:
+    def __init__(self, source: Source, objective: Objective) -> None:
         self.source, self.objective = source, objective
-        self.noise = float(torch.finfo(source.X.dtype).eps ** 0.8)
+        self.noise = float(torch.finfo(source.dtype).eps ** 0.8)
         self.constant = objective.loss.constant_curvature
         columns = source.n_columns
         self._diagonal = min(columns, source.n_rows) > MOST_FACTORED_COLUMNS
@@ -199,14 +197,14 @@ class Curvature:
         self._measured: tuple[Tensor, Tensor, Tensor] | None = None
 
     @staticmethod
-    def _saves_work(source: DenseSource) -> bool:
+    def _saves_work(source: Source) -> bool:
         """Whether second moments of all rows are more work than passes from a sample's.
 
         With 16 rows a column, conjugate gradients gain 0.6 digits a pass (the condition number is
         at most ``((1 + 1/4) / (1 - 1/4))^2``). A pass of few outputs waits for memory, and costs
         as much as `PASS_WORK` multiply-adds a number more than its products.
         """
-        digits = -math.log10(torch.finfo(source.X.dtype).eps)
+        digits = -math.log10(torch.finfo(source.dtype).eps)
         passes = digits / 0.6
         second_moments = source.n_columns / 2  # a number, by symmetry
         share = SOLVING_ROWS * source.n_columns / source.n_rows
@@ -260,9 +258,9 @@ class Curvature:
             return Factored(gram + torch.diag_embed(missed), l2, None, self.noise)
         moments, total = self._measure(weights)
         if cautious is not None:
-            bound = self._row_shares(self._sample) * self.objective.loss.smoothness
+            bound = self._sample.shares() * self.objective.loss.smoothness
             chosen = cautious.view(-1, *[1] * (moments.ndim - 1))
-            moments = torch.where(chosen, self._second_moments(self._sample, bound), moments)
+            moments = torch.where(chosen, self._second_moments(bound), moments)
             total = torch.where(cautious.view(-1, 1), bound.sum(dim=-1, keepdim=True), total)
         missed = self._missed_squares() * total
         if self._diagonal:
@@ -280,7 +278,7 @@ class Curvature:
         assert self._sample is not None
         if self.constant or not self._shared:
             share = self._row_weights(self._sample, weights)
-            return self._second_moments(self._sample, share), share.sum(dim=-1, keepdim=True)
+            return self._second_moments(share), share.sum(dim=-1, keepdim=True)
         moved = torch.arange(len(weights), device=weights.device)
         if self._measured is not None:
             moved = (weights != self._measured[0]).any(dim=2).any(dim=1).nonzero().view(-1)
@@ -290,7 +288,7 @@ class Curvature:
             share = self._row_weights(self._sample, weights, moved[leaders])
             ratio = (mean / mean[leaders][follows]).view(-1, 1)
             total = share.sum(dim=-1, keepdim=True)[follows] * ratio
-            moments = self._second_moments(self._sample, share)[follows]
+            moments = self._second_moments(share)[follows]
             moments = moments * ratio.view(-1, *[1] * (moments.ndim - 1))
             if self._measured is not None:
                 moments = self._measured[1].index_copy(0, moved, moments)
@@ -303,18 +301,13 @@ class Curvature:
         """Mean square of each column over all rows, where the sample has less than half of it."""
         assert self._sample is not None
         if self._moments is None:
-            return self._sample.X.new_zeros(1, self.source.n_columns, dtype=WIDE)
+            return torch.zeros(1, self.source.n_columns, dtype=WIDE, device=self.source.device)
         scaling = self.objective.scaling
         squares = self._moments[0]
         if scaling is not None:
             squares = scaling.standardise_squares(*self._moments)
-        sampled = self._second_moments(self._sample, self._row_shares(self._sample), diagonal=True)
+        sampled = self._sample.second_squares(self._sample.shares())
         return torch.where(squares > 2.0 * sampled, squares - sampled, 0.0)
-
-    def _row_shares(self, chunk: Chunk) -> Tensor:
-        """Share of each row in a mean, shape ``(1, rows)``."""
-        share = torch.full((1, len(chunk.rows)), chunk.scale[0], dtype=WIDE, device=chunk.X.device)
-        return share if chunk.weight is None else share * chunk.weight.view(1, -1)
 
     def _row_weights(self, chunk: Chunk, weights: Tensor, models: Tensor | None = None) -> Tensor:
         """Share of each row in the curvature, shape ``(M, rows)``, or ``(1, rows)`` for all.
@@ -322,34 +315,26 @@ class Curvature:
         Of some of the models if their numbers are given.
         """
         if self.constant:
-            return self._row_shares(chunk)
+            return chunk.shares()
         loss = self.objective.loss
         if models is not None:
             weights, loss = weights.index_select(0, models), loss.select(models)
         raw = raw_predictions(chunk, weights)  # (batches, parts, M, K, rows)
         curvature = loss.curvature(raw, chunk.target).to(WIDE)
-        return curvature.movedim(2, 0).reshape(len(weights), -1) * self._row_shares(chunk)
+        return curvature.movedim(2, 0).reshape(len(weights), -1) * chunk.shares()
 
-    def _second_moments(self, chunk: Chunk, share: Tensor, *, diagonal: bool = False) -> Tensor:
-        """Second moments ``(M, r, r)`` in double, or their diagonal, by blocks to save memory."""
-        moments: Tensor | float = 0.0
-        for start in range(0, len(chunk.rows), BLOCK_ROWS):
-            rows = chunk.rows[start : start + BLOCK_ROWS].to(WIDE)
-            weight = share[:, start : start + BLOCK_ROWS]
-            if self._diagonal or diagonal:
-                moments = moments + weight @ rows.square()  # (M, D + 1)
-                continue
-            if self._basis is not None:
-                rows = rows @ self._basis
-            moments = moments + (rows.T * weight.unsqueeze(1)) @ rows  # (M, r, r)
-        assert isinstance(moments, Tensor)
-        return moments
+    def _second_moments(self, share: Tensor) -> Tensor:
+        """Second moments of the sample, ``(M, r, r)``, or their diagonals, for row weights."""
+        assert self._sample is not None
+        if self._diagonal:
+            return self._sample.second_squares(share)
+        return self._sample.second_moments(share, self._basis)
 
     def _row_space(self) -> Tensor:
         """Orthonormal basis of the span of all rows, the intercept a direction of its own."""
-        rows = self.source.sample(self.source.n_rows).rows.to(WIDE)
+        rows = self.source.sample(self.source.n_rows).wide_rows()
         _, singular, directions = torch.linalg.svd(rows[:, :-1], full_matrices=False)
-        eps = torch.finfo(self.source.X.dtype).eps
+        eps = torch.finfo(self.source.dtype).eps
         cutoff = max(rows.shape) * eps * singular.max()
         directions = directions[singular > cutoff]
         basis = rows.new_zeros(rows.shape[1], len(directions) + 1)

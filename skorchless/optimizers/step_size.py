@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from skorchless.objective import Objective
-from skorchless.sources import DenseSource
+from skorchless.sources import Source
 from skorchless.stack import WIDE
 
 SAMPLE_ROWS = 4096
@@ -24,14 +24,14 @@ ADAM_SHARE = 0.1
 
 
 def safe_rates(
-    optimizer: str, source: DenseSource, objective: Objective, momentum: np.ndarray
+    optimizer: str, source: Source, objective: Objective, momentum: np.ndarray
 ) -> np.ndarray:
     """A learning rate for each model of the stack, shape ``(M,)``; Adam's in units of y.
 
     Parameters
     ----------
     optimizer : {"sgd", "adam"}
-    source : DenseSource
+    source : Source
         Standardised rows.
     objective : Objective
     momentum : ndarray of shape (M,)
@@ -53,7 +53,7 @@ def safe_rates(
     return (1.0 - momentum) / (smoothness + l2)
 
 
-def target_units(source: DenseSource) -> tuple[np.ndarray, np.ndarray]:
+def target_units(source: Source) -> tuple[np.ndarray, np.ndarray]:
     """Mean and size of each numeric target, shapes ``(K,)``.
 
     The size is the deviation, or where there is none a thousandth of the mean, or 1.
@@ -67,12 +67,9 @@ def target_units(source: DenseSource) -> tuple[np.ndarray, np.ndarray]:
     return mean.numpy(force=True), size.numpy(force=True)
 
 
-def _sample(source: DenseSource) -> tuple[Tensor, Tensor, Tensor]:
+def _sample(source: Source) -> tuple[Tensor, Tensor, Tensor]:
     """Rows, targets and shares of some rows, in double precision."""
     chunk = source.sample(SAMPLE_ROWS)
-    rows = chunk.rows.to(WIDE)
-    share = torch.full((len(rows),), chunk.scale[0], dtype=WIDE, device=rows.device)
-    if chunk.weight is not None:
-        share = share * chunk.weight.reshape(-1)
+    rows, share = chunk.wide_rows(), chunk.shares().squeeze(0)
     target = chunk.target.squeeze(2).mT.reshape(len(rows), -1).to(WIDE)
     return rows, target, share

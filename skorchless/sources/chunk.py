@@ -7,6 +7,7 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
+from skorchless.sources.moments import Moments
 from skorchless.stack import WIDE
 
 #: A chunk larger than this falls out of the cache; a smaller one pays its fixed costs more often.
@@ -17,6 +18,9 @@ BARE_CHUNK_BYTES = 16 * 2**20
 
 #: Rows whose squares are held at once.
 SQUARED_ROWS = 2048
+
+#: Rows that are taken to double precision at once.
+WIDE_ROWS = 1024
 
 #: A row block of fewer numbers than this is not worth a core of its own.
 BLOCK_NUMBERS = 2**14
@@ -36,8 +40,8 @@ WIDE_STACK = 48
 MOST_BATCHES = 1024
 
 
-class Batch:
-    """Rows of one batch, and the two products that training needs of them.
+class DenseBatch:
+    """A batch whose rows have been gathered.
 
     Parameters
     ----------
@@ -54,15 +58,15 @@ class Batch:
         self.target, self.weight = target, weight
 
     def predict(self, weights: Tensor, out: Tensor) -> None:
-        """Raw predictions ``(parts, M * K, rows)`` of weights ``(parts, M * K, D + 1)``."""
+        """As of `Batch`."""
         torch.bmm(weights, self.X_t, out=out)
 
     def pull_back(self, residual: Tensor, scale: float, out: Tensor) -> None:
-        """``scale * residual @ X``: gradients ``(parts, M * K, D + 1)`` in the weights."""
+        """As of `Batch`."""
         torch.baddbmm(out, residual, self.X, beta=0, alpha=scale, out=out)
 
 
-class BareBatch(Batch):
+class BareBatch(DenseBatch):
     """Rows as the user holds them, without the last column, which is `ones` (1 or 0)."""
 
     __slots__ = ("ones",)
@@ -83,26 +87,18 @@ class BareBatch(Batch):
 
 
 @dataclass
-class Chunk:
-    """Rows of a pass, as ``batches`` of ``parts`` row blocks of ``rows`` rows each.
-
-    A source fills the same chunk again and again, so that the views in `batches` are made once.
+class DenseChunk:
+    """A `Chunk` of dense rows; a source fills the same one again and again.
 
     Attributes
     ----------
     X : Tensor of shape (batches, parts, rows, D + 1), or (batches, parts, rows, D) if bare
-    target : Tensor of shape (batches, parts, 1, K, rows)
-    weight : Tensor of shape (batches, parts, 1, 1, rows), or None when every row weighs 1
     bare : float, optional
         The constant last column, where X lacks it.
-    scale : list of float
-        One over the rows of the whole batch that each batch belongs to: what a sum over rows has
-        to be multiplied by. Weights have a mean of 1 over all rows.
-    starts, ends : bool
-        Whether the (only) batch begins and ends in this chunk. A batch larger than a chunk spans
-        several; its sums add up over them.
-    batches : list of Batch
-        Views of X, target and weight, batch by batch.
+    batches : list of DenseBatch
+        Views of X, target and weight, made once.
+    target, weight, scale, starts, ends
+        As of `Chunk`.
     """
 
     X: Tensor
@@ -112,13 +108,13 @@ class Chunk:
     scale: list[float] = field(default_factory=list)
     starts: bool = True
     ends: bool = True
-    batches: list[Batch] = field(init=False)
+    batches: list[DenseBatch] = field(init=False)
 
     def __post_init__(self) -> None:
         weights = repeat(None) if self.weight is None else self.weight.unbind()
         views = zip(self.X.unbind(), self.target.unbind(), weights, strict=False)
         if self.bare is None:
-            self.batches = [Batch(*view) for view in views]
+            self.batches = [DenseBatch(*view) for view in views]
         else:
             self.batches = [BareBatch(*view, self.bare) for view in views]
 
@@ -127,6 +123,11 @@ class Chunk:
         """Batches, row blocks a batch, and rows a block."""
         batches, parts, rows, _ = self.X.shape
         return batches, parts, rows
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of `rows`."""
+        return self.X.shape[-1]
 
     @property
     def rows(self) -> Tensor:
@@ -138,8 +139,17 @@ class Chunk:
         """All rows without the constant column, of shape ``(batches * parts * rows, D)``."""
         return self.rows if self.bare is not None else self.rows[:, :-1]
 
+    def shares(self) -> Tensor:
+        """As of `Chunk`."""
+        share = torch.full((1, len(self.rows)), self.scale[0], dtype=WIDE, device=self.X.device)
+        return share if self.weight is None else share * self.weight.view(1, -1)
+
+    def moments(self) -> Moments:
+        """As of `Chunk`."""
+        return Moments.of(self.features, None if self.weight is None else self.weight.view(-1))
+
     def squares(self) -> Tensor:
-        r"""Sums of :math:`s_i \tilde x_i^2` and of :math:`s_i \tilde x_i`, shape ``(2, D + 1)``."""
+        """As of `Chunk`."""
         rows = self.rows
         weight = rows.new_ones(len(rows)) if self.weight is None else self.weight.view(-1)
         sums = torch.zeros(2, rows.shape[1], dtype=WIDE, device=rows.device)
@@ -154,10 +164,7 @@ class Chunk:
         return torch.cat([sums, last], dim=1)
 
     def gram(self) -> Tensor:
-        r"""Sum of :math:`s_i \tilde x_i \tilde x_i^\top`, shape ``(D + 1, D + 1)``, in double.
-
-        The products run in the rows' own precision; only their sums are wide.
-        """
+        """As of `Chunk`: the products run in the rows' own precision, only their sums are wide."""
         rows = self.rows
         weighted = rows if self.weight is None else rows * self.weight.view(-1, 1)
         inner = _symmetric_product(weighted, rows).to(WIDE)
@@ -172,6 +179,31 @@ class Chunk:
                 torch.cat([sums, total.view(1)]).unsqueeze(0),
             ]
         )
+
+    def second_moments(self, share: Tensor, basis: Tensor | None = None) -> Tensor:
+        """As of `Chunk`."""
+        columns = self.n_columns if basis is None else basis.shape[1]
+        moments = share.new_zeros(len(share), columns, columns)
+        for rows, weight in self._wide_blocks(share):
+            inside = rows if basis is None else rows @ basis
+            moments += (inside.T * weight.unsqueeze(1)) @ inside
+        return moments
+
+    def second_squares(self, share: Tensor) -> Tensor:
+        """As of `Chunk`."""
+        squares = share.new_zeros(len(share), self.n_columns)
+        for rows, weight in self._wide_blocks(share):
+            squares += weight @ rows.square()
+        return squares
+
+    def wide_rows(self) -> Tensor:
+        """As of `Chunk`."""
+        return self.rows.to(WIDE)
+
+    def _wide_blocks(self, share: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Some rows at a time, in double precision, with their shares."""
+        for start, stop in slices(len(self.rows), WIDE_ROWS):
+            yield self.rows[start:stop].to(WIDE), share[:, start:stop]
 
 
 def _symmetric_product(left: Tensor, right: Tensor) -> Tensor:

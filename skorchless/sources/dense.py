@@ -10,7 +10,7 @@ from skorchless.sources.chunk import (
     BARE_CHUNK_BYTES,
     CHUNK_BYTES,
     MOST_BATCHES,
-    Chunk,
+    DenseChunk,
     count_parts,
     even_slices,
     slices,
@@ -70,9 +70,9 @@ class DenseSource:
         self.batch_size = min(batch_size, len(X))
         self.stack_width = stack_width
         self.scaling = scaling
-        self._chunks: dict[tuple[int, int, int], Chunk] = {}
-        self._whole: Chunk | None = None
-        self._bare_chunks: dict[int, Chunk] = {}
+        self._chunks: dict[tuple[int, int, int], DenseChunk] = {}
+        self._whole: DenseChunk | None = None
+        self._bare_chunks: dict[int, DenseChunk] = {}
 
     @property
     def n_rows(self) -> int:
@@ -88,6 +88,16 @@ class DenseSource:
     def n_batches(self) -> int:
         """Batches of a pass."""
         return -(-self.n_rows // self.batch_size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What is computed in."""
+        return self.X.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where X is."""
+        return self.X.device
 
     @property
     def fits_chunk(self) -> bool:
@@ -108,7 +118,7 @@ class DenseSource:
             scaling=scaling,
         )
 
-    def chunks(self, generator: torch.Generator | None = None) -> Iterator[Chunk]:
+    def chunks(self, generator: torch.Generator | None = None) -> Iterator[DenseChunk]:
         """One pass over all rows, shuffled if there is a generator and more than one batch.
 
         A chunk's tensors are overwritten by the next one.
@@ -123,7 +133,7 @@ class DenseSource:
         else:
             yield from self._pass(None)
 
-    def sample(self, n_rows: int) -> Chunk:
+    def sample(self, n_rows: int) -> DenseChunk:
         """As many rows at random, with replacement, or all if that is about as many."""
         if 2 * n_rows >= self.n_rows:
             chosen = None
@@ -144,7 +154,7 @@ class DenseSource:
     def _chunk_rows(self) -> int:
         return self._rows_in(CHUNK_BYTES)
 
-    def _pass(self, order: Tensor | None) -> Iterator[Chunk]:
+    def _pass(self, order: Tensor | None) -> Iterator[DenseChunk]:
         batch, most = self.batch_size, self._chunk_rows
         if batch > most:
             for start, stop in slices(self.n_rows, batch):
@@ -157,7 +167,7 @@ class DenseSource:
             rest = self.n_rows - whole
             yield self._fill(self._chunk(rest, rest), order, whole, self.n_rows)
 
-    def _bare(self, start: int, stop: int, scale: float) -> Chunk:
+    def _bare(self, start: int, stop: int, scale: float) -> DenseChunk:
         """Rows as they lie, without a copy: part of one batch of all rows in their own order.
 
         Laying out the targets takes as long as a small product, so they are kept for the next
@@ -172,7 +182,7 @@ class DenseSource:
         else:
             target = self._lay_out(self.target[start:stop], self._new_target(shape))
         weight = self.sample_weight
-        chunk = Chunk(
+        chunk = DenseChunk(
             X=self.X[start:stop].view(*shape, -1),
             target=target,
             weight=None if weight is None else weight[start:stop].view(1, parts, 1, 1, shape[2]),
@@ -185,7 +195,7 @@ class DenseSource:
             self._bare_chunks[start] = chunk
         return chunk
 
-    def _spanning(self, order: Tensor | None, start: int, stop: int) -> Iterator[Chunk]:
+    def _spanning(self, order: Tensor | None, start: int, stop: int) -> Iterator[DenseChunk]:
         """Chunks of one batch that is larger than a chunk."""
         scale = 1.0 / (stop - start)
         in_place = order is None and self.scaling is None and self.batch_size == self.n_rows
@@ -200,7 +210,7 @@ class DenseSource:
             chunk.starts, chunk.ends = first == 0, start + last == stop
             yield chunk
 
-    def _fill(self, chunk: Chunk, order: Tensor | None, start: int, stop: int) -> Chunk:
+    def _fill(self, chunk: DenseChunk, order: Tensor | None, start: int, stop: int) -> DenseChunk:
         """Gather rows ``order[start:stop]`` (in their own order if None) into `chunk`."""
         features = chunk.rows[:, :-1]
         if order is not None:
@@ -237,7 +247,7 @@ class DenseSource:
     def _parts(self, n_rows: int) -> int:
         return count_parts(n_rows, self.n_columns, self.stack_width, self.X.device)
 
-    def _chunk(self, n_rows: int, batch: int) -> Chunk:
+    def _chunk(self, n_rows: int, batch: int) -> DenseChunk:
         """The chunk that is filled anew for every run of `n_rows` rows in batches of `batch`."""
         parts = self._parts(batch)
         shape = (n_rows // batch, parts, batch // parts)
@@ -245,7 +255,7 @@ class DenseSource:
             self._chunks[shape] = self._new_chunk(shape)
         return self._chunks[shape]
 
-    def _new_chunk(self, shape: tuple[int, int, int]) -> Chunk:
+    def _new_chunk(self, shape: tuple[int, int, int]) -> DenseChunk:
         batches, parts, rows = shape
         X = self.X.new_empty(*shape, self.n_columns)
         X[..., -1] = float(self.fit_intercept)
@@ -253,7 +263,7 @@ class DenseSource:
         weight = (
             None if self.sample_weight is None else self.X.new_empty(batches, parts, 1, 1, rows)
         )
-        return Chunk(X, target, weight)
+        return DenseChunk(X, target, weight)
 
 
 def _gather(rows: Tensor, order: Tensor | None, start: int, stop: int) -> Tensor:

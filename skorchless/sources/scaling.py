@@ -4,14 +4,9 @@ Weights on standardised columns fold back exactly: :math:`w = \tilde w / \sigma`
 :math:`b = \tilde b - \mu^\top w`.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import reduce
-
 import torch
 from torch import Tensor
 
-from skorchless.sources.chunk import Chunk
 from skorchless.stack import WIDE, pack
 
 #: Means, in deviations, and deviations up to which columns may be standardised implicitly.
@@ -91,63 +86,3 @@ class Scaling:
         wide = weights.to(WIDE)
         coef = wide[..., :-1] * self.inverse.to(WIDE)
         return pack(coef, wide[..., -1] - coef @ self.mean.to(WIDE))
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Total weight of some rows, their weighted means and sums of squared deviations.
-
-    Parameters
-    ----------
-    weight : float
-    mean, squares : Tensor of shape (D,), in double precision
-    """
-
-    weight: float
-    mean: Tensor
-    squares: Tensor
-
-    @classmethod
-    def of(cls, rows: Tensor, weight: Tensor | None) -> "Moments":
-        """Of `rows`, of shape ``(n, D)``, with weights of shape ``(n,)``.
-
-        Taken about the first row, so that an offset costs no digits and a constant column has a
-        deviation of exactly 0.
-        """
-        first = rows[0].to(WIDE)
-        rows = rows.to(WIDE) - first
-        weight = rows.new_ones(len(rows)) if weight is None else weight.to(WIDE)
-        total = float(weight.sum())
-        offset = weight @ rows / total
-        return cls(total, first + offset, weight @ (rows - offset).square_())
-
-    def merge(self, other: "Moments") -> "Moments":
-        """Of both sets of rows together (Chan, Golub and LeVeque, 1983)."""
-        weight = self.weight + other.weight
-        share = other.weight / weight
-        gap = other.mean - self.mean
-        squares = self.squares + other.squares + gap.square() * (self.weight * share)
-        return Moments(weight, self.mean + gap * share, squares)
-
-    def scaling(self, *, centre: bool, dtype: torch.dtype) -> Scaling:
-        """Means and inverse deviations; about zero, not the mean, unless `centre`."""
-        variance = (self.squares / self.weight).clamp_(min=0.0)
-        noise = (2.0 * torch.finfo(dtype).eps * self.mean).square()
-        mean = self.mean
-        if not centre:
-            variance = variance + mean.square()
-            mean = noise = torch.zeros_like(mean)
-        varies = variance > noise
-        inverse = torch.where(varies, torch.where(varies, variance, 1.0).rsqrt(), 0.0)
-        return Scaling(mean, inverse, dtype)
-
-
-def column_moments(chunks: Iterable[Chunk]) -> Moments:
-    """Moments of the feature columns over a pass."""
-    return reduce(
-        Moments.merge,
-        (
-            Moments.of(chunk.features, None if chunk.weight is None else chunk.weight.view(-1))
-            for chunk in chunks
-        ),
-    )

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from skorchless.sources import Chunk
+from skorchless.sources.chunk import DenseChunk
 from skorchless.stack import WIDE
 
 BATCHES, PARTS, ROWS, FEATURES, OUTPUTS = 2, 3, 4, 5, 6
@@ -15,7 +15,8 @@ def draw(weighted, ones):
     target = torch.zeros(BATCHES, PARTS, 1, 1, ROWS, dtype=WIDE)
     weight = torch.rand(BATCHES, PARTS, 1, 1, ROWS, generator=generator, dtype=WIDE)
     weight = weight if weighted else None
-    return Chunk(X, target, weight), Chunk(X[..., :-1].contiguous(), target, weight, bare=ones)
+    bare = DenseChunk(X[..., :-1].contiguous(), target, weight, bare=ones)
+    return DenseChunk(X, target, weight), bare
 
 
 either = pytest.mark.parametrize("kind", [0, 1], ids=["packed", "bare"])
@@ -53,3 +54,25 @@ def test_gram_is_the_sum_of_outer_products(kind, ones, weighted, halved_from, mo
 def test_features_are_all_but_the_last_column(kind):
     chunks = draw(False, 1.0)
     assert torch.equal(chunks[kind].features, chunks[0].rows[:, :-1])
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+def test_second_moments_weigh_rows_for_each_model(rotated, monkeypatch):
+    monkeypatch.setattr("skorchless.sources.chunk.WIDE_ROWS", 7)
+    chunk = draw(False, 1.0)[0]
+    share = torch.rand(2, len(chunk.rows), dtype=WIDE)
+    basis = torch.randn(FEATURES + 1, 2, dtype=WIDE) if rotated else None
+    rows = chunk.rows if basis is None else chunk.rows @ basis
+    expected = torch.einsum("mi,ij,ik->mjk", share, rows, rows)
+    torch.testing.assert_close(chunk.second_moments(share, basis), expected)
+    if not rotated:
+        diagonal = expected.diagonal(dim1=-2, dim2=-1)
+        torch.testing.assert_close(chunk.second_squares(share), diagonal)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_shares_add_up_to_the_mean_weight(weighted):
+    chunk = draw(weighted, 1.0)[0]
+    chunk.scale = [1.0 / len(chunk.rows)] * BATCHES
+    mean = chunk.weight.mean().item() if weighted else 1.0
+    assert chunk.shares().sum().item() == pytest.approx(mean)

@@ -1,0 +1,148 @@
+"""What the engine asks of data, whatever it is kept in."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from skorchless.sources.moments import Moments
+from skorchless.sources.scaling import Scaling
+
+
+class Batch(Protocol):
+    """Rows of one batch, cut into ``parts`` row blocks, and the two products training needs.
+
+    Attributes
+    ----------
+    target : Tensor of shape (parts, 1, K, rows)
+        Samples last, classes one-hot.
+    weight : Tensor of shape (parts, 1, 1, rows), or None
+    """
+
+    target: Tensor
+    weight: Tensor | None
+
+    def predict(self, weights: Tensor, out: Tensor) -> None:
+        """Raw predictions ``(parts, M * K, rows)`` of weights ``(parts, M * K, D + 1)``."""
+
+    def pull_back(self, residual: Tensor, scale: float, out: Tensor) -> None:
+        """``scale * residual @ X``: gradients ``(parts, M * K, D + 1)`` in the weights."""
+
+
+class Chunk(Protocol):
+    """Rows of a pass, as batches of ``parts`` row blocks of ``rows`` rows each.
+
+    Attributes
+    ----------
+    target : Tensor of shape (batches, parts, 1, K, rows)
+    weight : Tensor of shape (batches, parts, 1, 1, rows), or None when every row weighs 1
+    scale : list of float
+        One over the rows of the whole batch that each batch belongs to: what a sum over rows has
+        to be multiplied by. Weights have a mean of 1 over all rows.
+    starts, ends : bool
+        Whether the (only) batch begins and ends in this chunk. A batch larger than a chunk spans
+        several; its sums add up over them.
+    """
+
+    target: Tensor
+    weight: Tensor | None
+    scale: list[float]
+    starts: bool
+    ends: bool
+
+    @property
+    def batches(self) -> Sequence[Batch]:
+        """The batches, which share the chunk's memory."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Batches, row blocks a batch, and rows a block."""
+
+    def shares(self) -> Tensor:
+        """Share of each row in a mean over the batch, shape ``(1, rows of the chunk)``, double."""
+
+    def moments(self) -> Moments:
+        """Weighted means and deviations of the D feature columns."""
+
+    def squares(self) -> Tensor:
+        r"""Sums of :math:`s_i \tilde x_i^2` and of :math:`s_i \tilde x_i`, shape ``(2, D + 1)``."""
+
+    def gram(self) -> Tensor:
+        r"""Sum of :math:`s_i \tilde x_i \tilde x_i^\top`, shape ``(D + 1, D + 1)``, in double."""
+
+    def second_moments(self, share: Tensor, basis: Tensor | None = None) -> Tensor:
+        r"""Sum of :math:`h_{mi} \tilde x_i \tilde x_i^\top` for each model, in double.
+
+        Parameters
+        ----------
+        share : Tensor of shape (M, rows)
+            Weights h of the rows.
+        basis : Tensor of shape (D + 1, r), optional
+            Coordinates to take them in.
+
+        Returns
+        -------
+        moments : Tensor of shape (M, r, r), or (M, D + 1, D + 1) without a basis
+        """
+
+    def second_squares(self, share: Tensor) -> Tensor:
+        """The diagonals of `second_moments` without a basis, shape ``(M, D + 1)``."""
+
+    def wide_rows(self) -> Tensor:
+        """The rows as one dense matrix of shape ``(rows, D + 1)`` in double: for few of them."""
+
+
+class Source(Protocol):
+    """Rows to train on, in batches.
+
+    Attributes
+    ----------
+    n_rows, n_columns, n_outputs : int
+        Rows, columns of a batch (D + 1) and outputs K.
+    batch_size, n_batches : int
+        Rows of a batch, and batches of a pass.
+    stack_width : int
+        Rows of weights that a batch is multiplied with, M * K.
+    mean_weight : float
+        What weights have been divided by.
+    fits_chunk : bool
+        Whether all rows fit one chunk.
+    dtype, device
+        What is computed in, and where.
+    """
+
+    batch_size: int
+    n_outputs: int
+    stack_width: int
+    mean_weight: float
+
+    @property
+    def n_rows(self) -> int: ...
+
+    @property
+    def n_columns(self) -> int: ...
+
+    @property
+    def n_batches(self) -> int: ...
+
+    @property
+    def fits_chunk(self) -> bool: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def scaled(self, scaling: Scaling) -> Self:
+        """The same rows, standardised."""
+
+    def chunks(self, generator: torch.Generator | None = None) -> Iterator[Chunk]:
+        """One pass over all rows, shuffled if there is a generator and more than one batch.
+
+        A chunk's tensors are overwritten by the next one.
+        """
+
+    def sample(self, n_rows: int) -> Chunk:
+        """As many rows at random, with replacement, or all if that is about as many."""
