@@ -9,11 +9,14 @@ is one-hot (softmax) or 0 and 1 (logistic). Every loss has
 * ``residual``: :math:`\partial \ell / \partial z`, written to ``out``, shape as ``raw``,
 * ``curvature``: one number a row that scales :math:`\partial^2 \ell / \partial z^2`, shape
   ``(..., M, rows)``: the row weights of a preconditioner that all outputs share,
+* ``hessian``: the map :math:`t \mapsto (\partial^2 \ell / \partial z^2)\, t` of tangents of
+  ``raw``'s shape, if the loss has a second derivative everywhere,
 * ``smoothness``: the least upper bound of the second derivative over all ``z``,
 * ``constant_value``: the mean loss of the best model that ignores X, one number or shape ``(M,)``,
 * ``select``: the same loss for some of the models.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -33,6 +36,8 @@ class Loss(Protocol):
     """Whether the same number added to all outputs of a row changes nothing."""
     constant_curvature: bool
     """Whether ``curvature`` is 1 everywhere, so that one factorisation serves the whole fit."""
+    twice_differentiable: bool
+    """Whether there is a ``hessian``."""
 
     def value(self, raw: Tensor, target: Tensor) -> Tensor:
         """Loss of each row, summed over the outputs."""
@@ -42,6 +47,9 @@ class Loss(Protocol):
 
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
         """One positive weight a row in place of the second derivative."""
+
+    def hessian(self, raw: Tensor) -> Callable[[Tensor], Tensor]:
+        """Second derivative in the raw predictions as a map; no target has a part in it."""
 
     def constant_value(
         self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool
@@ -61,6 +69,7 @@ class _SharedLoss:
     has_units = False
     shift_invariant = False
     constant_curvature = False
+    twice_differentiable = True
 
     def select(self, keep: Tensor) -> "_SharedLoss":
         return self
@@ -81,6 +90,9 @@ class HalfSquaredError(_SharedLoss):
 
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
         return torch.ones_like(raw[..., 0, :])
+
+    def hessian(self, raw: Tensor) -> Callable[[Tensor], Tensor]:
+        return Tensor.clone
 
     def constant_value(
         self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool
@@ -106,6 +118,7 @@ class Huber:
     has_units = True
     shift_invariant = False
     constant_curvature = False
+    twice_differentiable = False
 
     def __init__(self, delta: Tensor) -> None:
         self.delta = delta
@@ -122,6 +135,9 @@ class Huber:
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
         error = (raw - target).abs_()
         return (self.delta / torch.maximum(error, self.delta)).mean(dim=-2)
+
+    def hessian(self, raw: Tensor) -> Callable[[Tensor], Tensor]:
+        raise NotImplementedError
 
     def constant_value(
         self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool
@@ -160,6 +176,15 @@ class SoftmaxCrossEntropy(_SharedLoss):
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
         return (1.0 - torch.softmax(raw, dim=-2).square_().sum(dim=-2)).div_(raw.shape[-2])
 
+    def hessian(self, raw: Tensor) -> Callable[[Tensor], Tensor]:
+        p = torch.softmax(raw, dim=-2)
+
+        def product(tangent: Tensor) -> Tensor:
+            pulled = p * tangent
+            return pulled.addcmul_(p, pulled.sum(dim=-2, keepdim=True), value=-1.0)
+
+        return product
+
     def constant_value(
         self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool
     ) -> Tensor:
@@ -184,6 +209,10 @@ class LogisticLoss(_SharedLoss):
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
         p = torch.sigmoid(raw)
         return (p * (1.0 - p)).mean(dim=-2)
+
+    def hessian(self, raw: Tensor) -> Callable[[Tensor], Tensor]:
+        p = torch.sigmoid(raw)
+        return (p * (1.0 - p)).mul
 
     def constant_value(
         self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool

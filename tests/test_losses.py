@@ -108,6 +108,26 @@ def test_curvature_is_positive_and_at_most_the_smoothness(name, seed):
         assert torch.equal(curvature, torch.ones_like(curvature))
 
 
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "huber"])
+@quick
+@given(seed=seeds)
+def test_the_hessian_is_the_derivative_of_the_residual(name, seed):
+    raw, target = draw(name, seed)
+    loss = make(name, DELTAS)
+    assert loss.twice_differentiable
+    generator = torch.Generator().manual_seed(seed)
+    tangent = torch.randn(raw.shape, generator=generator, dtype=WIDE)
+    step = 1e-6
+    ahead, behind = (
+        loss.residual(raw + sign * step * tangent, target, out=torch.empty_like(raw))
+        for sign in (1, -1)
+    )
+    slope = (ahead - behind) / (2 * step)
+    before = tangent.clone()
+    torch.testing.assert_close(loss.hessian(raw)(tangent), slope, rtol=1e-5, atol=1e-8)
+    assert torch.equal(tangent, before)
+
+
 @each_loss
 def test_smoothness_is_the_largest_second_derivative(name):
     K = n_outputs(name)

@@ -11,6 +11,7 @@ are, it follows the curvature as rows become certain.
 """
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -26,6 +27,8 @@ CURVATURE_ROWS, SOLVING_ROWS = 8, 16
 GAUGE_ROWS = 1024
 #: What reading a number in a pass costs, in the multiply-adds that it delays.
 PASS_WORK = 32
+#: Multiply-adds of a product with the rows below which the small operations around it cost more.
+CHEAP_PRODUCT = 2**22
 #: Models of a stack whose mean curvatures are within this factor share one measurement ...
 ALIKE = 1.4
 #: ... if one for each of them would take as many multiply-adds as this.
@@ -195,6 +198,11 @@ class Curvature:
         models, squares = len(objective.penalty.l2), min(columns, source.n_rows) ** 2
         self._shared = models > 1 and models * n_sample * squares > WORTH_SHARING
         self._measured: tuple[Tensor, Tensor, Tensor] | None = None
+        work = source.n_rows * columns * source.stack_width
+        smooth = objective.loss.twice_differentiable and not self.constant
+        self.has_hessian = smooth and self.covers_all_rows and work <= CHEAP_PRODUCT
+        # One output shares its preconditioner with no other: where it is measured, it is exact.
+        self.is_hessian = self.has_hessian and source.n_outputs == 1 and not self._diagonal
 
     @staticmethod
     def _saves_work(source: Source) -> bool:
@@ -268,6 +276,26 @@ class Curvature:
         if self._basis is None:
             moments = moments + torch.diag_embed(missed)
         return Factored(moments, l2, self._basis, self.noise, self.objective.loss.shift_invariant)
+
+    def hessian(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
+        """``v -> H v`` at `weights`, both of shape ``(M, K, D + 1)``, where `has_hessian`."""
+        assert self._sample is not None
+        sample, dtype, l2 = self._sample, weights.dtype, self.objective.penalty.l2.to(WIDE)
+        (batch,), (scale,) = sample.batches, sample.scale
+        of_rows = self.objective.loss.hessian(raw_predictions(sample, weights))
+        models, outputs, columns = weights.shape
+        _, parts, rows = sample.shape
+        sums = weights.new_empty(parts, models * outputs, columns)
+
+        def product(vector: Tensor) -> Tensor:
+            pulled = of_rows(raw_predictions(sample, vector.to(dtype)))
+            if sample.weight is not None:
+                pulled *= sample.weight
+            batch.pull_back(pulled.view(parts, models * outputs, rows), scale, out=sums)
+            total = sums.sum(dim=0, dtype=WIDE).view_as(vector)
+            return torch.addcmul(total, l2, vector)
+
+        return product
 
     def _measure(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Second moments at `weights`, ``(M, r, r)`` or diagonals, and mean curvatures ``(M, 1)``.

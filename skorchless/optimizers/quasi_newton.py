@@ -17,6 +17,7 @@ Per model, from the accepted weights W with gradient g:
   at least 1 and at most 10 times the prediction, and 3 times that to be safe.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from skorchless.optimizers.base import PassOutcome, Setup
 from skorchless.optimizers.history import History, dot
+from skorchless.optimizers.newton import newton_direction
 from skorchless.optimizers.preconditioner import Curvature, Factored, Preconditioner
 from skorchless.optimizers.proximal import minimise_model
 from skorchless.sources import Chunk
@@ -35,6 +37,8 @@ ARMIJO = 1e-4
 REFRESH_BELOW, REFRESH_ABOVE = 0.7, 1.4
 #: How well the model plus L1 is minimised: where it is the objective itself, and elsewhere.
 EXACT_MODEL, ROUGH_MODEL = 1e-6, 1e-2
+#: Residual of a Newton direction, relative to the gradient.
+ROUGH_NEWTON = 0.3
 #: After this many shorter and shorter trials in a row the history is forgotten, and curvature is
 #: taken at its upper bound ...
 FORGET_AFTER = 5
@@ -140,7 +144,8 @@ class QuasiNewton:
             self.numbers.value = value
         else:
             accepted = self._judge(trial, value, gradient)
-        self._follow_curvature()
+        if accepted.any():
+            self._follow_curvature()
         self._values = [*self._values[-2 * WINDOW :], self.numbers.value]
         confused = self.numbers.rejected == FORGET_AFTER
         if confused.any():
@@ -176,7 +181,7 @@ class QuasiNewton:
             trial, gradient, value = trial + beyond * step, gradient + beyond * change, value - gain
         bound = now.value + ARMIJO * now.length * now.slope
         accepted: np.ndarray = value <= bound + 4.0 * self._eps * np.abs(now.value)
-        if accepted.any():
+        if accepted.any() and not self.curvature.has_hessian:
             self.history.add(self._mask(accepted), step, change)
         self._weights = self._choose(accepted, trial, self._weights)
         self._gradient = self._choose(accepted, gradient, self._gradient)
@@ -213,6 +218,10 @@ class QuasiNewton:
         assert self._weights is not None
         if self.curvature.constant and self._preconditioner is not None:
             return
+        if self.curvature.is_hessian:
+            self._measured_at = self._weights
+            self._preconditioner = self.curvature.preconditioner(self._weights.to(self._dtype))
+            return
         before = self.numbers.curvature
         mean = self.curvature.mean(self._weights.to(self._dtype)).numpy(force=True)
         moved = (mean < REFRESH_BELOW * before) | (mean > REFRESH_ABOVE * before)
@@ -237,7 +246,7 @@ class QuasiNewton:
                 direction = self._choose(near, exact_direction, direction)
                 slope = np.where(near, exact_slope, slope)
         else:
-            direction = -self.history.solve(self._preconditioner, self._gradient)
+            direction = self._solve()
             slope = dot(direction, self._gradient).view(-1).numpy(force=True)
         self._direction = self._choose(models, direction, self._direction)
         now.slope = np.where(models, slope, now.slope)
@@ -245,13 +254,30 @@ class QuasiNewton:
         now.last_decrease = np.where(models, now.decrease, now.last_decrease)
         now.decrease = np.where(models, -slope, now.decrease)
 
+    def _solve(self) -> Tensor:
+        """Minus the Hessian's inverse, or what is known of it, times the gradient."""
+        assert self._preconditioner is not None and self._weights is not None
+        if self.curvature.is_hessian or not self.curvature.has_hessian:
+            return -self.history.solve(self._preconditioner, self._gradient)
+        hessian = self.curvature.hessian(self._weights.to(self._dtype))
+        precondition = self._preconditioner.solve
+        direction = newton_direction(hessian, precondition, self._gradient, ROUGH_NEWTON)
+        confused = self.numbers.rejected >= FORGET_AFTER
+        return self._choose(confused, -precondition(self._gradient), direction)
+
     def _minimise_model(self, accuracy: float) -> tuple[Tensor, np.ndarray]:
         assert self._preconditioner is not None and self._weights is not None
-        known = self.curvature.constant and self.curvature.covers_all_rows
+        hessian: Callable[[Tensor], Tensor]
+        if self.curvature.constant and self.curvature.covers_all_rows:
+            hessian = self._preconditioner.product
+        elif self.curvature.has_hessian:
+            hessian = self.curvature.hessian(self._weights.to(self._dtype))
+        else:
+            hessian = self.history.hessian(self._preconditioner)
         direction, slope = minimise_model(
             self._weights,
             self._gradient,
-            self._preconditioner.product if known else self.history.hessian(self._preconditioner),
+            hessian,
             self.penalty.l1.to(WIDE),
             self._preconditioner.diagonal,
             accuracy,

@@ -425,7 +425,7 @@ def test_ctrl_c_before_the_first_pass_leaves_the_estimator_as_it_was(Estimator, 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch, "bmm", interrupt)
+    monkeypatch.setattr(torch, "baddbmm", interrupt)
     model = Estimator(**PATIENT)
     with pytest.raises(KeyboardInterrupt):
         model.fit(X, y)

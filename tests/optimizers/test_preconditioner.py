@@ -85,6 +85,27 @@ def test_in_full_it_is_the_curvature_and_its_inverse(loss, chunk_bytes, monkeypa
     close(metric.solve(metric.product(vector)), vector)
 
 
+@pytest.mark.parametrize("loss", ["softmax", "logistic"])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_the_hessian_is_that_of_the_objective(loss, fit_intercept):
+    problem = Problem(loss, fit_intercept=fit_intercept)
+    curvature = Curvature(problem.source, problem.objective)
+    assert curvature.has_hessian
+    vector = problem.vector(n_outputs(loss), 6, seed=1)
+    (chunk,) = problem.source.chunks()
+
+    def gradient(weights):
+        return next(problem.objective.gradients(chunk, weights)).clone()
+
+    step = 1e-6
+    ahead, behind = (gradient(problem.weights + sign * step * vector) for sign in (1, -1))
+    slope = (ahead - behind) / (2 * step)
+    close(curvature.hessian(problem.weights)(vector), slope, 1e-6)
+    if loss == "logistic":
+        assert curvature.is_hessian
+        close(problem.preconditioner().product(vector), slope, 1e-6)
+
+
 @each_loss
 @pytest.mark.parametrize("alpha", [(0.1, 0.3), (0.0, 0.0)])
 def test_of_few_rows_it_is_an_inverse_on_their_span(loss, alpha):

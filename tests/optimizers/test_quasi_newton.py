@@ -20,6 +20,15 @@ quick = settings(max_examples=20)
 seeds = st.integers(0, 2**32)
 
 
+@pytest.fixture(params=["Newton", "pairs"], scope="module", autouse=True)
+def way(request):
+    """Where products are cheap the Hessian itself, and what larger problems get."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "pairs":
+            patch.setattr("skorchless.optimizers.preconditioner.CHEAP_PRODUCT", 0)
+        yield
+
+
 def stretch(data, seed):
     """The same rows in columns of any scale and offset."""
     rng = np.random.default_rng(seed)
