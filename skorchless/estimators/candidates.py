@@ -3,8 +3,8 @@
 from typing import Any
 
 from skorchless.estimators.task import Task
+from skorchless.optimizers.curvature import MOST_FACTORED_COLUMNS, sample_size
 from skorchless.optimizers.history import MEMORY
-from skorchless.optimizers.preconditioner import MOST_FACTORED_COLUMNS, sample_size
 from skorchless.sources.chunk import WIDE_ROWS
 from skorchless.stack import WIDE
 

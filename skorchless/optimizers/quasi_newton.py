@@ -25,9 +25,10 @@ import torch
 from torch import Tensor
 
 from skorchless.optimizers.base import PassOutcome, Setup
+from skorchless.optimizers.curvature import Curvature
 from skorchless.optimizers.history import History, dot
 from skorchless.optimizers.newton import newton_direction
-from skorchless.optimizers.preconditioner import Curvature, Factored, Preconditioner
+from skorchless.optimizers.preconditioner import Factored, Preconditioner
 from skorchless.optimizers.proximal import minimise_model
 from skorchless.sources import Chunk
 from skorchless.stack import WIDE

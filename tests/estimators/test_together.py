@@ -153,7 +153,7 @@ def test_interpolation_is_exact_for_cubics():
 def test_measurements_are_shared_only_among_alike_models():
     import torch
 
-    from skorchless.optimizers.preconditioner import alike
+    from skorchless.optimizers.curvature import alike
 
     leaders, follows = alike(torch.tensor([0.1, 0.4, 0.11, 0.39, 0.13]))
     assert leaders.tolist() == [0, 3]

@@ -25,7 +25,7 @@ def way(request):
     """Where products are cheap the Hessian itself, and what larger problems get."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "pairs":
-            patch.setattr("skorchless.optimizers.preconditioner.CHEAP_PRODUCT", 0)
+            patch.setattr("skorchless.optimizers.curvature.CHEAP_PRODUCT", 0)
         yield
 
 
@@ -133,7 +133,7 @@ def test_least_squares_of_many_columns_begins_with_a_sample(dtype, monkeypatch):
     y = (X @ rng.normal(size=(300, 2)) + rng.normal(size=(20_000, 2))).astype(dtype)
     weight = rng.uniform(0.5, 1.5, 20_000)
     exact = TorchLinearRegressor(alpha=1e-3).fit(X, y, weight)
-    monkeypatch.setattr("skorchless.optimizers.preconditioner.PASS_WORK", 0)
+    monkeypatch.setattr("skorchless.optimizers.curvature.PASS_WORK", 0)
     model = TorchLinearRegressor(alpha=1e-3).fit(X, y, weight)
     assert exact.n_iter_ <= 3 < model.n_iter_ <= (20 if dtype == np.float32 else 40)
     digits = 1e-5 if dtype == np.float32 else 1e-11
@@ -192,7 +192,7 @@ def test_it_ends_where_others_do(n_classes):
 def test_the_diagonal_alone_gets_there_too(loss, monkeypatch):
     data = draw_data(loss, seed=3, n=80, d=6)
     exact, weights = fit(loss, data, alpha=0.01, tol=1e-12, max_iter=2000)
-    monkeypatch.setattr("skorchless.optimizers.preconditioner.MOST_FACTORED_COLUMNS", 2)
+    monkeypatch.setattr("skorchless.optimizers.curvature.MOST_FACTORED_COLUMNS", 2)
     diagonal, others = fit(loss, data, alpha=0.01, tol=1e-12, max_iter=2000)
     assert diagonal.loss_curve[-1] == pytest.approx(exact.loss_curve[-1], rel=1e-10)
     torch.testing.assert_close(others[:, :-1], weights[:, :-1], rtol=1e-4, atol=1e-4)

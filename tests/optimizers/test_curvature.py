@@ -4,7 +4,8 @@ from problems import as_target, draw_data, make, n_outputs, stacked
 
 from skorchless.losses import LOSSES
 from skorchless.objective import Objective
-from skorchless.optimizers.preconditioner import Curvature, Diagonal, Factored
+from skorchless.optimizers.curvature import Curvature
+from skorchless.optimizers.preconditioner import Diagonal, Factored
 from skorchless.penalties import ElasticNet
 from skorchless.sources import DenseSource
 from skorchless.stack import WIDE
@@ -124,7 +125,7 @@ def test_of_few_rows_it_is_an_inverse_on_their_span(loss, alpha):
 
 @each_loss
 def test_of_many_columns_it_is_the_diagonal(loss, monkeypatch):
-    monkeypatch.setattr("skorchless.optimizers.preconditioner.MOST_FACTORED_COLUMNS", 3)
+    monkeypatch.setattr("skorchless.optimizers.curvature.MOST_FACTORED_COLUMNS", 3)
     problem = Problem(loss)
     metric = problem.preconditioner()
     vector = apart(loss, problem.vector(n_outputs(loss), 6, seed=1))
@@ -138,7 +139,7 @@ def test_of_many_columns_it_is_the_diagonal(loss, monkeypatch):
 @pytest.mark.parametrize("most_columns", [3, 8000])
 def test_a_direction_without_curvature_is_not_walked(loss, most_columns, monkeypatch):
     """The column of a model without intercept is zero."""
-    monkeypatch.setattr("skorchless.optimizers.preconditioner.MOST_FACTORED_COLUMNS", most_columns)
+    monkeypatch.setattr("skorchless.optimizers.curvature.MOST_FACTORED_COLUMNS", most_columns)
     problem = Problem(loss, fit_intercept=False)
     metric = problem.preconditioner()
     vector = apart(loss, problem.vector(n_outputs(loss), 6, seed=1))

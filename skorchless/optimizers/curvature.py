@@ -1,0 +1,265 @@
+"""Measures of the curvature of the loss, and the preconditioners that are made of them."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from skorchless.objective import Objective, raw_predictions
+from skorchless.optimizers.preconditioner import Diagonal, Factored, Preconditioner
+from skorchless.sources import Chunk, Source
+from skorchless.stack import WIDE
+
+#: Rows a column of a sample that tells curvature, and of one that least squares are solved from.
+CURVATURE_ROWS, SOLVING_ROWS = 8, 16
+#: Rows whose mean curvature tells when to measure it anew for all.
+GAUGE_ROWS = 1024
+#: What reading a number in a pass costs, in the multiply-adds that it delays.
+PASS_WORK = 32
+#: Multiply-adds of a product with the rows below which the small operations around it cost more.
+CHEAP_PRODUCT = 2**22
+#: Models of a stack whose mean curvatures are within this factor share one measurement ...
+ALIKE = 1.4
+#: ... if one for each of them would take as many multiply-adds as this.
+WORTH_SHARING = 2**29
+#: From this many columns on only the diagonal of B is kept.
+MOST_FACTORED_COLUMNS = 8000
+
+
+def sample_size(n_columns: int, rows_a_column: int = CURVATURE_ROWS) -> int:
+    """Rows of a sample that tells second moments."""
+    return max(rows_a_column * n_columns, 8192)
+
+
+class Curvature:
+    """Measures the curvature of the loss, wherever the weights are.
+
+    That takes max(8 d, 8192) rows at random. Where the curvature is constant (squared error) all
+    rows are taken, once, as the first pass goes by, so that the preconditioner is exact; unless
+    there are so many columns that a sample and the passes it then takes are less work.
+
+    Parameters
+    ----------
+    source : Source
+        Rows as the weights see them.
+    objective : Objective
+    """
+
+    def __init__(self, source: Source, objective: Objective) -> None:
+        self.source, self.objective = source, objective
+        self.noise = float(torch.finfo(source.dtype).eps ** 0.8)
+        self.constant = objective.loss.constant_curvature
+        columns = source.n_columns
+        self._diagonal = min(columns, source.n_rows) > MOST_FACTORED_COLUMNS
+        few_rows = source.n_rows < columns and not self._diagonal
+        self._basis = self._row_space() if few_rows else None
+        sampled = few_rows or self._diagonal or not self.constant or self._saves_work(source)
+        n_sample = sample_size(columns, SOLVING_ROWS if self.constant else CURVATURE_ROWS)
+        exact = not sampled
+        self.covers_all_rows = exact or 2 * n_sample >= source.n_rows
+        self.wants_pass = exact or not self.covers_all_rows
+        self._moments: Tensor | None = None
+        self._sample = None if exact else source.sample(n_sample)
+        self._gauge = None if exact else source.sample(GAUGE_ROWS)
+        models, squares = len(objective.penalty.l2), min(columns, source.n_rows) ** 2
+        self._shared = models > 1 and models * n_sample * squares > WORTH_SHARING
+        self._measured: tuple[Tensor, Tensor, Tensor] | None = None
+        work = source.n_rows * columns * source.stack_width
+        smooth = objective.loss.twice_differentiable and not self.constant
+        self.has_hessian = smooth and self.covers_all_rows and work <= CHEAP_PRODUCT
+        # One output shares its preconditioner with no other: where it is measured, it is exact.
+        self.is_hessian = self.has_hessian and source.n_outputs == 1 and not self._diagonal
+
+    @staticmethod
+    def _saves_work(source: Source) -> bool:
+        """Whether second moments of all rows are more work than passes from a sample's.
+
+        With 16 rows a column, conjugate gradients gain 0.6 digits a pass (the condition number is
+        at most ``((1 + 1/4) / (1 - 1/4))^2``). A pass of few outputs waits for memory, and costs
+        as much as `PASS_WORK` multiply-adds a number more than its products.
+        """
+        digits = -math.log10(torch.finfo(source.dtype).eps)
+        passes = digits / 0.6
+        second_moments = source.n_columns / 2  # a number, by symmetry
+        share = SOLVING_ROWS * source.n_columns / source.n_rows
+        work = second_moments * share + passes * (PASS_WORK + 2 * source.stack_width)
+        return second_moments > work
+
+    def add(self, chunk: Chunk) -> None:
+        """Add a chunk of the pass that `wants_pass` asks for.
+
+        Constant curvature takes all second moments. Otherwise the squares of the columns are
+        enough, to see which of them the sample has missed.
+        """
+        moments = chunk.gram() if self._sample is None else chunk.squares()
+        moments = moments.mul_(chunk.scale[0])
+        self._moments = moments if self._moments is None else self._moments.add_(moments)
+
+    def mean(self, weights: Tensor) -> Tensor:
+        """Roughly the mean curvature of each model, to see whether it moves, shape ``(M,)``."""
+        if self._gauge is None:
+            return torch.ones(len(weights), dtype=WIDE, device=weights.device)
+        return self._row_weights(self._gauge, weights).sum(dim=-1).expand(len(weights))
+
+    def select(self, keep: Tensor) -> None:
+        """Keep only some of the models."""
+        if self._measured is not None:
+            at, moments, total = self._measured
+            if len(moments) == 1:
+                return
+            self._measured = (
+                at.index_select(0, keep),
+                moments.index_select(0, keep),
+                total.index_select(0, keep),
+            )
+
+    def preconditioner(self, weights: Tensor, cautious: Tensor | None = None) -> Preconditioner:
+        """The preconditioner at `weights`, of shape ``(M, K, D + 1)``.
+
+        For the models that are `cautious`, of shape ``(M,)``, the loss counts as curved as it can
+        be at all, so that no step goes too far (Böhning, 1992).
+        """
+        l2 = self.objective.penalty.l2.to(WIDE)
+        scaling = self.objective.scaling
+        self.wants_pass = False
+        if self._sample is None:
+            assert self._moments is not None
+            gram = self._moments if scaling is None else scaling.standardise_gram(self._moments)
+            return Factored(gram.unsqueeze(0), l2, None, self.noise)
+        if self.constant and not self._diagonal and self._basis is None:
+            gram = self._sample.gram().unsqueeze(0) * self._sample.scale[0]
+            missed = self._missed_squares()
+            return Factored(gram + torch.diag_embed(missed), l2, None, self.noise)
+        moments, total = self._measure(weights)
+        if cautious is not None:
+            bound = self._sample.shares() * self.objective.loss.smoothness
+            chosen = cautious.view(-1, *[1] * (moments.ndim - 1))
+            moments = torch.where(chosen, self._second_moments(bound), moments)
+            total = torch.where(cautious.view(-1, 1), bound.sum(dim=-1, keepdim=True), total)
+        missed = self._missed_squares() * total
+        if self._diagonal:
+            return Diagonal(moments + missed, l2, self.objective.loss.shift_invariant)
+        if self._basis is None:
+            moments = moments + torch.diag_embed(missed)
+        return Factored(moments, l2, self._basis, self.noise, self.objective.loss.shift_invariant)
+
+    def hessian(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
+        """``v -> H v`` at `weights`, both of shape ``(M, K, D + 1)``, where `has_hessian`."""
+        assert self._sample is not None
+        sample, dtype, l2 = self._sample, weights.dtype, self.objective.penalty.l2.to(WIDE)
+        (batch,), (scale,) = sample.batches, sample.scale
+        of_rows = self.objective.loss.hessian(raw_predictions(sample, weights))
+        models, outputs, columns = weights.shape
+        _, parts, rows = sample.shape
+        sums = weights.new_empty(parts, models * outputs, columns)
+
+        def product(vector: Tensor) -> Tensor:
+            pulled = of_rows(raw_predictions(sample, vector.to(dtype)))
+            if sample.weight is not None:
+                pulled *= sample.weight
+            batch.pull_back(pulled.view(parts, models * outputs, rows), scale, out=sums)
+            total = sums.sum(dim=0, dtype=WIDE).view_as(vector)
+            return torch.addcmul(total, l2, vector)
+
+        return product
+
+    def _measure(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Second moments at `weights`, ``(M, r, r)`` or diagonals, and mean curvatures ``(M, 1)``.
+
+        Models that are where they were keep theirs, and of those that moved, the ones of about the
+        same mean curvature share one measurement.
+        """
+        assert self._sample is not None
+        if self.constant or not self._shared:
+            share = self._row_weights(self._sample, weights)
+            return self._second_moments(share), share.sum(dim=-1, keepdim=True)
+        moved = torch.arange(len(weights), device=weights.device)
+        if self._measured is not None:
+            moved = (weights != self._measured[0]).any(dim=2).any(dim=1).nonzero().view(-1)
+        if len(moved):
+            mean = self.mean(weights)[moved]
+            leaders, follows = alike(mean)
+            share = self._row_weights(self._sample, weights, moved[leaders])
+            ratio = (mean / mean[leaders][follows]).view(-1, 1)
+            total = share.sum(dim=-1, keepdim=True)[follows] * ratio
+            moments = self._second_moments(share)[follows]
+            moments = moments * ratio.view(-1, *[1] * (moments.ndim - 1))
+            if self._measured is not None:
+                moments = self._measured[1].index_copy(0, moved, moments)
+                total = self._measured[2].index_copy(0, moved, total)
+            self._measured = weights.clone(), moments, total
+        assert self._measured is not None
+        return self._measured[1], self._measured[2]
+
+    def _missed_squares(self) -> Tensor:
+        """Mean square of each column over all rows, where the sample has less than half of it."""
+        assert self._sample is not None
+        if self._moments is None:
+            return torch.zeros(1, self.source.n_columns, dtype=WIDE, device=self.source.device)
+        scaling = self.objective.scaling
+        squares = self._moments[0]
+        if scaling is not None:
+            squares = scaling.standardise_squares(*self._moments)
+        sampled = self._sample.second_squares(self._sample.shares())
+        return torch.where(squares > 2.0 * sampled, squares - sampled, 0.0)
+
+    def _row_weights(self, chunk: Chunk, weights: Tensor, models: Tensor | None = None) -> Tensor:
+        """Share of each row in the curvature, shape ``(M, rows)``, or ``(1, rows)`` for all.
+
+        Of some of the models if their numbers are given.
+        """
+        if self.constant:
+            return chunk.shares()
+        loss = self.objective.loss
+        if models is not None:
+            weights, loss = weights.index_select(0, models), loss.select(models)
+        raw = raw_predictions(chunk, weights)  # (batches, parts, M, K, rows)
+        curvature = loss.curvature(raw, chunk.target).to(WIDE)
+        return curvature.movedim(2, 0).reshape(len(weights), -1) * chunk.shares()
+
+    def _second_moments(self, share: Tensor) -> Tensor:
+        """Second moments of the sample, ``(M, r, r)``, or their diagonals, for row weights."""
+        assert self._sample is not None
+        if self._diagonal:
+            return self._sample.second_squares(share)
+        return self._sample.second_moments(share, self._basis)
+
+    def _row_space(self) -> Tensor:
+        """Orthonormal basis of the span of all rows, the intercept a direction of its own."""
+        rows = self.source.sample(self.source.n_rows).wide_rows()
+        _, singular, directions = torch.linalg.svd(rows[:, :-1], full_matrices=False)
+        eps = torch.finfo(self.source.dtype).eps
+        cutoff = max(rows.shape) * eps * singular.max()
+        directions = directions[singular > cutoff]
+        basis = rows.new_zeros(rows.shape[1], len(directions) + 1)
+        basis[:-1, :-1] = directions.T
+        basis[-1, -1] = 1.0
+        return basis
+
+
+def alike(mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Models that stand for others of about the same mean curvature.
+
+    Parameters
+    ----------
+    mean : Tensor of shape (M,)
+
+    Returns
+    -------
+    leaders : Tensor of int, shape (R,)
+        The models that are measured.
+    follows : Tensor of int, shape (M,)
+        Which of these each model goes by.
+    """
+    leaders: list[int] = []
+    follows = [0] * len(mean)
+    values = mean.tolist()
+    for model in sorted(range(len(values)), key=values.__getitem__):
+        if not leaders or not values[model] <= ALIKE * values[leaders[-1]]:
+            leaders.append(model)
+        follows[model] = len(leaders) - 1
+    return (
+        torch.tensor(leaders, device=mean.device),
+        torch.tensor(follows, device=mean.device),
+    )
