@@ -9,7 +9,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
-from skorchless.estimators.inputs import as_numpy
+from skorchless.estimators.inputs import as_numpy, as_tensor
 
 #: Dtypes whose values int64 or float64 hold exactly.
 ENCODED_IN_PLACE = {
@@ -49,11 +49,15 @@ def checked_labels(y: Any, name: str) -> np.ndarray | Tensor:
 
 def classes_of(labels: np.ndarray | Tensor) -> np.ndarray:
     """The different labels, sorted."""
+    values = _numbers(labels)
+    if values is None:
+        # Sorting, which the inverse asks for, is faster than NumPy's hashing without it.
+        return np.unique(labels, return_inverse=True)[0]
+    unique = _unique(values)
     if isinstance(labels, Tensor):
-        unique: np.ndarray = as_numpy(torch.unique(_wide(labels)).to(labels.dtype))
-        return unique
-    # Sorting, which the inverse asks for, is faster than the hashing that NumPy would do without.
-    return np.unique(labels, return_inverse=True)[0]
+        classes: np.ndarray = as_numpy(unique.to(labels.dtype))
+        return classes
+    return unique.numpy().astype(labels.dtype)
 
 
 def encode(labels: np.ndarray | Tensor, classes: np.ndarray, name: str) -> Tensor:
@@ -64,15 +68,15 @@ def encode(labels: np.ndarray | Tensor, classes: np.ndarray, name: str) -> Tenso
     ValueError
         For a label that is none of them.
     """
-    if isinstance(labels, Tensor) and classes.dtype.kind in "biuf":
-        known = _wide(torch.from_numpy(classes)).to(labels.device)
-        values = _wide(labels)
+    values, known = _numbers(labels), _numbers(classes)
+    if values is not None and known is not None:
         common = torch.promote_types(known.dtype, values.dtype)
-        known, values = known.to(common), values.to(common)
-        index = torch.searchsorted(known, values).clamp(max=len(known) - 1)
-        strange = labels[known[index] != values]
-        if len(strange):
-            raise _unseen(name, classes_of(strange))
+        known, values = known.to(values.device, common), values.to(common)
+        index = torch.searchsorted(known, values).clamp_(max=len(known) - 1)
+        strange = known[index] != values
+        if bool(strange.any()):
+            inside = strange if isinstance(labels, Tensor) else strange.numpy()
+            raise _unseen(name, classes_of(labels[inside]))
         return index
     found, place = np.unique(as_numpy(labels), return_inverse=True)
     unknown = np.setdiff1d(found, classes)
@@ -81,8 +85,23 @@ def encode(labels: np.ndarray | Tensor, classes: np.ndarray, name: str) -> Tenso
     return torch.from_numpy(np.searchsorted(classes, found).astype(np.int64)[place])
 
 
-def _wide(labels: Tensor) -> Tensor:
-    return labels.to(torch.float64 if labels.is_floating_point() else torch.int64)
+def _numbers(labels: np.ndarray | Tensor) -> Tensor | None:
+    """Labels that are numbers as int64 or float64, which hold them exactly; None for others."""
+    if isinstance(labels, Tensor):
+        return labels.to(torch.float64 if labels.is_floating_point() else torch.int64)
+    if labels.dtype.kind not in "biuf" or labels.dtype.itemsize > 8 or labels.dtype == np.uint64:
+        return None
+    return as_tensor(labels.astype(float if labels.dtype.kind == "f" else np.int64, copy=False))
+
+
+def _unique(values: Tensor) -> Tensor:
+    """The different numbers, sorted; whole ones that lie close together are counted."""
+    if not values.is_floating_point() and len(values):
+        lowest, highest = (int(bound) for bound in values.aminmax())
+        if highest - lowest < len(values):
+            return torch.bincount(values - lowest).nonzero().view(-1).add_(lowest)
+    unique: Tensor = torch.unique(values)
+    return unique
 
 
 def _unseen(name: str, labels: np.ndarray) -> ValueError:

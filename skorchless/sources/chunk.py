@@ -16,8 +16,8 @@ CHUNK_BYTES = 4 * 2**20
 #: Rows that are read where they lie leave no copy in the cache, so more of them go at once.
 BARE_CHUNK_BYTES = 16 * 2**20
 
-#: Rows whose squares are held at once.
-SQUARED_ROWS = 2048
+#: Numbers whose squares are held at once.
+SQUARED_NUMBERS = 2**20
 
 #: Rows that are taken to double precision at once.
 WIDE_ROWS = 1024
@@ -153,8 +153,9 @@ class DenseChunk:
         rows = self.rows
         weight = rows.new_ones(len(rows)) if self.weight is None else self.weight.view(-1)
         sums = torch.zeros(2, rows.shape[1], dtype=WIDE, device=rows.device)
-        squared = torch.empty_like(rows[:SQUARED_ROWS])
-        for start, stop in slices(len(rows), SQUARED_ROWS):
+        most = -(-SQUARED_NUMBERS // rows.shape[1])
+        squared = torch.empty_like(rows[:most])
+        for start, stop in slices(len(rows), most):
             block, share = rows[start:stop], weight[start:stop]
             sums[0] += share @ torch.mul(block, block, out=squared[: stop - start])
             sums[1] += share @ block
