@@ -3,7 +3,8 @@ r"""The tuning-free rule: preconditioned L-BFGS whose preconditioner follows the
 Per model, from the accepted weights W with gradient g:
 
 * direction: :math:`d = -H g` by the two-loop recursion (Nocedal and Wright, 2006, algorithm 7.4)
-  on :math:`H_0 = \gamma P`, :math:`\gamma = s^\top y / y^\top P y`. With L1 the direction is the
+  on :math:`H_0 = \gamma P`, :math:`\gamma = s^\top y / y^\top P y`. Where products with the rows
+  cost next to nothing, the Hessian itself takes the pairs' place. With L1 the direction is the
   minimiser of the quadratic model plus penalty, found without reading data (proximal
   quasi-Newton; Lee, Sun and Saunders, 2014), so zeros are exact;
 * step: 1, shortened by quadratic interpolation until the Armijo condition holds. Every trial is
