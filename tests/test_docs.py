@@ -99,9 +99,11 @@ def test_every_public_name_has_a_page_of_its_own():
     assert sorted(listed) == sorted(skorchless.__all__)
 
 
-def test_each_tutorial_has_its_script():
-    tutorials = [script.name for script in SCRIPTS if "tutorial" in script.name]
-    assert [name.split("_")[2] for name in tutorials] == ["1", "2", "3", "4", "5"]
+def test_the_gallery_has_each_tutorial_and_each_kind_of_data():
+    subjects = [script.stem.removeprefix("plot_") for script in SCRIPTS]
+    tutorials = [name.split("_")[1] for name in subjects if name.startswith("tutorial_")]
+    assert tutorials == ["1", "2", "3", "4", "5"]
+    assert {"grid", "raw_table", "parquet", "loss_curves"} <= set(subjects)
 
 
 def test_the_picture_of_the_start_page_is_that_of_its_code():
