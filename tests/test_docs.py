@@ -99,6 +99,16 @@ def test_every_public_name_has_a_page_of_its_own():
     assert sorted(listed) == sorted(skorchless.__all__)
 
 
+def test_coming_from_shows_code_before_and_after():
+    pages = {page.stem: page.read_text() for page in DOCS.glob("coming_from/*.md")}
+    assert set(pages) == {"index", "loop", "skorch", "sgd", "logistic_regression", "keras"}
+    for name, text in pages.items():
+        if name != "index":
+            before, after = text.partition("## After")[::2]
+            assert "```python" in before.partition("## Before")[2]
+            assert "```python" in after
+
+
 def test_the_gallery_has_each_tutorial_and_each_kind_of_data():
     subjects = [script.stem.removeprefix("plot_") for script in SCRIPTS]
     tutorials = [name.split("_")[1] for name in subjects if name.startswith("tutorial_")]
