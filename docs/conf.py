@@ -1,18 +1,16 @@
 """Configuration of the documentation: ``sphinx-build -W docs docs/_build``."""
 
 import os
-import sys
 import warnings
-from pathlib import Path
 
 import matplotlib
+from docutils import nodes
 
 from skorchless import __version__
 
 matplotlib.use("Agg")
 warnings.filterwarnings("error", module="skorchless")
 os.environ["SCIPY_ARRAY_API"] = "1"
-sys.path.insert(0, str(Path(__file__).parent))
 
 project = "skorchless"
 author = "The skorchless developers"
@@ -42,6 +40,7 @@ autosummary_generate = True
 numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 autodoc_typehints = "none"  # docstrings say more
+toc_object_entries_show_parents = "hide"
 
 # Pictures.
 plot_html_show_source_link = False
@@ -83,3 +82,25 @@ html_theme_options = {
     "footer_end": [],
 }
 html_sidebars = {"index": [], "getting_started": []}
+
+#: Where other packages document their names. Written down rather than looked up, as intersphinx
+#: would, so that the documentation builds without a network.
+ELSEWHERE = {
+    "sklearn": "https://scikit-learn.org/stable/modules/generated/{}.html",
+    "torch": "https://docs.pytorch.org/docs/stable/generated/{}.html",
+    "matplotlib": "https://matplotlib.org/stable/api/_as_gen/{}.html",
+    "term": "https://scikit-learn.org/stable/glossary.html#term-{}",
+    "ref": "https://scikit-learn.org/stable/{}.html",
+}
+
+
+def link_elsewhere(app, env, node, content):
+    """Link what this documentation lacks: names of other packages, scikit-learn's glossary."""
+    target = node["reftarget"]
+    kind = node["reftype"] if node["refdomain"] == "std" else target.partition(".")[0]
+    if kind in ELSEWHERE:
+        return nodes.reference("", "", content, refuri=ELSEWHERE[kind].format(target))
+
+
+def setup(app):
+    app.connect("missing-reference", link_elsewhere)

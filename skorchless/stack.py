@@ -34,11 +34,6 @@ def pack(coef: Tensor, intercept: Tensor) -> Tensor:
     return torch.cat([coef, intercept.unsqueeze(-1)], dim=-1)
 
 
-def unpack(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Views of the coefficients ``(M, K, D)`` and the intercepts ``(M, K)`` of packed weights."""
-    return weights[..., :-1], weights[..., -1]
-
-
 def private_generator(random_state: int | np.random.RandomState | None) -> torch.Generator:
     """A CPU generator of our own: the global ones are neither read nor moved.
 

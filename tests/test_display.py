@@ -11,10 +11,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import GridSearchCV
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skorchless import LossCurveDisplay, TorchLinearRegressor, TorchSoftmaxClassifier
+from skorchless import (
+    BatchedGridSearchCV,
+    LossCurveDisplay,
+    TorchLinearRegressor,
+    TorchSoftmaxClassifier,
+)
 
 matplotlib.use("Agg")
 plt = pytest.importorskip("matplotlib.pyplot")
@@ -168,6 +173,17 @@ def test_a_search_inside_a_pipeline_shows_its_candidates():
     assert display.names == ["alpha=0.1"]
 
 
+@pytest.mark.parametrize("refit", [True, False])
+def test_a_batched_search_draws_the_mean_curve_of_each_candidate(refit):
+    pipeline = Pipeline([("scale", StandardScaler()), ("model", TorchLinearRegressor(**SGD))])
+    rates = {"model__learning_rate": [0.01, 0.1, 0.5]}
+    search = BatchedGridSearchCV(pipeline, rates, cv=2, refit=refit).fit(X, y)
+    display = LossCurveDisplay.from_estimator(search)
+    assert labels(display.ax_) == ["learning_rate=0.01", "learning_rate=0.1", "learning_rate=0.5"]
+    for line, curves in zip(display.lines_, search.loss_curves_, strict=True):
+        assert_allclose(line.get_ydata(), np.mean(curves, axis=0))
+
+
 @pytest.mark.parametrize(("n_lines", "legend"), [(11, True), (20, True), (21, False)])
 def test_many_candidates_have_colours_of_their_own_and_no_endless_legend(n_lines, legend):
     display = LossCurveDisplay.from_estimator(search_of([[[2.0, 1.0]]] * n_lines))
@@ -219,6 +235,14 @@ def test_without_matplotlib_the_error_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_matplotlib)
     with pytest.raises(ImportError, match=r"pip install matplotlib.*skorchless\[plot\]"):
         LossCurveDisplay.from_estimator(model)
+
+
+def test_tab_completion_shows_what_is_documented_and_nothing_else():
+    display = LossCurveDisplay.from_estimator(fitted())
+    offered = {name for name in dir(display) if not name.startswith("_")}
+    assert offered - {"from_estimator", "plot"} == {
+        name for name in offered if f"\n    {name} : " in LossCurveDisplay.__doc__
+    }
 
 
 def test_what_is_passed_in_stays_as_it_is():

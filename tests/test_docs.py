@@ -13,6 +13,7 @@ import sklearn
 from packaging.version import Version
 
 import skorchless
+from skorchless.estimators.memory import Memory
 
 matplotlib.use("Agg")
 plt = pytest.importorskip("matplotlib.pyplot")
@@ -99,9 +100,21 @@ def test_every_public_name_has_a_page_of_its_own():
     assert sorted(listed) == sorted(skorchless.__all__)
 
 
-def test_each_tutorial_has_its_script():
-    tutorials = [script.name for script in SCRIPTS if "tutorial" in script.name]
-    assert [name.split("_")[2] for name in tutorials] == ["1", "2", "3", "4", "5"]
+def test_coming_from_shows_code_before_and_after():
+    pages = {page.stem: page.read_text() for page in DOCS.glob("coming_from/*.md")}
+    assert set(pages) == {"index", "loop", "skorch", "sgd", "logistic_regression", "keras"}
+    for name, text in pages.items():
+        if name != "index":
+            before, after = text.partition("## After")[::2]
+            assert "```python" in before.partition("## Before")[2]
+            assert "```python" in after
+
+
+def test_the_gallery_has_each_tutorial_and_each_kind_of_data():
+    subjects = [script.stem.removeprefix("plot_") for script in SCRIPTS]
+    tutorials = [name.split("_")[1] for name in subjects if name.startswith("tutorial_")]
+    assert tutorials == ["1", "2", "3", "4", "5"]
+    assert {"grid", "raw_table", "parquet", "loss_curves"} <= set(subjects)
 
 
 def test_the_picture_of_the_start_page_is_that_of_its_code():
@@ -136,6 +149,6 @@ def test_the_pictures_of_the_benchmarks_are_those_of_their_tables(tmp_path):
 
 def test_the_types_that_skops_has_to_trust_are_listed():
     page = (DOCS / "leaving.md").read_text()
-    for name in ("regressor.TorchLinearRegressor", "classifier.TorchSoftmaxClassifier"):
-        assert f"| `skorchless.estimators.{name}` |" in page
-    assert "| `skorchless.estimators.memory.Memory` |" in page
+    public = {getattr(skorchless, name) for name in skorchless.__all__}
+    for trusted in (public | {Memory}) - {skorchless.LossCurveDisplay}:
+        assert f"| `{trusted.__module__}.{trusted.__name__}` |" in page

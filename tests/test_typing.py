@@ -1,5 +1,7 @@
 """The public surface as a type checker sees it; mypy reads this file, and pytest runs it."""
 
+import tomllib
+from pathlib import Path
 from typing import assert_type
 
 import numpy as np
@@ -7,7 +9,13 @@ import pytest
 import torch
 
 import skorchless
-from skorchless import LossCurveDisplay, TorchLinearRegressor, TorchSoftmaxClassifier
+from skorchless import (
+    BatchedGridSearchCV,
+    BatchedRandomizedSearchCV,
+    LossCurveDisplay,
+    TorchLinearRegressor,
+    TorchSoftmaxClassifier,
+)
 
 X = np.random.default_rng(0).normal(size=(40, 3))
 y = X[:, 0] > 0
@@ -15,6 +23,17 @@ y = X[:, 0] > 0
 
 class OfMyOwn(TorchLinearRegressor):
     """A subclass, which methods return as such."""
+
+
+def test_every_public_name_is_in_here() -> None:
+    assert set(skorchless.__all__) <= set(globals())
+
+
+def test_the_types_are_shipped() -> None:
+    assert (Path(skorchless.__file__).parent / "py.typed").exists()
+    project = (Path(__file__).parents[1] / "pyproject.toml").read_text()
+    shipped = tomllib.loads(project)["tool"]["setuptools"]["package-data"]
+    assert shipped == {"skorchless": ["py.typed"]}
 
 
 def test_the_version_is_a_string() -> None:
@@ -77,6 +96,16 @@ def test_what_methods_give() -> None:
     assert_type(classifier.to_torch(), torch.nn.Module)
     assert isinstance(regressor.score(X, y), float)
     assert isinstance(classifier.to_torch(), torch.nn.Module)
+
+
+def test_searches_are_searches() -> None:
+    model = TorchSoftmaxClassifier(optimizer="sgd", learning_rate=0.1, max_iter=3, tol=None)
+    grid = BatchedGridSearchCV(model, {"alpha": [0.0, 1.0]}, cv=2).fit(X, y)
+    assert_type(grid, BatchedGridSearchCV)
+    assert_type(grid.loss_curves_, list[list[np.ndarray]])
+    drawn = BatchedRandomizedSearchCV(model, {"alpha": [0.0, 1.0]}, n_iter=2, cv=2).fit(X, y)
+    assert_type(drawn, BatchedRandomizedSearchCV)
+    assert isinstance(grid.loss_curves_[0][0], np.ndarray)
 
 
 def test_a_display_is_a_display() -> None:

@@ -4,37 +4,33 @@ The figures are read from README.md, so the pictures show what the tables say.
 """
 
 import argparse
+import itertools
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullLocator
 
 HERE = Path(__file__).parent
 
 
-def rows_of(page: str, first_column: str) -> list[dict[str, str]]:
-    """The first table of a page whose first column has this name."""
+def tables_of(page: str) -> list[list[dict[str, str]]]:
+    """The tables of a page, each a list of rows."""
+    tables = []
     lines = iter(page.splitlines())
     for line in lines:
-        names = cells(line)
-        if names[:1] == [first_column]:
+        if names := cells(line):
             next(lines)  # the rule below the names
-            break
-    else:
-        raise ValueError(f"README.md has no table whose first column is {first_column!r}")
-    rows = []
-    for line in lines:
-        if not line.startswith("|"):
-            break
-        rows.append(dict(zip(names, cells(line), strict=True)))
-    return rows
+            rows = itertools.takewhile(bool, map(cells, lines))
+            tables.append([dict(zip(names, row, strict=True)) for row in rows])
+    return tables
 
 
 def cells(line: str) -> list[str]:
-    """What stands between the bars."""
-    return [cell.strip() for cell in line.strip("|\n ").split("|")] if "|" in line else []
+    """What stands between the bars of a table's row; nothing of any other line."""
+    return [cell.strip() for cell in line[1:-1].split("|")] if line.startswith("|") else []
 
 
 def draw_step(rows: list[dict[str, str]]) -> plt.Figure:
@@ -55,15 +51,57 @@ def draw_step(rows: list[dict[str, str]]) -> plt.Figure:
     return figure
 
 
+def draw_times(times: dict[str, float]) -> plt.Figure:
+    """A bar for each contender, in multiples of our time."""
+    figure, ax = plt.subplots(figsize=(8, 0.8 + 0.25 * len(times)), layout="constrained")
+    bars = ax.barh(list(times), [time - 1 for time in times.values()], left=1)
+    ax.bar_label(bars, [f" {time:.3g}" for time in times.values()], fontsize="small")
+    ax.axvline(1, color="black", linewidth=1)
+    ax.set(xscale="log", xlabel="time, in multiples of skorchless's")
+    ax.margins(x=0.15)
+    ticks = [0.5, 1, 2, 5, 10, 20, 50]
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.invert_yaxis()
+    return figure
+
+
+def of_searches(tables: list[list[dict[str, str]]]) -> dict[str, float]:
+    """Ratios of the tables with one search a row, the first being ours."""
+    times = {}
+    for table in tables:
+        subject, *rest = table[0]
+        if rest == ["seconds", "ratio"]:
+            for row in table[1:]:
+                times[f"{subject}: {row[subject]}"] = float(row["ratio"].rstrip("x"))
+    return times
+
+
+def of_optima(tables: list[list[dict[str, str]]]) -> dict[str, float]:
+    """Ratios of the table of times to the optimum, in which others follow ours."""
+    times, subject = {}, ""
+    for row in next(table for table in tables if "of our time" in table[0]):
+        if ratio := row["of our time"]:
+            times[f"{subject}: {row['fit']}"] = float(ratio.rstrip("x"))
+        else:
+            subject = row["fit"]
+    return times
+
+
 def main() -> None:
     """Write the pictures beside the page, or into another folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=HERE)
     folder = parser.parse_args().folder
-    # The same figures give the same file.
-    matplotlib.rcParams["svg.hashsalt"] = "skorchless"
-    figure = draw_step(rows_of((HERE / "README.md").read_text(), "size"))
-    figure.savefig(folder / "step.svg", metadata={"Date": None})
+    matplotlib.rcParams["svg.hashsalt"] = "skorchless"  # the same figures give the same file
+    tables = tables_of((HERE / "README.md").read_text())
+    figures = {
+        "step": draw_step(next(table for table in tables if "size" in table[0])),
+        "grid": draw_times(of_searches(tables)),
+        "optimum": draw_times(of_optima(tables)),
+    }
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ them does: its loss on the training rows, pass by pass, and its score on the hel
 # ``BatchedGridSearchCV`` takes ``GridSearchCV``'s place. All rates of a fold train at once, on the
 # same batches that each would have by itself, and the scaler is fitted once a fold.
 
-import sys
 import warnings
 
 import matplotlib.pyplot as plt
@@ -71,7 +70,4 @@ right.fill_between(rates, mean - deviation, mean + deviation, alpha=0.2)
 right.plot(rates, mean, marker="o")
 right.axvline(best, color="crimson", linewidth=1)
 right.set(xlabel="learning rate", ylabel="accuracy on held-out rows", xscale="log")
-
-path = sys.argv[1] if len(sys.argv) > 1 else "grid.png"
-figure.savefig(path)
-print(f"picture written to {path}")
+plt.show()

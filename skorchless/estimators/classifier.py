@@ -40,7 +40,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
     optimizer : {"auto", "sgd", "adam"}, default="auto"
         ``"auto"`` needs no tuning and works on features as they come: a quasi-Newton method
         [1]_, or Adam [2]_ where ``learning_rate`` is a number. ``"sgd"`` and ``"adam"`` are the
-        textbook mini-batch updates, as in :mod:`torch.optim`.
+        textbook mini-batch updates of :class:`torch.optim.SGD` and :class:`torch.optim.Adam`.
     learning_rate : float or "auto", default="auto"
         A number is exactly that number, on the features as given. ``"auto"``: the estimator
         chooses step and scaling.

@@ -12,7 +12,7 @@ from skorchless.estimators import inputs
 
 def accuracy(y: Any, found: Any, sample_weight: Any) -> float:
     """Share of right labels, as `accuracy_score`."""
-    if not _on_a_device(y, found):
+    if not _on_a_device(y, found, sample_weight):
         wanted, found, weight = map(inputs.as_numpy, (y, found, sample_weight))
         return float(accuracy_score(wanted, found, sample_weight=weight))
     return tensor_accuracy(y, found, inputs.weights(sample_weight, len(found)))
@@ -20,18 +20,17 @@ def accuracy(y: Any, found: Any, sample_weight: Any) -> float:
 
 def r_squared(y: Any, found: Any, sample_weight: Any) -> float:
     """Coefficient of determination, as `r2_score`."""
-    if not _on_a_device(y, found) or len(found) < 2:
+    if not _on_a_device(y, found, sample_weight) or len(found) < 2:
         wanted, found, weight = map(inputs.as_numpy, (y, found, sample_weight))
         return float(r2_score(wanted, found, sample_weight=weight))
     return tensor_r_squared(y, found, inputs.weights(sample_weight, len(found)))
 
 
-def _on_a_device(y: Any, found: Any) -> bool:
+def _on_a_device(y: Any, found: Any, sample_weight: Any) -> bool:
     """Whether both are tensors out of NumPy's reach."""
-    if not isinstance(found, Tensor) or found.device.type == "cpu":
-        return False
-    inputs.check_same_device(found, y=y)
-    return isinstance(y, Tensor)
+    here = found if isinstance(found, Tensor) else torch.empty(0, device="cpu")
+    inputs.check_same_device(here, y=y, sample_weight=sample_weight)
+    return here.device.type != "cpu" and isinstance(y, Tensor)
 
 
 def tensor_accuracy(y: Tensor, found: Tensor, weight: Tensor | None) -> float:

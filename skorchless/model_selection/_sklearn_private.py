@@ -8,7 +8,7 @@ there and take what we pass, for every scikit-learn from 1.6 on.
 import contextlib
 import inspect
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from sklearn.base import _fit_context
 from sklearn.metrics._scorer import (
@@ -27,8 +27,17 @@ from sklearn.utils.metadata_routing import _routing_enabled
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _check_method_params
 
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+class SameMethod(Protocol):
+    """A decorator that leaves a method's signature as it is."""
+
+    def __call__(self, method: Method, /) -> Method: ...
+
+
 check_method_params = _check_method_params
-fit_context = _fit_context
+fit_context: Callable[..., SameMethod] = _fit_context
 insert_error_scores = _insert_error_scores
 routing_enabled = _routing_enabled
 safe_split = _safe_split

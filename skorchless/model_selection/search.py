@@ -13,6 +13,7 @@ from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
 from sklearn.utils import indexable
 from sklearn.utils.parallel import Parallel, delayed
 
+from skorchless.estimators.base import TorchLinearModel
 from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.fold import Entry, Evaluation, evaluate_fold
 from skorchless.model_selection.grams import comoments_of_folds
@@ -24,6 +25,9 @@ Candidate = dict[str, Any]
 
 class _BatchedSearch(private.Search):
     """`fit` of the searches; everything else is scikit-learn's."""
+
+    _doc_link_module = TorchLinearModel._doc_link_module
+    _doc_link_template = TorchLinearModel._doc_link_template
 
     loss_curves_: list[list[np.ndarray]]
 

@@ -11,7 +11,12 @@ from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
+from skorchless import (
+    BatchedGridSearchCV,
+    BatchedRandomizedSearchCV,
+    TorchLinearRegressor,
+    TorchSoftmaxClassifier,
+)
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(120, 4)) * [1.0, 10.0, 0.1, 3.0]
@@ -114,6 +119,21 @@ def test_a_round_trip_through_skops(target, tmp_path):
     assert_array_equal(restored.coef_, model.coef_)
     assert_array_equal(restored.loss_curve_, model.loss_curve_)
     assert_array_equal(restored.predict(X), model.predict(X))
+
+
+@pytest.mark.parametrize("Search", [BatchedGridSearchCV, BatchedRandomizedSearchCV])
+def test_a_search_through_skops(Search):
+    Estimator, y = TARGETS["three words"]
+    options = {} if Search is BatchedGridSearchCV else {"n_iter": 2}
+    search = Search(Estimator(), {"alpha": [0.1, 1.0]}, cv=2, **options).fit(X, y)
+    dumped = skops.io.dumps(search)
+    types = skops.io.get_untrusted_types(data=dumped)
+    ours = [name for name in types if name.startswith("skorchless")]
+    assert ours == [*TRUSTED[Estimator], f"skorchless.model_selection.search.{Search.__name__}"]
+    restored = skops.io.loads(dumped, trusted=types)
+    assert vars(restored).keys() == vars(search).keys()
+    assert_array_equal(restored.predict(X), search.predict(X))
+    assert_array_equal(restored.loss_curves_[1][1], search.loss_curves_[1][1])
 
 
 @pytest.mark.parametrize("learning_rate", [0.1, "auto"])

@@ -21,7 +21,7 @@ def test_this_version_has_its_pickles():
 @each_version
 def test_the_models_of_a_version_predict_what_they_did(path):
     content = pickle.loads(path.read_bytes())
-    assert len(content["predictions"]) >= 5
+    assert len(content["predictions"]) >= 6
     for name, predictions in content["predictions"].items():
         found = content["models"][name].predict(content["X"])
         if predictions.dtype.kind == "f":
@@ -38,6 +38,5 @@ def test_the_models_of_a_version_may_be_fitted_on(path):
     passes = begun.n_iter_
     assert begun.partial_fit(X, content["y"]).n_iter_ == passes + 1
     for model in models.values():
-        fresh = clone(model).set_params(max_iter=3, tol=None)
-        fresh.fit(X, content["y"] > 0)
-        assert np.isfinite(fresh.coef_).all()
+        fresh = clone(model).fit(X, content["y"] > 0)
+        assert np.isfinite(fresh.predict(X)).all()

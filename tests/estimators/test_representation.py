@@ -5,6 +5,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import sklearn
+from packaging.version import Version
 
 import skorchless
 from skorchless.estimators.base import DOCUMENTATION
@@ -42,7 +44,9 @@ def test_tab_completion_shows_parameters_methods_and_nothing_else(Estimator, dat
     expected = METHODS | INHERITED | REQUESTS | set(model.get_params())
     if "Softmax" in Estimator.__name__:
         expected |= CLASSIFIER
-    assert offered - {"set_callbacks"} == expected
+    if Version(sklearn.__version__) >= Version("1.9"):
+        expected |= {"set_callbacks"}  # below, the estimators lack it
+    assert offered == expected
     model.fit(X, y, X_val=X, y_val=y).partial_fit(X, y)
     added = {name for name in dir(model) if not name.startswith("_")} - offered
     assert all(re.fullmatch(r"[a-z_]+[a-z]_", name) for name in added)

@@ -84,6 +84,16 @@ def test_tensors_on_two_devices_are_refused_in_scikit_learns_words(Estimator, da
         Estimator().partial_fit(X, **arguments, **classes)
 
 
+def test_scores_of_tensors_on_two_devices_are_refused(Estimator, data):
+    X, y = (torch.tensor(values) for values in data)
+    model = Estimator().fit(X, y)
+    for rows in (X, X.numpy()):
+        with pytest.raises(ValueError, match=r"different devices: cpu, meta \(X, y\)"):
+            model.score(rows, y.to(ELSEWHERE))
+        with pytest.raises(ValueError, match=r"different devices: cpu, meta \(X, sample_weight\)"):
+            model.score(rows, y, torch.ones(len(y), device=ELSEWHERE))
+
+
 def test_validation_data_on_another_device_are_refused(Estimator, data):
     X, y = (torch.tensor(values) for values in data)
     with pytest.raises(ValueError, match=r"different devices: cpu, meta \(X, X_val\)"):

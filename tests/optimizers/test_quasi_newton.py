@@ -91,7 +91,7 @@ def test_the_estimate_of_the_distance_is_honest(loss, l1_ratio, seed, alpha):
     data = stretch(draw_data(loss, seed, n=60, d=5), seed)
     parameters = {"alpha": alpha, "l1_ratio": l1_ratio}
     result, _ = fit(loss, data, tol=1e-4, **parameters)
-    best, _ = fit(loss, data, tol=1e-9, max_iter=200, **parameters)
+    best, _ = fit(loss, data, tol=1e-9, max_iter=30, **parameters)
     assert result.converged
     assert result.loss_curve[-1] <= best.loss_curve[-1] * (1 + 3e-4)
 

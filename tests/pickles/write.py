@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import skorchless
-from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
+from skorchless import BatchedGridSearchCV, TorchLinearRegressor, TorchSoftmaxClassifier
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(30, 3))
@@ -23,6 +23,7 @@ MODELS = {
     "classifier": TorchSoftmaxClassifier().fit(X, labels),
     "classifier of two classes": TorchSoftmaxClassifier(**sgd).fit(X, y > 0),
     "begun by partial_fit": TorchLinearRegressor(**sgd).partial_fit(X, y),
+    "search": BatchedGridSearchCV(TorchLinearRegressor(), {"alpha": [0.0, 0.1]}, cv=2).fit(X, y),
     "unfitted": TorchSoftmaxClassifier(alpha=0.5),
 }
 
@@ -32,7 +33,7 @@ if __name__ == "__main__":
         "y": y,
         "models": MODELS,
         "predictions": {
-            name: model.predict(X) for name, model in MODELS.items() if hasattr(model, "coef_")
+            name: model.predict(X) for name, model in MODELS.items() if name != "unfitted"
         },
     }
     path = Path(__file__).parent / f"{skorchless.__version__}.pickle"
