@@ -1,7 +1,7 @@
 """Several estimators fitted on the same rows at once, each as it would be fitted alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from skorchless.estimators import inputs
 from skorchless.estimators.alphas import fit_candidates
 from skorchless.estimators.base import TorchLinearModel
-from skorchless.estimators.candidates import models_a_stack
+from skorchless.estimators.candidates import models_a_stack, share_steps
 from skorchless.estimators.parameters import check_parameters
 from skorchless.estimators.settings import full_precision
 from skorchless.estimators.task import Task
@@ -38,18 +38,60 @@ class Verdict:
     loss_curve: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
+@dataclass
+class Prepared:
+    """Estimators of one `stack_key` and the checked rows that they are to be fitted on.
+
+    Attributes
+    ----------
+    models : list of TorchLinearModel
+        Those whose parameters make sense.
+    verdicts : list of Verdict
+        Theirs.
+    task : Task or None
+        None if there are no such models.
+    learned : dict
+        Attributes that they owe to the rows alone.
+    """
+
+    models: list[TorchLinearModel]
+    verdicts: list[Verdict]
+    task: Task | None
+    learned: dict[str, Any]
+
+
 def fit_together(
+    models: Sequence[TorchLinearModel], X: Any, y: Any, **options: Any
+) -> list[Verdict]:
+    """Fit estimators of one class whose parameters have the same `stack_key`.
+
+    Each has the attributes, to rounding, that its own ``fit`` would have given it: the same
+    batches, the same held-out rows, and an end of its own. Only their fitting costs less.
+
+    Parameters
+    ----------
+    models, X, y, **options
+        As of `prepare`.
+
+    Returns
+    -------
+    verdicts : list of Verdict
+        One a model. An error of one leaves the others alone.
+    """
+    verdicts, prepared = prepare(models, X, y, **options)
+    fit_prepared([prepared])
+    return verdicts
+
+
+def prepare(
     models: Sequence[TorchLinearModel],
     X: Any,
     y: Any,
     *,
     comoments: Comoments | None = None,
     **fit_params: Any,
-) -> list[Verdict]:
-    """Fit estimators of one class whose parameters have the same `stack_key`.
-
-    Each has the attributes, to rounding, that its own ``fit`` would have given it: the same
-    batches, the same held-out rows, and an end of its own. Only their fitting costs less.
+) -> tuple[list[Verdict], Prepared]:
+    """Check estimators, and the rows that they are to be fitted on.
 
     Parameters
     ----------
@@ -63,7 +105,8 @@ def fit_together(
     Returns
     -------
     verdicts : list of Verdict
-        One a model. An error of one leaves the others alone.
+        One a model, in which `fit_prepared` will write down how its fit went.
+    prepared : Prepared
 
     Raises
     ------
@@ -72,20 +115,14 @@ def fit_together(
     """
     verdicts = [_check(model) for model in models]
     sound = [i for i, verdict in enumerate(verdicts) if verdict.error is None]
-    if not sound:
-        return verdicts
-    leader = models[sound[0]]
-    own = set(vars(leader))
-    task = leader._prepare(X, y, **fit_params)
-    task.comoments = comoments
-    learned = {name: value for name, value in vars(leader).items() if name not in own}
-    state = task.generator.get_state()
-    most = models_a_stack(leader._parameters(), task)
-    for first in range(0, len(sound), most):
-        task.generator.set_state(state)
-        members = sound[first : first + most]
-        _fit_stack([models[i] for i in members], [verdicts[i] for i in members], learned, task)
-    return verdicts
+    prepared = Prepared([models[i] for i in sound], [verdicts[i] for i in sound], None, {})
+    if sound:
+        leader = prepared.models[0]
+        own = set(vars(leader))
+        prepared.task = leader._prepare(X, y, **fit_params)
+        prepared.task.comoments = comoments
+        prepared.learned = {name: value for name, value in vars(leader).items() if name not in own}
+    return verdicts, prepared
 
 
 def _check(model: TorchLinearModel) -> Verdict:
@@ -96,15 +133,54 @@ def _check(model: TorchLinearModel) -> Verdict:
     return Verdict()
 
 
-def _fit_stack(
-    models: list[TorchLinearModel], verdicts: list[Verdict], learned: dict[str, Any], task: Task
-) -> None:
-    """Train one stack; write down in the verdicts how it went."""
-    parameters = [model._parameters() for model in models]
-    outcome = fit_candidates(parameters, models[0]._loss_name(task.data.n_outputs), task)
+def fit_prepared(several: Sequence[Prepared]) -> None:
+    """Fit the same estimators on several sets of rows, such as the folds of a search.
+
+    Where steps are little work, sets of as many rows train side by side.
+    """
+    alike: dict[int, list[Prepared]] = {}
+    for prepared in several:
+        if prepared.task is not None:
+            alike.setdefault(len(prepared.task.data.X), []).append(prepared)
+    for group in alike.values():
+        models = group[0].models
+        tasks = [prepared.task for prepared in group if prepared.task is not None]
+        if share_steps(models[0]._parameters(), tasks, len(models)):
+            _fit_stack(group, Task.side_by_side(tasks, len(models)))
+            continue
+        for prepared in group:
+            _fit_in_turns(prepared)
+
+
+def _fit_in_turns(prepared: Prepared) -> None:
+    """Train as many models at once as there is memory for."""
+    models, task = prepared.models, prepared.task
+    assert task is not None
+    state = task.generator.get_state()
+    most = models_a_stack(models[0]._parameters(), task)
+    for first in range(0, len(models), most):
+        task.generator.set_state(state)
+        turn = slice(first, first + most)
+        _fit_stack([replace(prepared, models=models[turn], verdicts=prepared.verdicts[turn])], task)
+
+
+def _fit_stack(sets: Sequence[Prepared], task: Task) -> None:
+    """Train one stack, of as many models for each set; note in the verdicts how it went."""
+    members = [
+        (model, verdict, prepared.learned)
+        for prepared in sets
+        for model, verdict in zip(prepared.models, prepared.verdicts, strict=True)
+    ]
+    parameters = [model._parameters() for model, _, _ in members]
+    try:
+        outcome = fit_candidates(parameters, members[0][0]._loss_name(task.data.n_outputs), task)
+    except Exception as error:
+        for _, verdict, _ in members:
+            verdict.error = error
+        return
     if outcome.interrupt is not None:
         raise outcome.interrupt
-    for i, (model, verdict) in enumerate(zip(models, verdicts, strict=True)):
+    for i, (model, verdict, learned) in enumerate(members):
         verdict.error = outcome.failure(i)
         verdict.loss_curve = np.array(outcome.results[i].loss_curve)
         if verdict.error is None:

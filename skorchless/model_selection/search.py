@@ -4,9 +4,11 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any, Self
 
 import numpy as np
+from joblib import effective_n_jobs
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
@@ -14,7 +16,7 @@ from sklearn.utils import indexable
 from sklearn.utils.parallel import Parallel, delayed
 
 from skorchless.model_selection import _sklearn_private as private
-from skorchless.model_selection.fold import Entry, Evaluation, evaluate_fold
+from skorchless.model_selection.fold import Entry, Evaluation, evaluate_folds, folds_at_once
 from skorchless.model_selection.grams import comoments_of_folds
 from skorchless.model_selection.groups import check_ours, group
 from skorchless.model_selection.messages import announce, report
@@ -172,11 +174,13 @@ class _Run:
             return []
         known = comoments_of_folds(groups, self.X, self.y, splits, evaluation.fit_params)
         parallel = Parallel(n_jobs=search.n_jobs, pre_dispatch=search.pre_dispatch)
+        at_once = folds_at_once(self.X, len(splits), effective_n_jobs(search.n_jobs))
+        turns = [slice(i, i + at_once) for i in range(0, len(splits), at_once)]
         folds = parallel(
-            delayed(evaluate_fold)(evaluation, self.X, self.y, split, comoments)
-            for split, comoments in zip(splits, known, strict=True)
+            delayed(evaluate_folds)(evaluation, self.X, self.y, splits[turn], known[turn])
+            for turn in turns
         )
-        return list(zip(*folds, strict=True))
+        return list(zip(*chain.from_iterable(folds), strict=True))
 
     def _tell(self, context: Any, n_evaluations: int) -> None:
         """Let callbacks know of each evaluation; those of a fold have ended together."""
