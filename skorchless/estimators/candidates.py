@@ -27,7 +27,7 @@ TEXTBOOK_COPIES = 12
 HISTORY_COPIES = 4 * MEMORY + 12
 
 #: Multiply-adds of one product with a batch up to which steps are mostly overhead, ...
-SMALL_STEP = 2**20
+SMALL_STEP = 2**19
 
 #: ... and bytes of rows of all folds together that may be copied to spare it.
 SMALL_ROWS = 2**26

@@ -1,6 +1,6 @@
 """Several estimators fitted on the same rows at once, each as it would be fitted alone."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,8 +12,8 @@ from torch import Tensor
 from skorchless.estimators import inputs
 from skorchless.estimators.alphas import fit_candidates
 from skorchless.estimators.base import TorchLinearModel
-from skorchless.estimators.candidates import models_a_stack, share_steps
-from skorchless.estimators.parameters import check_parameters
+from skorchless.estimators.candidates import STACKED, models_a_stack, share_steps
+from skorchless.estimators.parameters import PARAMETERS, check_parameters
 from skorchless.estimators.settings import full_precision
 from skorchless.estimators.task import Task
 from skorchless.optimizers.least_squares import Comoments
@@ -60,29 +60,6 @@ class Prepared:
     learned: dict[str, Any]
 
 
-def fit_together(
-    models: Sequence[TorchLinearModel], X: Any, y: Any, **options: Any
-) -> list[Verdict]:
-    """Fit estimators of one class whose parameters have the same `stack_key`.
-
-    Each has the attributes, to rounding, that its own ``fit`` would have given it: the same
-    batches, the same held-out rows, and an end of its own. Only their fitting costs less.
-
-    Parameters
-    ----------
-    models, X, y, **options
-        As of `prepare`.
-
-    Returns
-    -------
-    verdicts : list of Verdict
-        One a model. An error of one leaves the others alone.
-    """
-    verdicts, prepared = prepare(models, X, y, **options)
-    fit_prepared([prepared])
-    return verdicts
-
-
 def prepare(
     models: Sequence[TorchLinearModel],
     X: Any,
@@ -91,12 +68,12 @@ def prepare(
     comoments: Comoments | None = None,
     **fit_params: Any,
 ) -> tuple[list[Verdict], Prepared]:
-    """Check estimators, and the rows that they are to be fitted on.
+    """Check estimators, and the rows that they are to be fitted on with `fit_prepared`.
 
     Parameters
     ----------
     models : sequence of TorchLinearModel
-        Not fitted yet.
+        Of one class and `stack_key`, not fitted yet.
     X, y, **fit_params
         As ``fit`` takes them.
     comoments : Comoments, optional
@@ -113,7 +90,7 @@ def prepare(
     Exception
         Whatever every ``fit`` would raise alike, because X or y are at fault.
     """
-    verdicts = [_check(model) for model in models]
+    verdicts = _check(models)
     sound = [i for i, verdict in enumerate(verdicts) if verdict.error is None]
     prepared = Prepared([models[i] for i in sound], [verdicts[i] for i in sound], None, {})
     if sound:
@@ -125,17 +102,26 @@ def prepare(
     return verdicts, prepared
 
 
-def _check(model: TorchLinearModel) -> Verdict:
-    try:
-        check_parameters(type(model).__name__, model._parameters())
-    except (ValueError, TypeError, NotImplementedError) as error:
-        return Verdict(error)
-    return Verdict()
+def _check(models: Sequence[TorchLinearModel]) -> list[Verdict]:
+    """Verdicts on the parameters; what is alike in all models is looked at until it is sound."""
+    verdicts = []
+    names: Collection[str] = PARAMETERS
+    for model in models:
+        verdict = Verdict()
+        try:
+            check_parameters(type(model).__name__, model._parameters(), names)
+            names = STACKED
+        except (ValueError, TypeError, NotImplementedError) as error:
+            verdict.error = error
+        verdicts.append(verdict)
+    return verdicts
 
 
 def fit_prepared(several: Sequence[Prepared]) -> None:
     """Fit the same estimators on several sets of rows, such as the folds of a search.
 
+    Each has the attributes, to rounding, that its own ``fit`` would have given it: the same
+    batches, the same held-out rows, and an end of its own. An error of one leaves the others alone.
     Where steps are little work, sets of as many rows train side by side.
     """
     alike: dict[int, list[Prepared]] = {}

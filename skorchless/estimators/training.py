@@ -182,8 +182,9 @@ class _Training:
 
     @property
     def work_of_a_batch(self) -> int:
-        """Multiply-adds of one product with a batch."""
-        return self._batch_size() * (self.data.X.shape[1] + 1) * self._stack_width
+        """Multiply-adds of one product with a batch of one set."""
+        rows = self._batch_size() // self.data.sets
+        return rows * (self.data.X.shape[1] + 1) * self._stack_width
 
     @property
     def gains_from_head_start(self) -> bool:

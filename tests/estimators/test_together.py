@@ -9,9 +9,15 @@ from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
 from skorchless.estimators import alphas, candidates, together
 from skorchless.estimators.alphas import interpolate
 from skorchless.estimators.candidates import stack_key
-from skorchless.estimators.together import fit_together, predict_together
+from skorchless.estimators.together import fit_prepared, predict_together, prepare
 
 ATTRIBUTES = ("coef_", "intercept_", "loss_curve_", "n_iter_", "learning_rate_", "optimizer_")
+
+
+def fit_together(models, X, y):
+    verdicts, prepared = prepare(models, X, y)
+    fit_prepared([prepared])
+    return verdicts
 
 
 def assert_as_alone(models, X, y, rtol=1e-10):
