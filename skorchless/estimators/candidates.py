@@ -89,11 +89,10 @@ def models_a_stack(parameters: Parameters, task: Task) -> int:
 
 
 def share_steps(parameters: Parameters, tasks: Sequence[Task], n_models: int) -> bool:
-    """Whether the same candidates train on several tasks in steps that serve all of them.
+    """Whether the same candidates train on tasks of one size in steps that serve all of them.
 
-    The rows of the tasks then lie side by side, so the tasks have to be as large as each other,
-    and rates have to be numbers, since what we choose ourselves depends on the rows. It pays where
-    a step is little work.
+    Rates have to be numbers, since what we choose ourselves depends on the rows. It pays where a
+    step is little work.
     """
     if len(tasks) < 2 or chosen_optimizer(parameters) == "quasi-newton":
         return False
@@ -101,13 +100,13 @@ def share_steps(parameters: Parameters, tasks: Sequence[Task], n_models: int) ->
     n, columns = first.data.X.shape
     return (
         parameters["learning_rate"] != "auto"
-        and all(_size(task) == _size(first) for task in tasks)
         and batch_rows(parameters, n) * columns * first.data.n_outputs * n_models <= SMALL_STEP
         and len(tasks) * first.data.X.nbytes <= SMALL_ROWS
         and len(tasks) * n_models <= models_a_stack(parameters, first)
     )
 
 
-def _size(task: Task) -> tuple[object, ...]:
+def size_of(task: Task) -> tuple[object, ...]:
+    """What tasks must have in common for their rows to lie side by side."""
     held_out = None if task.validation is None else len(task.validation.X)
     return task.data.X.shape, task.data.X.dtype, task.data.n_outputs, held_out

@@ -12,7 +12,7 @@ from torch import Tensor
 from skorchless.estimators import inputs
 from skorchless.estimators.alphas import fit_candidates
 from skorchless.estimators.base import TorchLinearModel
-from skorchless.estimators.candidates import STACKED, models_a_stack, share_steps
+from skorchless.estimators.candidates import STACKED, models_a_stack, share_steps, size_of
 from skorchless.estimators.parameters import PARAMETERS, check_parameters
 from skorchless.estimators.settings import full_precision
 from skorchless.estimators.task import Task
@@ -122,12 +122,12 @@ def fit_prepared(several: Sequence[Prepared]) -> None:
 
     Each has the attributes, to rounding, that its own ``fit`` would have given it: the same
     batches, the same held-out rows, and an end of its own. An error of one leaves the others alone.
-    Where steps are little work, sets of as many rows train side by side.
+    Where steps are little work, sets of one size train side by side.
     """
-    alike: dict[int, list[Prepared]] = {}
+    alike: dict[Any, list[Prepared]] = {}
     for prepared in several:
         if prepared.task is not None:
-            alike.setdefault(len(prepared.task.data.X), []).append(prepared)
+            alike.setdefault(size_of(prepared.task), []).append(prepared)
     for group in alike.values():
         models = group[0].models
         tasks = [prepared.task for prepared in group if prepared.task is not None]
