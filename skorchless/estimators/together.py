@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,18 @@ from torch import Tensor
 from skorchless.estimators import inputs
 from skorchless.estimators.alphas import fit_candidates
 from skorchless.estimators.base import TorchLinearModel
+from skorchless.estimators.callbacks import (
+    Callbacks,
+    FitWatcher,
+    StackWatcher,
+    has_callbacks,
+    let_go,
+)
 from skorchless.estimators.candidates import STACKED, models_a_stack, share_steps, size_of
 from skorchless.estimators.parameters import PARAMETERS, check_parameters
 from skorchless.estimators.settings import full_precision
 from skorchless.estimators.task import Task
+from skorchless.estimators.training import FoldBack
 from skorchless.optimizers.least_squares import Comoments
 
 
@@ -52,12 +61,15 @@ class Prepared:
         None if there are no such models.
     learned : dict
         Attributes that they owe to the rows alone.
+    rows : tuple of X, y and sample_weight
+        As they were passed, for callbacks.
     """
 
     models: list[TorchLinearModel]
     verdicts: list[Verdict]
     task: Task | None
     learned: dict[str, Any]
+    rows: tuple[Any, Any, Any]
 
 
 def prepare(
@@ -92,7 +104,8 @@ def prepare(
     """
     verdicts = _check(models)
     sound = [i for i, verdict in enumerate(verdicts) if verdict.error is None]
-    prepared = Prepared([models[i] for i in sound], [verdicts[i] for i in sound], None, {})
+    rows = (X, y, fit_params.get("sample_weight"))
+    prepared = Prepared([models[i] for i in sound], [verdicts[i] for i in sound], None, {}, rows)
     if sound:
         leader = prepared.models[0]
         own = set(vars(leader))
@@ -153,26 +166,46 @@ def _fit_in_turns(prepared: Prepared) -> None:
 def _fit_stack(sets: Sequence[Prepared], task: Task) -> None:
     """Train one stack, of as many models for each set; note in the verdicts how it went."""
     members = [
-        (model, verdict, prepared.learned)
+        (model, verdict, prepared)
         for prepared in sets
         for model, verdict in zip(prepared.models, prepared.verdicts, strict=True)
     ]
     parameters = [model._parameters() for model, _, _ in members]
+    heard: dict[int, Callbacks] = {}
     try:
-        outcome = fit_candidates(parameters, members[0][0]._loss_name(task.data.n_outputs), task)
+        for i, (model, _, prepared) in enumerate(members):
+            if has_callbacks(model):
+                model.__dict__.update(prepared.learned)
+                heard[i] = Callbacks(model, *prepared.rows)
+        watch = partial(_watch, heard, [model for model, _, _ in members]) if heard else None
+        loss_name = members[0][0]._loss_name(task.data.n_outputs)
+        outcome = fit_candidates(parameters, loss_name, task, watch)
+        if outcome.interrupt is not None:
+            raise outcome.interrupt
+        for i, (model, verdict, prepared) in enumerate(members):
+            verdict.error = outcome.failure(i)
+            verdict.loss_curve = np.array(outcome.results[i].loss_curve)
+            if verdict.error is None:
+                model.__dict__.update(prepared.learned)
+                model._publish(outcome, task, i)
+                verdict.converged = model._is_content(outcome.results[i])
+                if i in heard:
+                    heard[i].on_fit_end()
     except Exception as error:
         for _, verdict, _ in members:
             verdict.error = error
-        return
-    if outcome.interrupt is not None:
-        raise outcome.interrupt
-    for i, (model, verdict, learned) in enumerate(members):
-        verdict.error = outcome.failure(i)
-        verdict.loss_curve = np.array(outcome.results[i].loss_curve)
-        if verdict.error is None:
-            model.__dict__.update(learned)
-            model._publish(outcome, task, i)
-            verdict.converged = model._is_content(outcome.results[i])
+    finally:
+        for model, _, _ in members:
+            if has_callbacks(model):
+                let_go(model)
+
+
+def _watch(
+    heard: dict[int, Callbacks], models: Sequence[TorchLinearModel], fold_back: FoldBack
+) -> StackWatcher:
+    return StackWatcher(
+        {i: FitWatcher(told, models[i]._attributes, 0, fold_back) for i, told in heard.items()}
+    )
 
 
 def predict_together(models: Sequence[TorchLinearModel], X: Any) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Folds of a search: all candidates fitted on the training rows and scored on the others."""
 
+import contextlib
 import math
 import time
 import traceback
@@ -14,6 +15,7 @@ from skorchless.estimators.candidates import SMALL_ROWS
 from skorchless.estimators.together import Prepared, Verdict, fit_prepared, prepare
 from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.groups import Group
+from skorchless.model_selection.listeners import Listeners
 from skorchless.model_selection.pipelines import FittedSteps, Rows, rows_of
 from skorchless.model_selection.scoring import score_together
 from skorchless.optimizers.least_squares import Comoments
@@ -67,6 +69,7 @@ def evaluate_folds(
     y: Any,
     splits: Sequence[Split],
     comoments: Sequence[Comoments | None],
+    listeners: Sequence[Listeners | None],
 ) -> list[list[Entry]]:
     """Fit and score every candidate in some folds, and in each in the order of the candidates.
 
@@ -79,16 +82,20 @@ def evaluate_folds(
         For each fold which rows to fit and to score on.
     comoments : sequence of Comoments or None
         Of the rows that each fits on, if they are known.
+    listeners : sequence of Listeners or None
+        Of each fold, if there are any.
     """
     folds = [
-        _Fold(evaluation, X, y, split, known)
-        for split, known in zip(splits, comoments, strict=True)
+        _Fold(evaluation, X, y, *each) for each in zip(splits, comoments, listeners, strict=True)
     ]
     found: list[dict[int, Entry]] = [{} for _ in folds]
     for group in evaluation.groups:
         attempts = [fold.prepare(group) for fold in folds]
         begun = time.time()
-        fit_prepared([attempt.prepared for attempt in attempts if attempt.prepared is not None])
+        with contextlib.ExitStack() as listening:
+            for fold, attempt in zip(folds, attempts, strict=True):
+                listening.enter_context(fold.told(group, attempt))
+            fit_prepared([attempt.prepared for attempt in attempts if attempt.prepared])
         seconds = (time.time() - begun) / len(folds)
         for fold, attempt, entries in zip(folds, attempts, found, strict=True):
             attempt.seconds += seconds
@@ -133,10 +140,16 @@ class _Attempt:
 
 class _Fold:
     def __init__(
-        self, evaluation: Evaluation, X: Any, y: Any, split: Split, comoments: Comoments | None
+        self,
+        evaluation: Evaluation,
+        X: Any,
+        y: Any,
+        split: Split,
+        comoments: Comoments | None,
+        listeners: Listeners | None,
     ) -> None:
         train, test = split
-        self.evaluation, self.comoments = evaluation, comoments
+        self.evaluation, self.comoments, self.listeners = evaluation, comoments, listeners
         some = evaluation.groups[0].estimator
         self.X_train, self.y_train = private.safe_split(some, X, y, train)
         self.X_test, self.y_test = private.safe_split(some, X, y, test, train)
@@ -146,6 +159,9 @@ class _Fold:
         self.test_params = check(X, params=evaluation.score_params, indices=test)
         self.n_test = len(test)
         self.fitted_steps = FittedSteps()
+        weight = self.fit_params.get("sample_weight")
+        metadata = None if weight is None else {"sample_weight": weight}
+        self.about = {"X": self.X_train, "y": self.y_train, "metadata": metadata}
 
     def prepare(self, group: Group) -> _Attempt:
         """Bring the rows to the last steps of a group, or write down what goes wrong."""
@@ -164,8 +180,21 @@ class _Fold:
         attempt.seconds = time.time() - begun
         return attempt
 
+    def told(self, group: Group, attempt: _Attempt) -> contextlib.AbstractContextManager[None]:
+        """Let who listens know of the fits to come."""
+        if self.listeners is None:
+            return contextlib.nullcontext()
+        return self.listeners.fitting(group.members, attempt.finals, **self.about)
+
     def finish(self, group: Group, attempt: _Attempt) -> list[Entry]:
         """Score what has been fitted, one entry a candidate."""
+        try:
+            return self._entries(attempt, group)
+        finally:
+            if self.listeners is not None:
+                self.listeners.end(group.members, **self.about)
+
+    def _entries(self, attempt: _Attempt, group: Group) -> list[Entry]:
         finals, verdicts, rows = attempt.finals, attempt.verdicts, attempt.rows
         errors = [verdict.error for verdict in verdicts if verdict.error is not None]
         if errors and self.evaluation.error_score == "raise":
