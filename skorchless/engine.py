@@ -2,7 +2,8 @@
 
 A pass visits every chunk of the data once. Rules step per batch or per pass; either way the engine
 keeps, per model, the trial weights, which the rule moves, and the accepted ones, which are all that
-curves, stopping and results ever see. Models that are done leave the stack.
+curves, stopping and results ever see. Models that are done leave the stack; where sets of rows
+train side by side, once their peers in all other sets are done too: every set keeps as many.
 """
 
 import time
@@ -168,8 +169,8 @@ def train(
     """
     run = _Run(objective, rule, weights, controls)
     try:
-        while len(run.active) and run.n_iter < controls.max_iter:
-            models: list[int] = run.active.tolist()
+        while run.running.any() and run.n_iter < controls.max_iter:
+            models: list[int] = run.stack[run.running].tolist()
             if watcher is not None:
                 for model in models:
                     watcher.on_pass_begin(model)
@@ -189,7 +190,8 @@ class _Run:
     ) -> None:
         self.objective, self.rule, self.weights, self.controls = objective, rule, weights, controls
         self.results = [ModelResult() for _ in weights]
-        self.active = np.arange(len(weights))
+        self.stack = np.arange(len(weights))
+        self.running = np.ones(len(weights), dtype=bool)
         self.n_iter = 0
         self._begun = time.perf_counter()
         self.rate = controls.rate.astype(float)
@@ -238,9 +240,9 @@ class _Run:
         return Progress(model, self.results[model], epoch, seconds)
 
     def stop(self, models: list[int]) -> None:
-        """Let those of `models` that are still on the stack be as they are."""
-        stopped = np.isin(self.active, models)
-        for model in self.active[stopped]:
+        """Let those of `models` that are still running be as they are."""
+        stopped = np.isin(self.stack, models) & self.running
+        for model in self.stack[stopped]:
             self.results[model].converged = True
         self._keep(~stopped)
 
@@ -265,8 +267,8 @@ class _Run:
         finite: np.ndarray,
         rates: np.ndarray,
     ) -> None:
-        for i, model in enumerate(self.active):
-            result = self.results[model]
+        for i in np.flatnonzero(self.running):
+            result = self.results[self.stack[i]]
             result.n_iter, result.rate = self.n_iter, float(rates[i])
             if not finite[i]:
                 continue
@@ -291,24 +293,26 @@ class _Run:
         return stale
 
     def _let_go(self, converged: np.ndarray, diverged: np.ndarray, stuck: np.ndarray) -> None:
-        """Take finished models off the stack."""
-        done = converged | diverged | stuck
+        """Write down how models have ended."""
+        done = (converged | diverged | stuck) & self.running
         for i in np.flatnonzero(done):
-            result = self.results[self.active[i]]
+            result = self.results[self.stack[i]]
             result.diverged = bool(diverged[i])
             result.converged = not result.diverged and not stuck[i]
             if result.converged and self.controls.constant_loss is not None:
-                curve, constant = result.loss_curve, self.controls.constant_loss[self.active[i]]
+                curve, constant = result.loss_curve, self.controls.constant_loss[self.stack[i]]
                 result.blew_up = bool(curve[-1] > BLOWN_UP * max(curve[0], constant))
         self._keep(~done)
 
     def _keep(self, keep: np.ndarray) -> None:
-        """Go on with some of the models only."""
-        if keep.all():
+        """Go on with some of the models only, and take off the stack what no set needs any more."""
+        self.running = self.running & keep
+        sets = self.objective.sets
+        keep = np.tile(self.running.reshape(sets, -1).any(axis=0), sets)
+        if keep.all() or not keep.any():
             return
-        self.active, self.rate, self.floor = self.active[keep], self.rate[keep], self.floor[keep]
-        if not keep.any():
-            return
+        self.stack, self.running = self.stack[keep], self.running[keep]
+        self.rate, self.floor = self.rate[keep], self.floor[keep]
         index = torch.from_numpy(np.flatnonzero(keep)).to(self.weights.device)
         self.weights = self.weights.index_select(0, index)
         self.objective.select(index)

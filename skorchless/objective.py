@@ -31,12 +31,19 @@ class Objective:
     scaling : Scaling, optional
         Where the chunks hold the user's columns, but the weights belong to standardised ones.
         Only for rules that step once a pass.
+    sets : int
+        Sets of rows that train side by side, such as the folds of a search. The stack then holds
+        the models of the first set, as many of the second, and so on, and row block i of a batch
+        is of set i. The loss is that of one set's models.
     """
 
-    def __init__(self, loss: Loss, penalty: ElasticNet, scaling: Scaling | None = None) -> None:
+    def __init__(
+        self, loss: Loss, penalty: ElasticNet, scaling: Scaling | None = None, *, sets: int = 1
+    ) -> None:
         self.loss = loss
         self.penalty = penalty
         self.scaling = scaling
+        self.sets = sets
         self._raw: dict[tuple[int, int, int], _RawPredictions] = {}
         self._gradient: Tensor | None = None
         self._at_zero = False
@@ -48,7 +55,7 @@ class Objective:
         Whoever iterates may move `weights` in place between two batches. The gradient, of shape
         ``(M, K, D + 1)``, is overwritten by the next one.
         """
-        models, outputs, columns = weights.shape
+        models, outputs, columns = len(weights) // self.sets, *weights.shape[1:]
         width = models * outputs
         _, parts, rows = chunk.shape
         if self._gradient is None:
@@ -56,12 +63,12 @@ class Objective:
             self._penalty_sum = PenaltySum(self.penalty, weights)
         gradient, penalty_sum = self._gradient, self._penalty_sum
         assert penalty_sum is not None
-        flat = self._on_rows(weights).view(1, width, columns).expand(parts, width, columns)
+        flat = by_row_block(self._on_rows(weights), parts, self.sets)
         residual = weights.new_empty(parts, models, outputs, rows)
         residual_rows = residual.view(parts, width, rows)
-        in_place = parts == 1 and chunk.starts
+        in_place = parts == self.sets and chunk.starts
         sums = (
-            gradient.view(1, width, columns)
+            gradient.view(parts, width, columns)
             if in_place
             else weights.new_empty(parts, width, columns)
         )
@@ -105,12 +112,12 @@ class Objective:
         total = torch.zeros(len(weights), dtype=WIDE, device=weights.device)
         on_rows = self._on_rows(weights)
         for chunk in chunks:
-            total += self._weighted_loss(raw_predictions(chunk, on_rows), chunk)
+            total += self._weighted_loss(raw_predictions(chunk, on_rows, self.sets), chunk)
         return total
 
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
-        self.loss = self.loss.select(keep)
+        self.loss = self.loss.select(keep[: len(keep) // self.sets])
         self.penalty.select(keep)
         self._raw, self._gradient, self._penalty_sum = {}, None, None
 
@@ -125,11 +132,13 @@ class Objective:
         if chunk.weight is not None:
             losses *= chunk.weight.squeeze(-2)
         scale = torch.tensor(chunk.scale, dtype=WIDE, device=raw.device)
-        return scale @ losses.sum(dim=(1, 3), dtype=WIDE)
+        sums = losses.sum(dim=3, dtype=WIDE)  # (batches, parts, M)
+        by_set = sums.view(len(sums), self.sets, -1, sums.shape[-1]).sum(dim=2)
+        return scale @ by_set.flatten(1)
 
     def _raw_predictions(self, chunk: Chunk, weights: Tensor) -> "_RawPredictions":
         if chunk.shape not in self._raw:
-            self._raw[chunk.shape] = _RawPredictions(chunk, weights)
+            self._raw[chunk.shape] = _RawPredictions(chunk, weights, self.sets)
         return self._raw[chunk.shape]
 
 
@@ -140,18 +149,23 @@ class _RawPredictions:
     ``(parts, M, K, rows)`` and ``(parts, M * K, rows)``.
     """
 
-    def __init__(self, chunk: Chunk, weights: Tensor) -> None:
+    def __init__(self, chunk: Chunk, weights: Tensor, sets: int) -> None:
         batches, parts, rows = chunk.shape
-        models, outputs, _ = weights.shape
+        models, outputs = len(weights) // sets, weights.shape[1]
         self.whole = weights.new_empty(batches, parts, models, outputs, rows)
         flat = self.whole.view(batches, parts, models * outputs, rows)
         self.batches = list(zip(self.whole.unbind(), flat.unbind(), strict=True))
 
 
-def raw_predictions(chunk: Chunk, weights: Tensor) -> Tensor:
+def by_row_block(weights: Tensor, parts: int, sets: int = 1) -> Tensor:
+    """The weights that each row block is multiplied with, shape ``(parts, M * K, D + 1)``."""
+    return weights.view(sets, -1, weights.shape[-1]).expand(parts, -1, -1)
+
+
+def raw_predictions(chunk: Chunk, weights: Tensor, sets: int = 1) -> Tensor:
     """Raw predictions of all rows of a chunk, shape ``(batches, parts, M, K, rows)``."""
-    raw = _RawPredictions(chunk, weights)
-    flat = weights.view(1, -1, weights.shape[-1]).expand(chunk.shape[1], -1, -1)
+    raw = _RawPredictions(chunk, weights, sets)
+    flat = by_row_block(weights, chunk.shape[1], sets)
     for batch, (_, raw_rows) in zip(chunk.batches, raw.batches, strict=True):
         batch.predict(flat, out=raw_rows)
     return raw.whole

@@ -17,7 +17,7 @@ from skorchless.objective import Objective
 from skorchless.optimizers import OPTIMIZERS, SCHEDULES, PassOutcome
 from skorchless.optimizers.schedules import ADAPTIVE_DIVISOR, ADAPTIVE_FLOOR
 from skorchless.penalties import ElasticNet
-from skorchless.sources import DenseSource
+from skorchless.sources import as_source
 from skorchless.stack import WIDE
 
 each_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -57,9 +57,9 @@ class Scripted:
         self.converges_at = self.converges_at[keep.numpy()]
 
 
-def source_of(y):
+def source_of(y, sets=1):
     """Rows of zeros, so that the loss of a validation is the intercept's."""
-    return DenseSource(
+    return as_source(
         torch.zeros(len(y), 1, dtype=WIDE),
         torch.tensor(y, dtype=WIDE).view(-1, 1),
         None,
@@ -67,17 +67,18 @@ def source_of(y):
         fit_intercept=True,
         batch_size=len(y),
         stack_width=1,
+        sets=sets,
     )
 
 
-def run(rule, *, validation=None, watcher=None, max_iter=None, rate=1.0, **controls):
+def run(rule, *, validation=None, watcher=None, max_iter=None, rate=1.0, sets=1, **controls):
     models, passes = rule.curves.shape
     zeros = torch.zeros(models, 1, 1, dtype=WIDE)
     objective = Objective(
-        make("squared_error"), ElasticNet(zeros, zeros, torch.zeros(2, dtype=WIDE))
+        make("squared_error"), ElasticNet(zeros, zeros, torch.zeros(2, dtype=WIDE)), sets=sets
     )
     return train(
-        source_of([0.0]),
+        source_of([0.0] * sets, sets),
         objective,
         rule,
         torch.zeros(models, 1, 2, dtype=WIDE),
@@ -86,7 +87,7 @@ def run(rule, *, validation=None, watcher=None, max_iter=None, rate=1.0, **contr
             rate=np.full(models, rate),
             **controls,
         ),
-        validation=None if validation is None else source_of(validation),
+        validation=None if validation is None else source_of(validation, sets),
         watcher=watcher,
     )
 
@@ -111,6 +112,48 @@ def test_a_model_that_says_it_is_done_leaves_the_others_at_work():
     assert [result.loss_curve for result in results] == [[3.0, 2.0], [6.0, 5.0, 4.0]]
     assert [result.converged for result in results] == [True, False]
     assert [float(result.weights[0, 0]) for result in results] == [2.0, 3.0]
+
+
+class Counting(Scripted):
+    """Counts the models of the stack in each pass."""
+
+    def on_pass(self, weights, value):
+        self.sizes = [*getattr(self, "sizes", []), len(weights)]
+        return super().on_pass(weights, value)
+
+
+def test_models_of_several_sets_leave_with_their_peers():
+    curves = [[9.0, 8.0, 7.0, 6.0], [9.0, np.inf, 3.0, 2.0]] * 2  # sets of two models each
+    rule = Counting(curves, converges_at=[1, 0, 2, 3])
+    results, _ = run(rule, sets=2)
+    assert rule.sizes == [4, 4]  # the second pass ends the last of both kinds
+    assert [result.n_iter for result in results] == [1, 2, 2, 2]
+    assert [result.diverged for result in results] == [False, True, False, True]
+    rule = Counting(curves[:1] * 4, converges_at=[1, 0, 2, 3])
+    results, _ = run(rule, sets=2)
+    assert rule.sizes == [4, 4, 2, 2]
+    assert [result.n_iter for result in results] == [1, 4, 2, 3]
+    assert [len(result.loss_curve) for result in results] == [1, 4, 2, 3]
+    assert [float(result.weights[0, 0]) for result in results] == [1.0, 4.0, 2.0, 3.0]
+    assert [result.converged for result in results] == [True, False, True, True]
+
+
+def test_a_watcher_is_told_of_what_still_runs():
+    seen = []
+
+    class Listening:
+        def on_pass_begin(self, model):
+            seen.append(model)
+
+        def on_pass_end(self, progress):
+            return progress.model == 1
+
+    rule = Counting([[9.0, 8.0, 7.0]] * 4, converges_at=[0, 0, 0, 2])
+    results, _ = run(rule, sets=2, watcher=Listening())
+    assert seen == [0, 1, 2, 3, 0, 2, 3, 0, 2]
+    assert [result.n_iter for result in results] == [3, 1, 3, 2]
+    assert [result.converged for result in results] == [False, True, False, True]
+    assert rule.sizes == [4, 4, 2]
 
 
 def test_a_model_stops_when_it_improves_no_more():

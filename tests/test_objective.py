@@ -4,10 +4,11 @@ import pytest
 import torch
 from problems import as_target, draw_data, make, n_outputs, stacked
 
+from skorchless.estimators.data import Data
 from skorchless.losses import LOSSES
 from skorchless.objective import Objective, raw_predictions
 from skorchless.penalties import ElasticNet
-from skorchless.sources import DenseSource, Moments
+from skorchless.sources import DenseSource, Moments, as_source
 from skorchless.stack import WIDE, pack
 
 DELTAS = (0.5, 1.0, 2.0)
@@ -95,6 +96,42 @@ def descend(objective, source, weights, rate=0.0):
             weights -= rate * gradient
         value += objective.value(chunk)
     return gradients, value
+
+
+@each_loss
+@pytest.mark.parametrize("batch_size", [7, 40])
+def test_sets_side_by_side_are_objectives_of_their_own(loss, batch_size):
+    problems = [Problem(loss, seed) for seed in (3, 4)]
+    both = Data.side_by_side([problem.data for problem in problems])
+    source = as_source(
+        both.X,
+        both.target,
+        both.weight,
+        n_outputs=both.n_outputs,
+        fit_intercept=True,
+        batch_size=2 * batch_size,
+        stack_width=MODELS * both.n_outputs,
+        sets=2,
+    )
+    factor = torch.ones(FEATURES + 1, dtype=WIDE)
+    factor[-1] = 0.0
+    twice = [problems[0].alpha.repeat(2, 1, 1), problems[0].l1_ratio.repeat(2, 1, 1)]
+    objective = Objective(make(loss, DELTAS), ElasticNet(*twice, factor), sets=2)
+    weights = torch.cat([problem.weights for problem in problems])
+    gradients, value = descend(objective, source, weights.clone(), rate=0.1)
+    for i, problem in enumerate(problems):
+        own = slice(i * MODELS, (i + 1) * MODELS)
+        alone = descend(problem.objective(), problem.source(batch_size), weights[own].clone(), 0.1)
+        for gradient, wanted in zip(gradients, alone[0], strict=True):
+            close(gradient[own], wanted)
+        close(value[own], alone[1])
+
+    keep = torch.tensor([0, 2, MODELS, MODELS + 2])
+    objective.select(keep)
+    gradients, _ = descend(objective, source, weights[keep])
+    for i, problem in enumerate(problems):
+        alone, _ = descend(problem.objective(), problem.source(batch_size), problem.weights.clone())
+        close(gradients[0][2 * i : 2 * i + 2], alone[0][[0, 2]])
 
 
 @each_loss

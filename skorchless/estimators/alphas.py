@@ -10,7 +10,7 @@ from skorchless.estimators.candidates import Parameters, chosen_optimizer
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.settings import own_settings
 from skorchless.estimators.task import Outcome, Task
-from skorchless.estimators.training import fit_stack
+from skorchless.estimators.training import Watch, fit_stack
 from skorchless.optimizers.least_squares import Comoments
 from skorchless.stack import WIDE
 
@@ -24,7 +24,9 @@ NEIGHBOURS = 4
 FEW_PASSES = 100
 
 
-def fit_candidates(candidates: Sequence[Parameters], loss_name: str, task: Task) -> Outcome:
+def fit_candidates(
+    candidates: Sequence[Parameters], loss_name: str, task: Task, watch: Watch | None = None
+) -> Outcome:
     """Train M candidates on the same data, as `fit_stack` does, the shortest way.
 
     Parameters
@@ -34,16 +36,19 @@ def fit_candidates(candidates: Sequence[Parameters], loss_name: str, task: Task)
     loss_name : str
         A name in LOSSES.
     task : Task
+    watch : callable, optional
+        As of `fit_stack`: who wants to see the passes gets to see those of single fits.
     """
     shared = candidates[0]
-    if len(candidates) > 1 and task.validation is None and _only_its_optimum_matters(shared):
+    free = watch is None and task.validation is None and _only_its_optimum_matters(shared)
+    if len(candidates) > 1 and free:
         if may_be_closed_form(shared) and not task.start.any():
             outcome = _in_closed_form(candidates, task)
             if outcome is not None:
                 return outcome
         elif _is_worth_a_path(len(candidates), task) and _follow_a_path(candidates):
             return _along_path(candidates, loss_name, task)
-    return fit_stack(candidates, loss_name, task)
+    return fit_stack(candidates, loss_name, task, watch=watch)
 
 
 def _is_worth_a_path(n_candidates: int, task: Task) -> bool:

@@ -20,6 +20,7 @@ from skorchless.estimators.callbacks import (
     Callbacks,
     CallbackSupportMixin,
     FitWatcher,
+    has_callbacks,
     with_callbacks,
 )
 from skorchless.estimators.data import Data
@@ -142,8 +143,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
         # Callbacks see the model between passes: nothing in it may be of the fit before.
         for name in OF_A_WHOLE_FIT:
             self.__dict__.pop(name, None)
-        watched = bool(getattr(self, "_skl_callbacks", None))
-        callbacks = Callbacks(self, X, y, sample_weight) if watched else None
+        callbacks = Callbacks(self, X, y, sample_weight) if has_callbacks(self) else None
         outcome = self._train(task, callbacks=callbacks)
         self._publish(outcome, task)
         if callbacks is not None:

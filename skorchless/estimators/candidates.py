@@ -1,5 +1,6 @@
 """Candidates of a search: which of their parameters one stack can train side by side."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from skorchless.estimators.task import Task
@@ -16,11 +17,20 @@ STACKED = ("learning_rate", "alpha", "l1_ratio", "momentum", "delta", "tol")
 #: Memory that the state of one stack may take, in bytes. More candidates are trained in turns.
 STACK_BYTES = 2**30
 
+#: Rows a batch when the user leaves it to us.
+DEFAULT_BATCH = 256
+
 #: Tensors of the weights' shape that a textbook rule and the engine keep, at most.
 TEXTBOOK_COPIES = 12
 
 #: The same of the quasi-Newton rule: curvature pairs, twice while one is added, and its own.
 HISTORY_COPIES = 4 * MEMORY + 12
+
+#: Multiply-adds of one product with a batch up to which steps are mostly overhead, ...
+SMALL_STEP = 2**19
+
+#: ... and bytes of rows of all folds together that may be copied to spare it.
+SMALL_ROWS = 2**26
 
 
 def chosen_optimizer(parameters: Parameters) -> str:
@@ -28,6 +38,14 @@ def chosen_optimizer(parameters: Parameters) -> str:
     if parameters["optimizer"] != "auto":
         return str(parameters["optimizer"])
     return "quasi-newton" if parameters["learning_rate"] == "auto" else "adam"
+
+
+def batch_rows(parameters: Parameters, n: int) -> int:
+    """Rows that a textbook rule takes a step on, out of `n`."""
+    batch = parameters["batch_size"]
+    if batch is None:
+        return n
+    return min(n, DEFAULT_BATCH if batch == "auto" else int(batch))
 
 
 def stack_key(parameters: Parameters) -> Parameters:
@@ -68,3 +86,27 @@ def models_a_stack(parameters: Parameters, task: Task) -> int:
         sample = min(n, sample_size(columns)) * 4 * task.data.n_outputs
         numbers = HISTORY_COPIES * weights + factored + sample
     return max(1, STACK_BYTES // (WIDE.itemsize * numbers))
+
+
+def share_steps(parameters: Parameters, tasks: Sequence[Task], n_models: int) -> bool:
+    """Whether the same candidates train on tasks of one size in steps that serve all of them.
+
+    Rates have to be numbers, since what we choose ourselves depends on the rows. It pays where a
+    step is little work.
+    """
+    if len(tasks) < 2 or chosen_optimizer(parameters) == "quasi-newton":
+        return False
+    first = tasks[0]
+    n, columns = first.data.X.shape
+    return (
+        parameters["learning_rate"] != "auto"
+        and batch_rows(parameters, n) * columns * first.data.n_outputs * n_models <= SMALL_STEP
+        and len(tasks) * first.data.X.nbytes <= SMALL_ROWS
+        and len(tasks) * n_models <= models_a_stack(parameters, first)
+    )
+
+
+def size_of(task: Task) -> tuple[object, ...]:
+    """What tasks must have in common for their rows to lie side by side."""
+    held_out = None if task.validation is None else len(task.validation.X)
+    return task.data.X.shape, task.data.X.dtype, task.data.n_outputs, held_out

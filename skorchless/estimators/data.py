@@ -1,12 +1,16 @@
 """Checked rows on their way to the engine."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
+
+from skorchless.sources.dense import mean_of
+from skorchless.stack import WIDE
 
 
 @dataclass
@@ -21,12 +25,36 @@ class Data:
         In double precision.
     n_outputs : int
         K.
+    sets : int
+        Sets of as many rows each, one after the other, for models of their own.
     """
 
     X: Tensor
     target: Tensor
     weight: Tensor | None
     n_outputs: int
+    sets: int = 1
+
+    @classmethod
+    def side_by_side(cls, several: Sequence["Data"]) -> Self:
+        """Several as the sets of one; weights are relative to each set's own mean."""
+        weight = None
+        if any(data.weight is not None for data in several):
+            weight = torch.cat([data.relative_weight() for data in several])
+        X = torch.cat([data.X for data in several])
+        target = torch.cat([data.target for data in several])
+        return cls(X, target, weight, several[0].n_outputs, len(several))
+
+    def relative_weight(self) -> Tensor:
+        """Weights of the rows, one on average, shape ``(n,)``, in double precision."""
+        if self.weight is None:
+            return self.X.new_ones(len(self.X), dtype=WIDE)
+        return self.weight / mean_of(self.weight)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of each set."""
+        return len(self.X) // self.sets
 
     def take(self, rows: Tensor) -> "Data":
         """Some of the rows, by index."""

@@ -1,6 +1,6 @@
 """What each constructor parameter may be, checked at ``fit`` before any work."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, Protocol
@@ -126,7 +126,9 @@ PARAMETERS: dict[str, list[Rule]] = {
 }
 
 
-def check_parameters(owner: str, parameters: dict[str, Any]) -> None:
+def check_parameters(
+    owner: str, parameters: dict[str, Any], names: Collection[str] = PARAMETERS
+) -> None:
     """Raise if a parameter makes no sense.
 
     Parameters
@@ -135,6 +137,8 @@ def check_parameters(owner: str, parameters: dict[str, Any]) -> None:
         The estimator's name, for the message.
     parameters : dict
         Values of the parameters in PARAMETERS that it has.
+    names : collection of str
+        Those of them to look at; the rest is known to be sound.
 
     Raises
     ------
@@ -145,6 +149,8 @@ def check_parameters(owner: str, parameters: dict[str, Any]) -> None:
         For ``distributed=True``.
     """
     for name, value in parameters.items():
+        if name not in names:
+            continue
         rules = PARAMETERS[name]
         if not any(rule.allows(value) for rule in rules):
             words = [str(rule) for rule in rules]

@@ -1,6 +1,8 @@
 """What one call of the engine is given, and what comes of it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -32,6 +34,19 @@ class Task:
     generator: torch.Generator
     validation: Data | None = None
     comoments: Comoments | None = None
+
+    @classmethod
+    def side_by_side(cls, tasks: Sequence["Task"], n_models: int) -> Self:
+        """Several tasks of `n_models` models each, and with the same seed, as the sets of one."""
+        shape = tasks[0].start.shape[1:]
+        start = np.concatenate([np.broadcast_to(task.start, (n_models, *shape)) for task in tasks])
+        held_out = [task.validation for task in tasks if task.validation is not None]
+        return cls(
+            Data.side_by_side([task.data for task in tasks]),
+            start,
+            tasks[0].generator,
+            Data.side_by_side(held_out) if held_out else None,
+        )
 
 
 @dataclass

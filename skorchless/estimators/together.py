@@ -1,7 +1,8 @@
 """Several estimators fitted on the same rows at once, each as it would be fitted alone."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,18 @@ from torch import Tensor
 from skorchless.estimators import inputs
 from skorchless.estimators.alphas import fit_candidates
 from skorchless.estimators.base import TorchLinearModel
-from skorchless.estimators.candidates import models_a_stack
-from skorchless.estimators.parameters import check_parameters
+from skorchless.estimators.callbacks import (
+    Callbacks,
+    FitWatcher,
+    StackWatcher,
+    has_callbacks,
+    let_go,
+)
+from skorchless.estimators.candidates import STACKED, models_a_stack, share_steps, size_of
+from skorchless.estimators.parameters import PARAMETERS, check_parameters
 from skorchless.estimators.settings import full_precision
 from skorchless.estimators.task import Task
+from skorchless.estimators.training import FoldBack
 from skorchless.optimizers.least_squares import Comoments
 
 
@@ -38,23 +47,45 @@ class Verdict:
     loss_curve: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
-def fit_together(
+@dataclass
+class Prepared:
+    """Estimators of one `stack_key` and the checked rows that they are to be fitted on.
+
+    Attributes
+    ----------
+    models : list of TorchLinearModel
+        Those whose parameters make sense.
+    verdicts : list of Verdict
+        Theirs.
+    task : Task or None
+        None if there are no such models.
+    learned : dict
+        Attributes that they owe to the rows alone.
+    rows : tuple of X, y and sample_weight
+        As they were passed, for callbacks.
+    """
+
+    models: list[TorchLinearModel]
+    verdicts: list[Verdict]
+    task: Task | None
+    learned: dict[str, Any]
+    rows: tuple[Any, Any, Any]
+
+
+def prepare(
     models: Sequence[TorchLinearModel],
     X: Any,
     y: Any,
     *,
     comoments: Comoments | None = None,
     **fit_params: Any,
-) -> list[Verdict]:
-    """Fit estimators of one class whose parameters have the same `stack_key`.
-
-    Each has the attributes, to rounding, that its own ``fit`` would have given it: the same
-    batches, the same held-out rows, and an end of its own. Only their fitting costs less.
+) -> tuple[list[Verdict], Prepared]:
+    """Check estimators, and the rows that they are to be fitted on with `fit_prepared`.
 
     Parameters
     ----------
     models : sequence of TorchLinearModel
-        Not fitted yet.
+        Of one class and `stack_key`, not fitted yet.
     X, y, **fit_params
         As ``fit`` takes them.
     comoments : Comoments, optional
@@ -63,54 +94,118 @@ def fit_together(
     Returns
     -------
     verdicts : list of Verdict
-        One a model. An error of one leaves the others alone.
+        One a model, in which `fit_prepared` will write down how its fit went.
+    prepared : Prepared
 
     Raises
     ------
     Exception
         Whatever every ``fit`` would raise alike, because X or y are at fault.
     """
-    verdicts = [_check(model) for model in models]
+    verdicts = _check(models)
     sound = [i for i, verdict in enumerate(verdicts) if verdict.error is None]
-    if not sound:
-        return verdicts
-    leader = models[sound[0]]
-    own = set(vars(leader))
-    task = leader._prepare(X, y, **fit_params)
-    task.comoments = comoments
-    learned = {name: value for name, value in vars(leader).items() if name not in own}
-    state = task.generator.get_state()
-    most = models_a_stack(leader._parameters(), task)
-    for first in range(0, len(sound), most):
-        task.generator.set_state(state)
-        members = sound[first : first + most]
-        _fit_stack([models[i] for i in members], [verdicts[i] for i in members], learned, task)
+    rows = (X, y, fit_params.get("sample_weight"))
+    prepared = Prepared([models[i] for i in sound], [verdicts[i] for i in sound], None, {}, rows)
+    if sound:
+        leader = prepared.models[0]
+        own = set(vars(leader))
+        prepared.task = leader._prepare(X, y, **fit_params)
+        prepared.task.comoments = comoments
+        prepared.learned = {name: value for name, value in vars(leader).items() if name not in own}
+    return verdicts, prepared
+
+
+def _check(models: Sequence[TorchLinearModel]) -> list[Verdict]:
+    """Verdicts on the parameters; what is alike in all models is looked at until it is sound."""
+    verdicts = []
+    names: Collection[str] = PARAMETERS
+    for model in models:
+        verdict = Verdict()
+        try:
+            check_parameters(type(model).__name__, model._parameters(), names)
+            names = STACKED
+        except (ValueError, TypeError, NotImplementedError) as error:
+            verdict.error = error
+        verdicts.append(verdict)
     return verdicts
 
 
-def _check(model: TorchLinearModel) -> Verdict:
+def fit_prepared(several: Sequence[Prepared]) -> None:
+    """Fit the same estimators on several sets of rows, such as the folds of a search.
+
+    Each has the attributes, to rounding, that its own ``fit`` would have given it: the same
+    batches, the same held-out rows, and an end of its own. An error of one leaves the others alone.
+    Where steps are little work, sets of one size train side by side.
+    """
+    alike: dict[Any, list[Prepared]] = {}
+    for prepared in several:
+        if prepared.task is not None:
+            alike.setdefault(size_of(prepared.task), []).append(prepared)
+    for group in alike.values():
+        models = group[0].models
+        tasks = [prepared.task for prepared in group if prepared.task is not None]
+        if share_steps(models[0]._parameters(), tasks, len(models)):
+            _fit_stack(group, Task.side_by_side(tasks, len(models)))
+            continue
+        for prepared in group:
+            _fit_in_turns(prepared)
+
+
+def _fit_in_turns(prepared: Prepared) -> None:
+    """Train as many models at once as there is memory for."""
+    models, task = prepared.models, prepared.task
+    assert task is not None
+    state = task.generator.get_state()
+    most = models_a_stack(models[0]._parameters(), task)
+    for first in range(0, len(models), most):
+        task.generator.set_state(state)
+        turn = slice(first, first + most)
+        _fit_stack([replace(prepared, models=models[turn], verdicts=prepared.verdicts[turn])], task)
+
+
+def _fit_stack(sets: Sequence[Prepared], task: Task) -> None:
+    """Train one stack, of as many models for each set; note in the verdicts how it went."""
+    members = [
+        (model, verdict, prepared)
+        for prepared in sets
+        for model, verdict in zip(prepared.models, prepared.verdicts, strict=True)
+    ]
+    parameters = [model._parameters() for model, _, _ in members]
+    heard: dict[int, Callbacks] = {}
     try:
-        check_parameters(type(model).__name__, model._parameters())
-    except (ValueError, TypeError, NotImplementedError) as error:
-        return Verdict(error)
-    return Verdict()
+        for i, (model, _, prepared) in enumerate(members):
+            if has_callbacks(model):
+                model.__dict__.update(prepared.learned)
+                heard[i] = Callbacks(model, *prepared.rows)
+        watch = partial(_watch, heard, [model for model, _, _ in members]) if heard else None
+        loss_name = members[0][0]._loss_name(task.data.n_outputs)
+        outcome = fit_candidates(parameters, loss_name, task, watch)
+        if outcome.interrupt is not None:
+            raise outcome.interrupt
+        for i, (model, verdict, prepared) in enumerate(members):
+            verdict.error = outcome.failure(i)
+            verdict.loss_curve = np.array(outcome.results[i].loss_curve)
+            if verdict.error is None:
+                model.__dict__.update(prepared.learned)
+                model._publish(outcome, task, i)
+                verdict.converged = model._is_content(outcome.results[i])
+                if i in heard:
+                    heard[i].on_fit_end()
+    except Exception as error:
+        for _, verdict, _ in members:
+            verdict.error = error
+    finally:
+        for model, _, _ in members:
+            if has_callbacks(model):
+                let_go(model)
 
 
-def _fit_stack(
-    models: list[TorchLinearModel], verdicts: list[Verdict], learned: dict[str, Any], task: Task
-) -> None:
-    """Train one stack; write down in the verdicts how it went."""
-    parameters = [model._parameters() for model in models]
-    outcome = fit_candidates(parameters, models[0]._loss_name(task.data.n_outputs), task)
-    if outcome.interrupt is not None:
-        raise outcome.interrupt
-    for i, (model, verdict) in enumerate(zip(models, verdicts, strict=True)):
-        verdict.error = outcome.failure(i)
-        verdict.loss_curve = np.array(outcome.results[i].loss_curve)
-        if verdict.error is None:
-            model.__dict__.update(learned)
-            model._publish(outcome, task, i)
-            verdict.converged = model._is_content(outcome.results[i])
+def _watch(
+    heard: dict[int, Callbacks], models: Sequence[TorchLinearModel], fold_back: FoldBack
+) -> StackWatcher:
+    return StackWatcher(
+        {i: FitWatcher(told, models[i]._attributes, 0, fold_back) for i, told in heard.items()}
+    )
 
 
 def predict_together(models: Sequence[TorchLinearModel], X: Any) -> np.ndarray:

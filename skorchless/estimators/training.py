@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from skorchless.engine import Controls, Watcher, train
-from skorchless.estimators.candidates import Parameters, chosen_optimizer
+from skorchless.estimators.candidates import Parameters, batch_rows, chosen_optimizer
 from skorchless.estimators.data import Data
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.settings import own_settings
 from skorchless.estimators.task import Outcome, Task
-from skorchless.losses import make_loss
+from skorchless.losses import Loss, make_loss
 from skorchless.objective import Objective
 from skorchless.optimizers import (
     OPTIMIZERS,
@@ -47,9 +47,6 @@ HEAD_SHARE, HEAD_ROWS, HEAD_ROWS_A_WEIGHT = 16, 5000, 10
 #: ... and so near to their optimum is near enough.
 HEAD_TOL = 1e-2
 
-#: Rows a batch when the user leaves it to us.
-DEFAULT_BATCH = 256
-
 
 def fit_stack(
     candidates: Sequence[Parameters],
@@ -65,7 +62,8 @@ def fit_stack(
     ----------
     candidates : sequence of dict
         Constructor parameters. They may differ in the numbers that `stack_key` leaves out; the
-        rest is read from the first.
+        rest is read from the first. Where the data has several sets of rows, each set's candidates
+        follow those of the set before, as many and of the same loss.
     loss_name : str
         A name in LOSSES.
     task : Task
@@ -127,9 +125,10 @@ class _Training:
         source = plain if scaling is None else plain.scaled(scaling)
         implicit = scaling is not None and self._leaves_rows_alone(plain, scaling)
         objective = Objective(
-            make_loss(self.loss_name, self._stacked("delta")),
+            self.loss,
             self._penalty(scaling),
             scaling if implicit else None,
+            sets=self.data.sets,
         )
         start, validation = self.task.start, self.task.validation
         alike = np.broadcast_to(start, (len(self.candidates), *start.shape[1:]))
@@ -175,11 +174,17 @@ class _Training:
         """Whether an earlier call of ``partial_fit`` left a state of the same rule."""
         return self.memory.passes > 0 and self.memory.optimizer == self.state_of
 
+    @cached_property
+    def loss(self) -> Loss:
+        """The loss of one set's models."""
+        n_models = len(self.candidates) // self.data.sets
+        return make_loss(self.loss_name, self._stacked("delta")[:n_models])
+
     @property
     def work_of_a_batch(self) -> int:
-        """Multiply-adds of one product with a batch."""
-        columns = self.data.X.shape[1] + 1
-        return self._batch_size() * columns * self.data.n_outputs * len(self.candidates)
+        """Multiply-adds of one product with a batch of one set."""
+        rows = self._batch_size() // self.data.sets
+        return rows * (self.data.X.shape[1] + 1) * self._stack_width
 
     @property
     def gains_from_head_start(self) -> bool:
@@ -191,14 +196,18 @@ class _Training:
         enough = HEAD_SHARE * max(HEAD_ROWS, HEAD_ROWS_A_WEIGHT * n_weights)
         if not self.kind.full_batch or self.shared["early_stopping"] or len(self.data.X) < enough:
             return False
-        loss = make_loss(self.loss_name, self._stacked("delta"))
-        return not loss.constant_curvature or self._penalty(None).has_l1
+        return not self.loss.constant_curvature or self._penalty(None).has_l1
 
     def _batch_size(self) -> int:
-        n, batch = len(self.data.X), self.shared["batch_size"]
-        if self.kind.full_batch or batch is None:
-            return n
-        return min(n, DEFAULT_BATCH if batch == "auto" else int(batch))
+        """Rows of a batch, over all sets."""
+        if self.kind.full_batch:
+            return len(self.data.X)
+        return self.data.sets * batch_rows(self.shared, self.data.n_rows)
+
+    @property
+    def _stack_width(self) -> int:
+        """Rows of weights that each row of X is multiplied with."""
+        return len(self.candidates) // self.data.sets * self.data.n_outputs
 
     def _source(self, data: Data, batch_size: int, mean_weight: float | None) -> Source:
         return as_source(
@@ -208,8 +217,9 @@ class _Training:
             n_outputs=data.n_outputs,
             fit_intercept=bool(self.shared["fit_intercept"]),
             batch_size=batch_size,
-            stack_width=len(self.candidates) * data.n_outputs,
+            stack_width=self._stack_width,
             mean_weight=mean_weight,
+            sets=data.sets,
         )
 
     def _scaling(self, source: Source) -> Scaling:
@@ -312,10 +322,13 @@ class _Training:
         """Objective of the best constant model, shape ``(M,)``."""
         data = self.data
         weight = data.X.new_ones(len(data.X)) if data.weight is None else data.weight
-        value = make_loss(self.loss_name, self._stacked("delta")).constant_value(
-            data.target, weight, data.n_outputs, bool(self.shared["fit_intercept"])
-        )
-        return value.to(data.X.device).expand(len(self.candidates))
+        of_sets = zip(data.target.chunk(data.sets), weight.chunk(data.sets), strict=True)
+        values = [
+            self.loss.constant_value(*rows, data.n_outputs, bool(self.shared["fit_intercept"]))
+            for rows in of_sets
+        ]
+        n_models = len(self.candidates) // data.sets
+        return torch.cat([value.to(data.X.device).expand(n_models) for value in values])
 
     def _controls(self, rates: np.ndarray, units: np.ndarray | None) -> Controls:
         shared = self.shared

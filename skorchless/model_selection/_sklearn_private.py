@@ -113,11 +113,6 @@ class Search(BaseSearchCV):
         else:
             self._run_search(evaluate)
 
-    @property
-    def _has_callbacks(self) -> bool:
-        """Whether anybody listens."""
-        return bool(getattr(self, "_skl_callbacks", ()))
-
 
 class _NoCallbacks:
     """A context of callbacks for scikit-learn before 1.9, which has none."""

@@ -1,5 +1,7 @@
-"""One fold of a search: all candidates fitted on its training rows and scored on the others."""
+"""Folds of a search: all candidates fitted on the training rows and scored on the others."""
 
+import contextlib
+import math
 import time
 import traceback
 from collections.abc import Sequence
@@ -9,12 +11,16 @@ from typing import Any
 import numpy as np
 
 from skorchless.estimators.base import TorchLinearModel
-from skorchless.estimators.together import Verdict, fit_together
+from skorchless.estimators.candidates import SMALL_ROWS
+from skorchless.estimators.together import Prepared, Verdict, fit_prepared, prepare
 from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.groups import Group
+from skorchless.model_selection.listeners import Listeners
 from skorchless.model_selection.pipelines import FittedSteps, Rows, rows_of
 from skorchless.model_selection.scoring import score_together
 from skorchless.optimizers.least_squares import Comoments
+
+Split = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass
@@ -57,26 +63,79 @@ class Entry:
     converged: bool
 
 
-def evaluate_fold(
+def evaluate_folds(
     evaluation: Evaluation,
     X: Any,
     y: Any,
-    split: tuple[np.ndarray, np.ndarray],
-    comoments: Comoments | None = None,
-) -> list[Entry]:
-    """Fit and score every candidate in one fold, in the order of the candidates.
+    splits: Sequence[Split],
+    comoments: Sequence[Comoments | None],
+    listeners: Sequence[Listeners | None],
+) -> list[list[Entry]]:
+    """Fit and score every candidate in some folds, and in each in the order of the candidates.
 
     Parameters
     ----------
     evaluation : Evaluation
     X, y : array-like
         All rows.
-    split : pair of ndarray of int
-        Which of them to fit and to score on.
-    comoments : Comoments, optional
-        Of the rows to fit on, if they are known.
+    splits : sequence of pairs of ndarray of int
+        For each fold which rows to fit and to score on.
+    comoments : sequence of Comoments or None
+        Of the rows that each fits on, if they are known.
+    listeners : sequence of Listeners or None
+        Of each fold, if there are any.
     """
-    return _Fold(evaluation, X, y, split, comoments).entries()
+    folds = [
+        _Fold(evaluation, X, y, *each) for each in zip(splits, comoments, listeners, strict=True)
+    ]
+    found: list[dict[int, Entry]] = [{} for _ in folds]
+    for group in evaluation.groups:
+        attempts = [fold.prepare(group) for fold in folds]
+        begun = time.time()
+        with contextlib.ExitStack() as listening:
+            for fold, attempt in zip(folds, attempts, strict=True):
+                listening.enter_context(fold.told(group, attempt))
+            fit_prepared([attempt.prepared for attempt in attempts if attempt.prepared])
+        seconds = (time.time() - begun) / len(folds)
+        for fold, attempt, entries in zip(folds, attempts, found, strict=True):
+            attempt.seconds += seconds
+            entries.update(zip(group.members, fold.finish(group, attempt), strict=True))
+    return [[entries[i] for i in range(len(entries))] for entries in found]
+
+
+def folds_at_once(X: Any, n_splits: int, n_jobs: int) -> int:
+    """How many folds one call of `evaluate_folds` gets: all that a worker has, if they are small.
+
+    Steps that serve several folds need the rows of all of them in memory.
+    """
+    share = -(-n_splits // n_jobs)
+    if not hasattr(X, "shape"):
+        return 1
+    n_bytes: int = math.prod(X.shape) * np.dtype(np.float64).itemsize
+    return max(1, min(share, SMALL_ROWS // max(n_bytes, 1)))
+
+
+@dataclass
+class _Attempt:
+    """The candidates of a group on the rows of one fold.
+
+    Attributes
+    ----------
+    finals : list of estimator
+        The last step of each.
+    verdicts : list of Verdict
+    seconds : float
+        Spent on fitting.
+    rows : Rows or None
+    prepared : Prepared or None
+        None for rows or candidates that cannot be fitted.
+    """
+
+    finals: list[TorchLinearModel]
+    verdicts: list[Verdict]
+    seconds: float
+    rows: Rows | None = None
+    prepared: Prepared | None = None
 
 
 class _Fold:
@@ -85,11 +144,12 @@ class _Fold:
         evaluation: Evaluation,
         X: Any,
         y: Any,
-        split: tuple[np.ndarray, np.ndarray],
+        split: Split,
         comoments: Comoments | None,
+        listeners: Listeners | None,
     ) -> None:
-        self.evaluation, self.comoments = evaluation, comoments
         train, test = split
+        self.evaluation, self.comoments, self.listeners = evaluation, comoments, listeners
         some = evaluation.groups[0].estimator
         self.X_train, self.y_train = private.safe_split(some, X, y, train)
         self.X_test, self.y_test = private.safe_split(some, X, y, test, train)
@@ -99,19 +159,46 @@ class _Fold:
         self.test_params = check(X, params=evaluation.score_params, indices=test)
         self.n_test = len(test)
         self.fitted_steps = FittedSteps()
+        weight = self.fit_params.get("sample_weight")
+        metadata = None if weight is None else {"sample_weight": weight}
+        self.about = {"X": self.X_train, "y": self.y_train, "metadata": metadata}
 
-    def entries(self) -> list[Entry]:
-        """One a candidate."""
-        found: dict[int, Entry] = {}
-        for group in self.evaluation.groups:
-            found.update(zip(group.members, self._evaluate(group), strict=True))
-        return [found[i] for i in range(len(found))]
-
-    def _evaluate(self, group: Group) -> list[Entry]:
+    def prepare(self, group: Group) -> _Attempt:
+        """Bring the rows to the last steps of a group, or write down what goes wrong."""
         begun = time.time()
-        finals = group.unfitted()
-        rows, verdicts = self._fit(group, finals)
-        fit_time = (time.time() - begun) / len(finals)
+        attempt = _Attempt(group.unfitted(), [], 0.0)
+        try:
+            attempt.rows = rows = rows_of(
+                group.estimator, self.X_train, self.y_train, self.fit_params, self.fitted_steps
+            )
+            known = self.comoments if group.estimator is group.finals[0] else None
+            attempt.verdicts, attempt.prepared = prepare(
+                attempt.finals, rows.X, rows.y, comoments=known, **rows.fit_params
+            )
+        except Exception as error:
+            attempt.verdicts = [Verdict(error) for _ in attempt.finals]
+        attempt.seconds = time.time() - begun
+        return attempt
+
+    def told(self, group: Group, attempt: _Attempt) -> contextlib.AbstractContextManager[None]:
+        """Let who listens know of the fits to come."""
+        if self.listeners is None:
+            return contextlib.nullcontext()
+        return self.listeners.fitting(group.members, attempt.finals, **self.about)
+
+    def finish(self, group: Group, attempt: _Attempt) -> list[Entry]:
+        """Score what has been fitted, one entry a candidate."""
+        try:
+            return self._entries(attempt, group)
+        finally:
+            if self.listeners is not None:
+                self.listeners.end(group.members, **self.about)
+
+    def _entries(self, attempt: _Attempt, group: Group) -> list[Entry]:
+        finals, verdicts, rows = attempt.finals, attempt.verdicts, attempt.rows
+        errors = [verdict.error for verdict in verdicts if verdict.error is not None]
+        if errors and self.evaluation.error_score == "raise":
+            raise errors[0]
         failed = self._error_scores()
         tests, trains = [failed] * len(finals), [failed] * len(finals)
         fitted = [i for i, verdict in enumerate(verdicts) if verdict.error is None]
@@ -135,33 +222,13 @@ class _Fold:
                 "fit_error": None if verdict.error is None else _describe(verdict.error),
                 "test_scores": _own(test),
                 "n_test_samples": self.n_test,
-                "fit_time": fit_time,
+                "fit_time": attempt.seconds / len(finals),
                 "score_time": score_time if verdict.error is None else 0.0,
             }
             if self.evaluation.return_train_score:
                 result["train_scores"] = _own(train)
             entries.append(Entry(result, verdict.loss_curve, verdict.converged))
         return entries
-
-    def _fit(
-        self, group: Group, finals: list[TorchLinearModel]
-    ) -> tuple[Rows | None, list[Verdict]]:
-        """Fit a group, and raise or write down what goes wrong."""
-        rows = None
-        try:
-            rows = rows_of(
-                group.estimator, self.X_train, self.y_train, self.fit_params, self.fitted_steps
-            )
-            known = self.comoments if group.estimator is group.finals[0] else None
-            verdicts = fit_together(finals, rows.X, rows.y, comoments=known, **rows.fit_params)
-        except Exception as error:
-            if self.evaluation.error_score == "raise":
-                raise
-            return rows, [Verdict(error) for _ in finals]
-        errors = [verdict.error for verdict in verdicts if verdict.error is not None]
-        if errors and self.evaluation.error_score == "raise":
-            raise errors[0]
-        return rows, verdicts
 
     def _score(
         self,

@@ -104,8 +104,12 @@ def _is_of(name: str, prefix: str) -> bool:
 
 
 def _final_key(final: TorchLinearModel) -> Any:
-    """The last step's settings that do not stack, those of a subclass's own included."""
-    settings = {**final.get_params(deep=False), **stack_key(final._parameters())}
+    """The last step's settings that do not stack, those of a subclass's own included.
+
+    An estimator that is not fitted holds its settings and, in private, what was asked of it.
+    """
+    own = {name: value for name, value in vars(final).items() if not name.startswith("_")}
+    settings = {**own, **stack_key(final._parameters())}
     return tuple((name, token(settings[name])) for name in sorted(settings))
 
 

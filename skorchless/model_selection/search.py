@@ -4,9 +4,11 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any, Self
 
 import numpy as np
+from joblib import effective_n_jobs
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
@@ -14,11 +16,14 @@ from sklearn.utils import indexable
 from sklearn.utils.parallel import Parallel, delayed
 
 from skorchless.estimators.base import TorchLinearModel
+from skorchless.estimators.callbacks import has_callbacks
 from skorchless.model_selection import _sklearn_private as private
-from skorchless.model_selection.fold import Entry, Evaluation, evaluate_fold
+from skorchless.model_selection.fold import Entry, Evaluation, evaluate_folds, folds_at_once
 from skorchless.model_selection.grams import comoments_of_folds
 from skorchless.model_selection.groups import check_ours, group
+from skorchless.model_selection.listeners import Listeners, listeners_of
 from skorchless.model_selection.messages import announce, report
+from skorchless.model_selection.pipelines import final_of
 
 Candidate = dict[str, Any]
 
@@ -128,15 +133,13 @@ class _Run:
         candidates = list(candidate_params)
         splits = self._splits(cv or self.cv)
         announce(self.search.verbose, len(candidates), len(splits))
-        entries = self._entries(candidates, splits)
+        entries = self._entries(candidates, splits, callback_ctx)
         if not entries:
             raise ValueError(
                 "No fits were performed. Was the CV iterator empty? Were there no candidates?"
             )
         out = [entry.result for candidate in entries for entry in candidate]
         report(self.search.verbose, candidates, entries)
-        if callback_ctx is not None and self.search._has_callbacks:
-            self._tell(callback_ctx, len(out))
         self._warn(entries)
         private.warn_or_raise_about_fit_failures(out, self.search.error_score)
         if callable(self.search.scoring):
@@ -159,7 +162,7 @@ class _Run:
         return splits
 
     def _entries(
-        self, candidates: list[Candidate], splits: list[tuple[Any, Any]]
+        self, candidates: list[Candidate], splits: list[tuple[Any, Any]], callback_ctx: Any
     ) -> list[tuple[Entry, ...]]:
         """One entry a candidate and split; folds are what workers share among themselves."""
         search = self.search
@@ -175,19 +178,24 @@ class _Run:
         if not candidates:
             return []
         known = comoments_of_folds(groups, self.X, self.y, splits, evaluation.fit_params)
+        told: list[Listeners | None] = [None] * len(splits)
+        if callback_ctx is not None and self._is_heard:
+            told = [*listeners_of(search, callback_ctx, len(candidates), len(splits))]
         parallel = Parallel(n_jobs=search.n_jobs, pre_dispatch=search.pre_dispatch)
+        at_once = folds_at_once(self.X, len(splits), effective_n_jobs(search.n_jobs))
+        turns = [slice(i, i + at_once) for i in range(0, len(splits), at_once)]
         folds = parallel(
-            delayed(evaluate_fold)(evaluation, self.X, self.y, split, comoments)
-            for split, comoments in zip(splits, known, strict=True)
+            delayed(evaluate_folds)(
+                evaluation, self.X, self.y, splits[turn], known[turn], told[turn]
+            )
+            for turn in turns
         )
-        return list(zip(*folds, strict=True))
+        return list(zip(*chain.from_iterable(folds), strict=True))
 
-    def _tell(self, context: Any, n_evaluations: int) -> None:
-        """Let callbacks know of each evaluation; those of a fold have ended together."""
-        for task_id in range(n_evaluations):
-            task = context.subcontext(task_name="candidate-split-evaluation", task_id=task_id)
-            task.call_on_fit_task_begin(estimator=self.search)
-            task.call_on_fit_task_end(estimator=self.search)
+    @property
+    def _is_heard(self) -> bool:
+        """Whether anybody listens to the search or to the fits of its candidates."""
+        return has_callbacks(self.search) or has_callbacks(final_of(self.estimator))
 
     def _warn(self, entries: list[tuple[Entry, ...]]) -> None:
         """One warning for all fits that would have warned for themselves."""

@@ -8,17 +8,33 @@ from skorchless.sources.base import Batch, Chunk, Source
 from skorchless.sources.dense import DenseSource
 from skorchless.sources.moments import Moments
 from skorchless.sources.scaling import Scaling
+from skorchless.sources.side_by_side import SideBySide
 
-__all__ = ["Batch", "Chunk", "DenseSource", "Moments", "Scaling", "Source", "as_source"]
+__all__ = [
+    "Batch",
+    "Chunk",
+    "DenseSource",
+    "Moments",
+    "Scaling",
+    "SideBySide",
+    "Source",
+    "as_source",
+]
 
 
-def as_source(X: Tensor, target: Tensor, sample_weight: Tensor | None, **layout: Any) -> Source:
+def as_source(
+    X: Tensor, target: Tensor, sample_weight: Tensor | None, *, sets: int = 1, **layout: Any
+) -> Source:
     """The source that suits the kind and the size of X: the only place that asks for either.
 
     Parameters
     ----------
     X : Tensor of shape (n, D)
     target, sample_weight, **layout
-        As of `DenseSource`.
+        As of `DenseSource`, or of `SideBySide` if there is more than one set.
+    sets : int
+        Sets of rows with models of their own.
     """
+    if sets > 1:
+        return SideBySide(X, target, sample_weight, sets=sets, **layout)
     return DenseSource(X, target, sample_weight, **layout)

@@ -9,9 +9,15 @@ from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
 from skorchless.estimators import alphas, candidates, together
 from skorchless.estimators.alphas import interpolate
 from skorchless.estimators.candidates import stack_key
-from skorchless.estimators.together import fit_together, predict_together
+from skorchless.estimators.together import fit_prepared, predict_together, prepare
 
 ATTRIBUTES = ("coef_", "intercept_", "loss_curve_", "n_iter_", "learning_rate_", "optimizer_")
+
+
+def fit_together(models, X, y):
+    verdicts, prepared = prepare(models, X, y)
+    fit_prepared([prepared])
+    return verdicts
 
 
 def assert_as_alone(models, X, y, rtol=1e-10):
@@ -39,12 +45,9 @@ def test_each_is_as_if_fitted_alone(Estimator, data, optimizer, early_stopping):
     assert_as_alone(models, X, y, rtol=1e-6)
 
 
-def test_stacks_that_do_not_fit_are_split(Estimator, data, monkeypatch):
-    X, y = data
-    models = [
-        Estimator(optimizer="sgd", learning_rate=0.01 * i, max_iter=3, tol=None, random_state=0)
-        for i in range(1, 6)
-    ]
+@pytest.fixture
+def stacks(monkeypatch):
+    """How many models each stack has had."""
     sizes = []
     ordinary = together.fit_candidates
 
@@ -53,10 +56,118 @@ def test_stacks_that_do_not_fit_are_split(Estimator, data, monkeypatch):
         return ordinary(parameters, *rest)
 
     monkeypatch.setattr(together, "fit_candidates", counted)
+    return sizes
+
+
+def test_stacks_that_do_not_fit_are_split(Estimator, data, stacks, monkeypatch):
+    X, y = data
+    models = [
+        Estimator(optimizer="sgd", learning_rate=0.01 * i, max_iter=3, tol=None, random_state=0)
+        for i in range(1, 6)
+    ]
     monkeypatch.setattr(candidates, "STACK_BYTES", 1000)
     fit_together(models, X, y)
-    assert sum(sizes) == 5 and max(sizes) < 5
+    assert sum(stacks) == 5 and max(stacks) < 5
     assert_as_alone(models, X, y)
+
+
+# Several sets of rows.
+
+
+def fit_sets(make_models, sets, **fit_params):
+    """Fit the same models on each set of rows; return those of each."""
+    models = [make_models() for _ in sets]
+    several = [prepare(m, *rows, **fit_params) for m, rows in zip(models, sets, strict=True)]
+    fit_prepared([prepared for _, prepared in several])
+    return models, [verdicts for verdicts, _ in several]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("early_stopping", [False, True])
+@pytest.mark.parametrize("schedule, tol", [("cosine", None), ("constant", 1e-2), ("adaptive", 0.1)])
+def test_sets_of_as_many_rows_train_side_by_side(
+    Estimator, make_data, stacks, optimizer, early_stopping, schedule, tol
+):
+    sets = [make_data(n=n, seed=seed) for seed, n in enumerate([60, 61, 60, 60])]
+    shared = {"optimizer": optimizer, "schedule": schedule, "tol": tol, "random_state": 2}
+    shared |= {"early_stopping": early_stopping, "batch_size": 16}
+    shared["max_iter"] = 20 if tol is None else 1000
+
+    def make_models():
+        rates = [0.003, 0.1, 0.03]
+        return [
+            Estimator(learning_rate=rate, alpha=a, l1_ratio=0.5, **shared)
+            for rate, a in zip(rates, [0.1, 0.0, 0.01], strict=True)
+        ]
+
+    models, verdicts = fit_sets(make_models, sets)
+    assert stacks == [9, 3]
+    assert all(verdict.converged for some in verdicts for verdict in some)
+    passes = {model.n_iter_ for some in models for model in some}
+    assert passes == {20} if tol is None else len(passes) > 2
+    for some, rows in zip(models, sets, strict=True):
+        assert_as_alone(some, *rows, rtol=1e-6)
+
+
+def test_a_model_that_diverges_on_one_set_leaves_the_others_alone(make_data, stacks):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 3)), rng.normal(size=40)
+    sets = [(X, y), (1e3 * X, y)]
+
+    def make_models():
+        rates = [0.05, 1e-8]
+        shared = {"optimizer": "sgd", "max_iter": 300, "tol": None, "random_state": 0}
+        return [TorchLinearRegressor(learning_rate=rate, **shared) for rate in rates]
+
+    models, ((first, second), (third, fourth)) = fit_sets(make_models, sets)
+    assert stacks == [4]
+    assert "finite numbers" in str(third.error)
+    assert first.error is second.error is fourth.error is None
+    assert_as_alone(models[0], *sets[0])
+    assert_as_alone(models[1][1:], *sets[1])
+    alone = clone(models[1][0])
+    with pytest.raises(ValueError, match="finite numbers") as caught:
+        alone.fit(*sets[1])
+    assert str(caught.value) == str(third.error)
+
+
+@pytest.mark.parametrize("option", ["automatic rate", "auto", "large steps", "large rows"])
+def test_other_sets_train_one_after_the_other(Estimator, make_data, stacks, option, monkeypatch):
+    shared = {"optimizer": "sgd", "learning_rate": 0.05, "max_iter": 3, "tol": None}
+    if option == "automatic rate":
+        shared["learning_rate"] = "auto"
+    elif option == "auto":
+        shared.update(optimizer="auto", learning_rate="auto", tol=0.1, max_iter=100)
+    elif option == "large steps":
+        monkeypatch.setattr(candidates, "SMALL_STEP", 100)
+    else:
+        monkeypatch.setattr(candidates, "SMALL_ROWS", 100)
+    sets = [make_data(seed=seed) for seed in range(2)]
+    models, _ = fit_sets(
+        lambda: [Estimator(alpha=a, random_state=0, **shared) for a in (0.1, 0.2)], sets
+    )
+    assert stacks == [2, 2]
+    for some, rows in zip(models, sets, strict=True):
+        assert_as_alone(some, *rows, rtol=1e-3 if option == "auto" else 1e-10)
+
+
+def test_weights_count_within_their_set(Estimator, make_data):
+    sets = [make_data(seed=seed) for seed in range(2)]
+    weight = np.random.default_rng(0).uniform(0.1, 2.0, len(sets[0][0]))
+
+    def make_models():
+        sgd = {"optimizer": "sgd", "learning_rate": 0.05, "max_iter": 5, "tol": None}
+        return [Estimator(random_state=0, batch_size=20, **sgd)]
+
+    models = [make_models() for _ in sets]
+    several = [
+        prepare(m, *rows, sample_weight=scale * weight)
+        for m, rows, scale in zip(models, sets, (1.0, 1e3), strict=True)
+    ]
+    fit_prepared([prepared for _, prepared in several])
+    for (model,), rows in zip(models, sets, strict=True):
+        alone = clone(model).fit(*rows, weight)
+        assert_allclose(model.coef_, alone.coef_, rtol=1e-10)
 
 
 def test_raw_predictions_of_all(Estimator, data):

@@ -55,13 +55,13 @@ def test_scores_are_those_of_grid_search(cv, k, weighted):
 
 def test_folds_get_what_the_others_add_up_to(monkeypatch):
     received = []
-    ordinary = fold.fit_together
+    ordinary = fold.prepare
 
     def watched(*args, comoments, **options):
         received.append(comoments)
         return ordinary(*args, comoments=comoments, **options)
 
-    monkeypatch.setattr(fold, "fit_together", watched)
+    monkeypatch.setattr(fold, "prepare", watched)
     X, y = make_numbers()
     BatchedGridSearchCV(TorchLinearRegressor(), ALPHAS, cv=3).fit(X, y)
     assert [moments.weight for moments in received] == [60.0, 60.0, 60.0]
