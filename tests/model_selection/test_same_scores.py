@@ -29,7 +29,8 @@ def optimizers(draw):
         "early_stopping": draw(st.booleans()),
         "validation_fraction": 0.25,
     }
-    grid = {"alpha": draw(st.sampled_from([[0.0, 0.1], [1e-3, 0.01, 1.0]]))}
+    # A penalty that leaves no coefficient may leave ties between classes, which rounding decides.
+    grid = {"alpha": draw(st.sampled_from([[0.0, 0.1], [1e-3, 0.01, 0.05]]))}
     if optimizer == "auto":
         grid["l1_ratio"] = draw(st.sampled_from([[0.0], [0.0, 0.5], [1.0]]))
         return {**shared, "tol": 1e-9}, grid
