@@ -267,19 +267,18 @@ class _Run:
         finite: np.ndarray,
         rates: np.ndarray,
     ) -> None:
-        for i in np.flatnonzero(self.running):
+        kept = accepted if self.best is None else self.best.weights
+        losses, weights, each_rate = value.tolist(), kept.unbind(), rates.tolist()
+        for i in np.flatnonzero(self.running).tolist():
             result = self.results[self.stack[i]]
-            result.n_iter, result.rate = self.n_iter, float(rates[i])
+            result.n_iter, result.rate = self.n_iter, each_rate[i]
             if not finite[i]:
                 continue
-            result.loss_curve.append(float(value[i]))
+            result.loss_curve.append(losses[i])
             if validation_loss is not None:
                 result.validation_loss_curve.append(float(validation_loss[i]))
-            if self.best is None:
-                result.weights, result.best_iter = accepted[i], self.n_iter
-            else:
-                result.weights = self.best.weights[i]
-                result.best_iter = int(self.best.n_iter[i])
+            result.weights = weights[i]
+            result.best_iter = self.n_iter if self.best is None else int(self.best.n_iter[i])
 
     def _stale(self, judged: np.ndarray) -> np.ndarray:
         """Which models have stopped improving; on an adaptive schedule, at the lowest rate."""

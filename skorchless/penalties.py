@@ -37,6 +37,7 @@ class ElasticNet:
         self.has_l1 = bool(self.l1.any())
         self.has_l2 = bool(self.l2.any())
         self.is_active = self.has_l1 or self.has_l2
+        self._l2_of_each: Tensor | None = None
 
     def value(self, weights: Tensor) -> Tensor:
         """Penalty of each model, shape ``(M,)``."""
@@ -46,7 +47,9 @@ class ElasticNet:
     def add_gradient_(self, weights: Tensor, gradient: Tensor) -> None:
         """Add the smooth part's gradient to `gradient`, in place."""
         if self.has_l2:
-            gradient.addcmul_(weights, self.l2)
+            if self._l2_of_each is None:  # laid out like the weights: broadcasting costs more
+                self._l2_of_each = self.l2.expand_as(weights).contiguous()
+            gradient.addcmul_(weights, self._l2_of_each)
 
     def prox_(self, weights: Tensor, metric: Tensor) -> None:
         r"""Soft thresholding in the step's own metric, in place.

@@ -9,6 +9,8 @@ M : models in the stack, K : outputs (columns of y, or logits), D : features.
 * raw predictions and residuals: ``(parts, M, K, rows)``, samples last.
 
 ``parts`` splits a batch into row blocks, so that one batched product gives every core a block.
+Where sets of rows train side by side, each with M models of its own, it is one row block of each
+set, and weights are ``(sets * M, K, D + 1)``, set by set.
 """
 
 import secrets

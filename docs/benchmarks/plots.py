@@ -60,6 +60,7 @@ def draw_times(times: dict[str, float]) -> plt.Figure:
     ax.set(xscale="log", xlabel="time, in multiples of skorchless's")
     ax.margins(x=0.15)
     ticks = [0.5, 1, 2, 5, 10, 20, 50]
+    ticks += [tick for tick in (100, 200, 500, 1000) if tick <= max(times.values())]
     ax.set_xticks(ticks, [str(tick) for tick in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.invert_yaxis()

@@ -239,11 +239,15 @@ class _Fold:
         y: Any,
         params: dict[str, Any],
     ) -> list[Any]:
+        try:
+            transformed = rows.transform(X)
+        except Exception:  # each candidate's scorer will say so for itself
+            transformed = None
         return score_together(
             finals,
             lambda final: group.complete(rows, final),
             X,
-            rows.transform(X),
+            transformed,
             y,
             self.evaluation.scorer,
             params,

@@ -13,6 +13,9 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_memory
 
+#: Types whose values are as good as their names.
+PLAIN = (type(None), bool, int, float, str, type)
+
 
 def final_name(estimator: Any) -> str:
     """What the names of the last step's parameters begin with: ``""`` for no pipeline."""
@@ -42,7 +45,7 @@ def token(value: Any) -> Any:
 
     What can be compared neither by itself nor by a hash of its contents is compared by identity.
     """
-    if value is None or isinstance(value, bool | int | float | str | type):
+    if isinstance(value, PLAIN):
         return type(value), repr(value)
     if hasattr(value, "get_params") and not isinstance(value, type):
         settings = value.get_params(deep=False)
@@ -146,7 +149,8 @@ def rows_of(
     estimator: Any, X: Any, y: Any, fit_params: dict[str, Any], fitted_steps: FittedSteps
 ) -> Rows:
     """Fit the transformers in front of the last step, or take them from `fitted_steps`."""
-    fitted = with_final(clone(estimator), _Last(final_of(estimator)))
+    last = _Last(final_of(estimator))
+    fitted = with_final(clone(estimator), last) if isinstance(estimator, Pipeline) else last
     with _sharing(fitted, fitted_steps):
         fitted.fit(X, y, **fit_params)
     return Rows(fitted, *final_of(fitted).received_)

@@ -37,8 +37,8 @@ def score_together(
         Makes the whole fitted estimator of one of them.
     X, y : array-like
         Rows to score on, as the user has them, and targets.
-    rows : array-like
-        The same rows as they reach the last step.
+    rows : array-like or None
+        The same rows as they reach the last step; None if they do not.
     scorer : callable
         As the search resolved it.
     params : dict
@@ -79,7 +79,7 @@ def _raw_predictions(
     for first in range(0, len(finals), most):
         some = finals[first : first + most]
         try:
-            raw = predict_together(some, rows)
+            raw = None if rows is None else predict_together(some, rows)
         except (ValueError, TypeError):  # each model will say so for itself
             raw = None
         yield some, raw

@@ -1,5 +1,6 @@
 """The searches in GridSearchCV's place."""
 
+import inspect
 import pickle
 import warnings
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import sklearn
 from numpy.testing import assert_allclose
+from numpydoc.docscrape import NumpyDocString
 from scipy.stats import loguniform
 from searches import SGD, assert_same, make_classes, search_both
 from sklearn.base import BaseEstimator, TransformerMixin, clone
@@ -32,6 +34,23 @@ def test_the_constructors_are_scikit_learns():
     assert set(ours.get_params(deep=False)) == set(theirs.get_params(deep=False))
     assert isinstance(ours, sklearn.model_selection.GridSearchCV)
     assert issubclass(BatchedRandomizedSearchCV, RandomizedSearchCV)
+
+
+def described(Search):
+    """What the docstring says of each parameter and attribute, and its notes."""
+    text = inspect.getdoc(Search).replace("RandomizedSearchCV", "GridSearchCV")
+    sections = NumpyDocString(text)
+    items = [*sections["Parameters"], *sections["Attributes"]]
+    return {item.name: " ".join(item.desc).split() for item in items}, sections["Notes"]
+
+
+def test_both_docstrings_say_the_same_of_what_they_share():
+    (ours, notes), (theirs, other_notes) = map(
+        described, (BatchedGridSearchCV, BatchedRandomizedSearchCV)
+    )
+    assert {"cv", "refit", "loss_curves_", "estimator"} < set(ours) & set(theirs)
+    assert all(ours[name] == theirs[name] for name in set(ours) & set(theirs))
+    assert notes == other_notes
 
 
 def test_randomized_search_draws_the_same_candidates(classes, sgd):
