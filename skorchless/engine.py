@@ -176,7 +176,9 @@ def train(
                     watcher.on_pass_begin(model)
             run.pass_over(source, generator, validation)
             if watcher is not None:
-                run.stop([model for model in models if watcher.on_pass_end(run.progress(model))])
+                wishes = [bool(watcher.on_pass_end(run.progress(model))) for model in models]
+                run.stop(np.array(models), torch.tensor(wishes, dtype=WIDE))
+        run.agree()
     except KeyboardInterrupt as interrupt:
         return run.results, interrupt
     return run.results, None
@@ -215,6 +217,8 @@ class _Run:
                 self.rule.on_batch(self.weights, gradient)
             self.rule.on_chunk(chunk)
             total += self.objective.value(chunk)
+        if source.n_batches > 1:  # processes cut their batches into chunks of their own
+            self.objective.reducer.first_(total)
         mean = (total / source.n_batches).numpy(force=True)
         outcome = self.rule.on_pass(self.weights, mean)
         self.n_iter += 1
@@ -239,12 +243,25 @@ class _Run:
         epoch = self.controls.first_pass + self.n_iter
         return Progress(model, self.results[model], epoch, seconds)
 
-    def stop(self, models: list[int]) -> None:
-        """Let those of `models` that are still running be as they are."""
-        stopped = np.isin(self.stack, models) & self.running
+    def stop(self, models: np.ndarray, wishes: Tensor) -> None:
+        """Let those of `models` be as they are that somebody wants to stop, here or elsewhere.
+
+        Some may have ended by themselves.
+        """
+        self.objective.reducer.sum_(wishes)
+        stopped = np.isin(self.stack, models[wishes.numpy() > 0]) & self.running
         for model in self.stack[stopped]:
             self.results[model].converged = True
         self._keep(~stopped)
+
+    def agree(self) -> None:
+        """Give all processes the first one's weights.
+
+        They all had the same sums, but processors of two kinds round what follows differently.
+        """
+        for result in self.results:
+            if result.weights is not None:
+                self.objective.reducer.first_(result.weights)
 
     def _rates(self) -> np.ndarray:
         """Hand the rule this pass's learning rates; return them, shape ``(M,)``."""

@@ -23,7 +23,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from skorchless.reducer import ONE_PROCESS, Reducer, Shard
 from skorchless.stack import WIDE
+
+#: Rows of a sample that tells a median.
+MEDIAN_ROWS = 4096
 
 
 class Loss(Protocol):
@@ -52,11 +56,17 @@ class Loss(Protocol):
         """Second derivative in the raw predictions as a map; no target has a part in it."""
 
     def constant_value(
-        self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool
+        self,
+        target: Tensor,
+        weight: Tensor,
+        n_outputs: int,
+        fit_intercept: bool,
+        reducer: Reducer = ONE_PROCESS,
     ) -> Tensor:
         """Mean loss of the best constant model (of zero without intercept), in double precision.
 
-        `target` has shape ``(n, K)``, or ``(n,)`` with integer classes; `weight` ``(n,)``.
+        `target` has shape ``(n, K)``, or ``(n,)`` with integer classes; `weight` ``(n,)``. Of
+        several processes each has rows of its own.
         """
 
     def select(self, keep: Tensor) -> "Loss":
@@ -95,12 +105,21 @@ class HalfSquaredError(_SharedLoss):
         return Tensor.clone
 
     def constant_value(
-        self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool
+        self,
+        target: Tensor,
+        weight: Tensor,
+        n_outputs: int,
+        fit_intercept: bool,
+        reducer: Reducer = ONE_PROCESS,
     ) -> Tensor:
-        y, share = target.to(WIDE), (weight.to(WIDE) / weight.sum(dtype=WIDE)).unsqueeze(1)
+        y, weight = target.to(WIDE), weight.to(WIDE)
+        total, sums = weight.sum(), weight @ y
+        reducer.sum_(total, sums)
         if fit_intercept:
-            y = y - (share * y).sum(dim=0)
-        return 0.5 * (share * y.square()).sum()
+            y = y - sums / total
+        squares = (weight @ y.square()).sum()
+        reducer.sum_(squares)
+        return 0.5 * squares / total
 
 
 class Huber:
@@ -140,20 +159,39 @@ class Huber:
         raise NotImplementedError
 
     def constant_value(
-        self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool
+        self,
+        target: Tensor,
+        weight: Tensor,
+        n_outputs: int,
+        fit_intercept: bool,
+        reducer: Reducer = ONE_PROCESS,
     ) -> Tensor:
-        y, share = target.T.to(WIDE), weight.to(WIDE) / weight.sum(dtype=WIDE)
+        total = weight.sum(dtype=WIDE)
+        reducer.sum_(total)
+        y, share = target.T.to(WIDE), weight.to(WIDE) / total
         loss = Huber(self.delta.to(WIDE))
         centre = torch.zeros(len(self.delta), n_outputs, 1, dtype=WIDE, device=y.device)
         if fit_intercept:
-            centre = centre + y.median(dim=-1, keepdim=True).values
+            centre = centre + _rough_median(target, reducer).to(WIDE).unsqueeze(-1)
             for _ in range(20):  # iteratively reweighted means
                 pull = share * loss.delta / torch.maximum((y - centre).abs(), loss.delta)
-                centre = (pull * y).sum(dim=-1, keepdim=True) / pull.sum(dim=-1, keepdim=True)
-        return (loss.value(centre.expand(-1, -1, y.shape[1]), y) * share).sum(dim=-1)
+                pulled, pulls = (pull * y).sum(dim=-1), pull.sum(dim=-1)
+                reducer.sum_(pulled, pulls)
+                centre = (pulled / pulls).unsqueeze(-1)
+        value = (loss.value(centre.expand(-1, -1, y.shape[1]), y) * share).sum(dim=-1)
+        reducer.sum_(value)
+        return value
 
     def select(self, keep: Tensor) -> "Huber":
         return Huber(self.delta.index_select(0, keep))
+
+
+def _rough_median(target: Tensor, reducer: Reducer) -> Tensor:
+    """Median of each output over some rows at equal distances, or over all if these are few."""
+    shard = Shard.of(reducer, len(target))
+    every = -(-shard.total // MEDIAN_ROWS)
+    own = shard.own(torch.arange(0, shard.total, every)).to(target.device)
+    return reducer.rows(target.index_select(0, own)).median(dim=0).values
 
 
 class SoftmaxCrossEntropy(_SharedLoss):
@@ -186,11 +224,17 @@ class SoftmaxCrossEntropy(_SharedLoss):
         return product
 
     def constant_value(
-        self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool
+        self,
+        target: Tensor,
+        weight: Tensor,
+        n_outputs: int,
+        fit_intercept: bool,
+        reducer: Reducer = ONE_PROCESS,
     ) -> Tensor:
         if not fit_intercept:
             return torch.tensor(float(n_outputs), dtype=WIDE, device=target.device).log()
         counts = torch.bincount(target, weights=weight.to(WIDE), minlength=n_outputs)
+        reducer.sum_(counts)
         entropy: Tensor = torch.special.entr(counts / counts.sum()).sum()
         return entropy
 
@@ -215,11 +259,18 @@ class LogisticLoss(_SharedLoss):
         return (p * (1.0 - p)).mul
 
     def constant_value(
-        self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool
+        self,
+        target: Tensor,
+        weight: Tensor,
+        n_outputs: int,
+        fit_intercept: bool,
+        reducer: Reducer = ONE_PROCESS,
     ) -> Tensor:
         share = torch.tensor(0.5, dtype=WIDE, device=target.device)
         if fit_intercept:
-            share = (weight.to(WIDE) @ target.to(WIDE)).squeeze() / weight.sum(dtype=WIDE)
+            ones, total = weight.to(WIDE) @ target.to(WIDE), weight.sum(dtype=WIDE)
+            reducer.sum_(ones, total)
+            share = ones.squeeze() / total
         entropy: Tensor = torch.special.entr(share) + torch.special.entr(1.0 - share)
         return entropy
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from skorchless.losses import Loss
 from skorchless.penalties import ElasticNet, PenaltySum
+from skorchless.reducer import ONE_PROCESS, Reducer
 from skorchless.sources import Chunk, Scaling
 from skorchless.stack import WIDE
 
@@ -35,19 +36,29 @@ class Objective:
         Sets of rows that train side by side, such as the folds of a search. The stack then holds
         the models of the first set, as many of the second, and so on, and row block i of a batch
         is of set i. The loss is that of one set's models.
+    reducer : Reducer
+        Adds up what the chunks of several processes give.
     """
 
     def __init__(
-        self, loss: Loss, penalty: ElasticNet, scaling: Scaling | None = None, *, sets: int = 1
+        self,
+        loss: Loss,
+        penalty: ElasticNet,
+        scaling: Scaling | None = None,
+        *,
+        sets: int = 1,
+        reducer: Reducer = ONE_PROCESS,
     ) -> None:
         self.loss = loss
         self.penalty = penalty
         self.scaling = scaling
         self.sets = sets
+        self.reducer = reducer
         self._raw: dict[tuple[int, int, int], _RawPredictions] = {}
         self._gradient: Tensor | None = None
         self._at_zero = False
         self._penalty_sum: PenaltySum | None = None
+        self._loss = self._losses = torch.zeros(0)
 
     def gradients(self, chunk: Chunk, weights: Tensor) -> Iterator[Tensor]:
         """Yield the gradient of each batch that ends in `chunk`, at `weights` as they are then.
@@ -61,6 +72,8 @@ class Objective:
         if self._gradient is None:
             self._gradient = torch.empty_like(weights)
             self._penalty_sum = PenaltySum(self.penalty, weights)
+            self._loss = torch.zeros(models, dtype=WIDE, device=weights.device)
+            self._losses = torch.zeros_like(self._loss)
         gradient, penalty_sum = self._gradient, self._penalty_sum
         assert penalty_sum is not None
         flat = by_row_block(self._on_rows(weights), parts, self.sets)
@@ -89,7 +102,13 @@ class Objective:
             if not in_place:
                 total = sums.sum(dim=0).view_as(gradient)
                 gradient.copy_(total) if chunk.starts else gradient.add_(total)
+            if self.reducer.size > 1:
+                self._loss += (
+                    self._sum_of_losses(raw, batch.target, batch.weight).sum(dim=0) * scale
+                )
             if chunk.ends:
+                if self.reducer.size > 1:
+                    self._over_processes(gradient)
                 if self.scaling is not None:
                     gradient.copy_(self.scaling.pull_back(gradient))
                 if self.penalty.is_active:
@@ -101,11 +120,14 @@ class Objective:
         """Objectives of the batches that `gradients` went through, added up, shape ``(M,)``.
 
         Each is taken at the weights that its gradient was taken at. Batches that span chunks add
-        their share with each of them.
+        their share with each of them; of several processes, all at the end.
         """
         assert self._penalty_sum is not None
-        raw = self._raw[chunk.shape]
-        return self._weighted_loss(raw.whole, chunk) + self._penalty_sum.take()
+        if self.reducer.size > 1:
+            losses, self._losses = self._losses, torch.zeros_like(self._losses)
+        else:
+            losses = self._weighted_loss(self._raw[chunk.shape].whole, chunk)
+        return losses + self._penalty_sum.take()
 
     def mean_loss(self, chunks: Iterable[Chunk], weights: Tensor) -> Tensor:
         """Mean loss without the penalty over the one batch of a pass, shape ``(M,)``."""
@@ -113,6 +135,7 @@ class Objective:
         on_rows = self._on_rows(weights)
         for chunk in chunks:
             total += self._weighted_loss(raw_predictions(chunk, on_rows, self.sets), chunk)
+        self.reducer.sum_(total)
         return total
 
     def select(self, keep: Tensor) -> None:
@@ -127,14 +150,24 @@ class Objective:
             return weights
         return self.scaling.fold_back(weights).to(weights.dtype)
 
+    def _over_processes(self, gradient: Tensor) -> None:
+        """Add up gradient and loss of a batch, in one message."""
+        self.reducer.sum_(gradient, self._loss)
+        self._losses += self._loss
+        self._loss.zero_()
+
     def _weighted_loss(self, raw: Tensor, chunk: Chunk) -> Tensor:
-        losses = self.loss.value(raw, chunk.target)  # (batches, parts, M, rows)
-        if chunk.weight is not None:
-            losses *= chunk.weight.squeeze(-2)
         scale = torch.tensor(chunk.scale, dtype=WIDE, device=raw.device)
-        sums = losses.sum(dim=3, dtype=WIDE)  # (batches, parts, M)
+        sums = self._sum_of_losses(raw, chunk.target, chunk.weight)  # (batches, parts, M)
         by_set = sums.view(len(sums), self.sets, -1, sums.shape[-1]).sum(dim=2)
         return scale @ by_set.flatten(1)
+
+    def _sum_of_losses(self, raw: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+        """Sums over the rows of each row block, shape ``(..., parts, M)``."""
+        losses = self.loss.value(raw, target)  # (..., parts, M, rows)
+        if weight is not None:
+            losses *= weight.squeeze(-2)
+        return losses.sum(dim=-1, dtype=WIDE)
 
     def _raw_predictions(self, chunk: Chunk, weights: Tensor) -> "_RawPredictions":
         if chunk.shape not in self._raw:

@@ -7,6 +7,7 @@ os.environ["SCIPY_ARRAY_API"] = "1"
 import pytest
 import torch
 from hypothesis import settings
+from ranks import Ranks
 
 # Each run draws examples of its own, but on CI, where a change is judged, always the same ones.
 settings.register_profile(
@@ -21,3 +22,11 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("cuda"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; torch sees none"))
+
+
+@pytest.fixture(scope="session")
+def group():
+    """Three ranks, which all tests share because it takes seconds to start them."""
+    ranks = Ranks(3)
+    yield ranks
+    ranks.close()

@@ -1,8 +1,6 @@
 """What both estimators share: validate, train, publish."""
 
-import contextlib
 import warnings
-from collections.abc import Iterator
 from functools import partial
 from typing import Any, Self
 
@@ -10,7 +8,6 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
@@ -25,13 +22,23 @@ from skorchless.estimators.callbacks import (
 )
 from skorchless.estimators.data import Data
 from skorchless.estimators.devices import check_dtype, resolve_device
+from skorchless.estimators.holdout import check_complete, hold_out
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.parameters import PARAMETERS, check_parameters
 from skorchless.estimators.portable import Portable
+from skorchless.estimators.ranks import (
+    check_agreement,
+    check_some_rows,
+    check_start,
+    facts_of,
+    rank_generator,
+    reducer_of,
+)
 from skorchless.estimators.settings import full_precision
+from skorchless.estimators.starts import check_same_classes, restored_on_error, start_weights
 from skorchless.estimators.task import Outcome, Task
 from skorchless.estimators.training import fit_stack
-from skorchless.stack import private_generator
+from skorchless.reducer import ONE_PROCESS, Reducer
 
 #: Where the documentation is; pyproject.toml names it too.
 DOCUMENTATION = "https://skorchless.readthedocs.io/en/stable/"
@@ -62,11 +69,13 @@ class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
         """Check y for itself."""
         raise NotImplementedError
 
-    def _encode(self, y: np.ndarray | Tensor, name: str, *, reset: bool) -> tuple[Tensor, int]:
+    def _encode(
+        self, y: np.ndarray | Tensor, name: str, reducer: Reducer, *, reset: bool
+    ) -> tuple[Tensor, int]:
         """Targets for the engine, and the number of outputs; `reset` learns shape or classes."""
         raise NotImplementedError
 
-    def _class_weights(self, data: Data) -> Tensor | None:
+    def _class_weights(self, data: Data, reducer: Reducer) -> Tensor | None:
         """What each class counts, shape ``(n_classes,)``."""
         return None
 
@@ -120,12 +129,16 @@ class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
         ValueError
             For data or a parameter that makes no sense, or if the loss leaves the finite numbers.
             The estimator is then as it was before.
+        RuntimeError
+            With ``distributed=True``, if another rank raises or dies.
         """
         init, validation = (coef_init, intercept_init), (X_val, y_val, sample_weight_val)
-        with self._restored_on_error():
-            outcome = self._fit(X, y, sample_weight, init, validation)
-        if outcome.interrupt is not None:
-            raise outcome.interrupt
+        reducer = reducer_of(self.distributed)
+        with reducer.together():
+            with restored_on_error(self):
+                outcome = self._fit(reducer, X, y, sample_weight, init, validation)
+            if outcome.interrupt is not None:
+                raise outcome.interrupt
         if not self._is_content(outcome.results[0]):
             self._warn_of_early_end(outcome.results[0])
         return self
@@ -133,13 +146,14 @@ class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
     @with_callbacks
     def _fit(
         self,
+        reducer: Reducer,
         X: Any,
         y: Any,
         sample_weight: Any,
         init: tuple[Any, Any],
         held_out: tuple[Any, Any, Any],
     ) -> Outcome:
-        task = self._prepare(X, y, sample_weight, *init, *held_out)
+        task = self._prepare(X, y, sample_weight, *init, *held_out, reducer=reducer)
         # Callbacks see the model between passes: nothing in it may be of the fit before.
         for name in OF_A_WHOLE_FIT:
             self.__dict__.pop(name, None)
@@ -160,36 +174,46 @@ class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
         X_val: Any = None,
         y_val: Any = None,
         sample_weight_val: Any = None,
+        reducer: Reducer = ONE_PROCESS,
     ) -> Task:
         """Check what `fit` is given and split off what it validates on; learns shapes, classes."""
         previous = dict(self.__dict__)
         if isinstance(X, Tensor):
             inputs.check_same_device(X, X_val=X_val)
-        data = self._training_data(X, y, sample_weight, reset=True)
-        start = self._start(data, previous, coef_init, intercept_init, go_on=self.warm_start)
-        generator = private_generator(self.random_state)
-        class_weights = self._class_weights(data)
+        held_out = (X_val, y_val, sample_weight_val)
+        facts = {"the method": "fit", "passing X_val": X_val is not None}
+        data = self._training_data(X, y, sample_weight, reducer, facts, reset=True)
+        given = {"coef_init": coef_init, "intercept_init": intercept_init}
+        init = {name: value for name, value in given.items() if value is not None}
+        start = self._start(data, previous, init, go_on=self.warm_start)
+        check_start(reducer, start)
+        generator = rank_generator(reducer, self.random_state)
+        class_weights = self._class_weights(data, reducer)
         data, validation = self._validation(
-            data.reweighted(class_weights), X_val, y_val, sample_weight_val, generator
+            data.reweighted(class_weights, reducer), held_out, generator, reducer
         )
         if X_val is not None and validation is not None:
-            validation = validation.reweighted(class_weights)
-        return Task(data, start, generator, validation)
+            validation = validation.reweighted(class_weights, reducer)
+        return Task(data, start, generator, validation, reducer=reducer)
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, *, first: bool) -> Self:
         """One pass; the `first` call learns shapes, the others go on from where it stopped."""
-        with self._restored_on_error():
+        reducer = reducer_of(self.distributed)
+        with reducer.together(), restored_on_error(self):
             if self.early_stopping:
                 raise ValueError(
                     "partial_fit does not support early_stopping=True: it makes one pass a call. "
                     "Set early_stopping=False."
                 )
             previous = dict(self.__dict__)
-            data = self._training_data(X, y, sample_weight, reset=first)
-            data = data.reweighted(self._class_weights(data))
-            start = self._start(data, previous, None, None, go_on=not first)
+            facts = {"the method": "partial_fit", "whether it is the first call": first}
+            data = self._training_data(X, y, sample_weight, reducer, facts, reset=first)
+            data = data.reweighted(self._class_weights(data, reducer), reducer)
+            start = self._start(data, previous, {}, go_on=not first)
+            check_start(reducer, start)
             memory = previous.get("_memory") or Memory()
-            task = Task(data, start, private_generator(self.random_state))
+            generator = rank_generator(reducer, self.random_state)
+            task = Task(data, start, generator, reducer=reducer)
             outcome = self._train(task, memory=memory)
             if outcome.interrupt is not None:
                 raise outcome.interrupt
@@ -201,22 +225,21 @@ class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
             self._memory = outcome.memory
         return self
 
-    @contextlib.contextmanager
-    def _restored_on_error(self) -> Iterator[None]:
-        """Leave the estimator as it was if anything goes wrong."""
-        before = dict(self.__dict__)
-        try:
-            yield
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
-
     def _parameters(self) -> dict[str, Any]:
         """The parameters that we know, also of a subclass that has more or fewer of its own."""
         return {name: getattr(self, name) for name in PARAMETERS if hasattr(self, name)}
 
-    def _training_data(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> Data:
+    def _training_data(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        reducer: Reducer,
+        facts: dict[str, Any],
+        *,
+        reset: bool,
+    ) -> Data:
+        """Check the rows; the ranks must agree on what they are, on parameters and on `facts`."""
         owner = type(self).__name__
         check_parameters(owner, self._parameters())
         if y is None:
@@ -224,108 +247,87 @@ class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
                 f"This {owner} estimator requires y to be passed, but the target y is None."
             )
         own = X.device if isinstance(X, Tensor) else None
-        checked = inputs.features(self, X, reset=reset)
-        data = self._weighted_data(checked, y, sample_weight, reset=reset)
-        device = resolve_device(self.device, own, checked.numel() * data.n_outputs)
+        checked = inputs.features(self, X, reset=reset, min_rows=2 - min(reducer.size, 2))
+        check_agreement(reducer, facts_of(self, checked) | facts)
+        data = self._weighted_data(checked, y, sample_weight, reducer, reset=reset)
+        work = torch.tensor(float(checked.numel()) * data.n_outputs)
+        reducer.sum_(work)
+        device = resolve_device(self.device, own, int(work), distributed=bool(self.distributed))
         check_dtype(device)
         return data.to(device)
 
     def _weighted_data(
-        self, X: Tensor, y: Any, sample_weight: Any, *, reset: bool, suffix: str = ""
+        self,
+        X: Tensor,
+        y: Any,
+        sample_weight: Any,
+        reducer: Reducer,
+        *,
+        reset: bool,
+        suffix: str = "",
     ) -> Data:
         """Encode the targets; drop rows that weigh nothing first, and their classes with them."""
         inputs.check_same_device(X, y=y, sample_weight=sample_weight)
         target = self._check_target(y, "y" + suffix)
         inputs.check_lengths(X, target)
-        weight = inputs.weights(sample_weight, len(X), "sample_weight" + suffix)
+        weight = inputs.weights(
+            sample_weight, len(X), "sample_weight" + suffix, all_zero=reducer.size > 1
+        )
         if weight is not None and not bool((weight > 0).all()):
             weight = weight.to(X.device)
             kept = weight > 0
             X, weight = X[kept], weight[kept]
             target = target[kept.numpy(force=True) if isinstance(target, np.ndarray) else kept]
-        encoded, n_outputs = self._encode(target, "y" + suffix, reset=reset)
+        check_some_rows(reducer, len(X), inputs.NO_WEIGHT)
+        encoded, n_outputs = self._encode(target, "y" + suffix, reducer, reset=reset)
         return Data(X, encoded, weight, n_outputs)
 
     def _start(
-        self,
-        data: Data,
-        previous: dict[str, Any],
-        coef_init: Any,
-        intercept_init: Any,
-        *,
-        go_on: bool,
+        self, data: Data, previous: dict[str, Any], init: dict[str, Any], *, go_on: bool
     ) -> np.ndarray:
         """Weights to start from, shape ``(1, K, D + 1)``."""
-        n_features = data.X.shape[1]
-        dtype = inputs.numpy_dtype(data.X)
-        start = np.zeros((1, data.n_outputs, n_features + 1), dtype=dtype)
         if go_on and "coef_" in previous:
-            old, new = previous.get("classes_", ()), getattr(self, "classes_", ())
-            if not np.array_equal(old, new):
-                raise ValueError(
-                    f"warm_start=True cannot go on from classes {old} with classes {new}. Fit all "
-                    "classes at once, or set warm_start=False."
-                )
-            init = {"coef_": previous["coef_"], "intercept_": previous["intercept_"]}
-        else:
-            init = {}
-        if coef_init is not None:
-            init["coef_init"] = coef_init
-        if intercept_init is not None:
-            init["intercept_init"] = intercept_init
-        for name, value in init.items():
-            if name.startswith("coef"):
-                needed = self._coef_shape(data.n_outputs, n_features)
-                start[0, :, :-1] = inputs.initial(value, name, needed).reshape(-1, n_features)
-            elif self.fit_intercept:
-                needed = self._coef_shape(data.n_outputs, n_features)[:-1]
-                start[0, :, -1] = inputs.initial(value, name, needed)
-        return start
+            check_same_classes(previous.get("classes_", ()), getattr(self, "classes_", ()))
+            before = {"coef_": previous["coef_"], "intercept_": previous["intercept_"]}
+            init = before | init
+        shape = self._coef_shape(data.n_outputs, data.X.shape[1])
+        return start_weights(data, init, shape, fit_intercept=bool(self.fit_intercept))
 
     def _validation(
         self,
         data: Data,
-        X_val: Any,
-        y_val: Any,
-        sample_weight_val: Any,
+        held_out: tuple[Any, Any, Any],
         generator: torch.Generator,
+        reducer: Reducer,
     ) -> tuple[Data, Data | None]:
         """The rows to train on and those to validate on, if any."""
-        if (X_val is None) != (y_val is None):
-            given, missing = ("y_val", "X_val") if X_val is None else ("X_val", "y_val")
-            raise ValueError(f"{given} was passed without {missing}: validation needs both.")
-        if X_val is None and sample_weight_val is not None:
-            raise ValueError("sample_weight_val was passed without X_val and y_val.")
+        X_val, y_val, sample_weight_val = held_out
+        check_complete(*held_out)
         if X_val is not None:
-            checked = inputs.features(self, X_val, reset=False, name="X_val").to(data.X.dtype)
+            min_rows = 2 - min(reducer.size, 2)
+            checked = inputs.features(self, X_val, reset=False, name="X_val", min_rows=min_rows)
             validation = self._weighted_data(
-                checked, y_val, sample_weight_val, reset=False, suffix="_val"
+                checked.to(data.X.dtype),
+                y_val,
+                sample_weight_val,
+                reducer,
+                reset=False,
+                suffix="_val",
             )
             return data, validation.to(data.X.device)
         if not self.early_stopping:
             return data, None
-        labels = data.target.numpy(force=True).ravel() if is_classifier(self) else None
-        try:
-            kept, held = train_test_split(
-                np.arange(len(data.X)),
-                test_size=self.validation_fraction,
-                stratify=labels,
-                random_state=int(torch.randint(2**31 - 1, (), generator=generator, device="cpu")),
-            )
-        except ValueError as error:
-            raise ValueError(
-                f"early_stopping=True cannot hold out validation_fraction="
-                f"{self.validation_fraction} of {len(data.X)} rows: {error} Pass X_val and y_val, "
-                "or set early_stopping=False."
-            ) from error
-        return data.take(torch.from_numpy(kept)), data.take(torch.from_numpy(held))
+        return hold_out(
+            data, self.validation_fraction, generator, reducer, stratify=is_classifier(self)
+        )
 
     def _train(
         self, task: Task, *, memory: Memory | None = None, callbacks: Callbacks | None = None
     ) -> Outcome:
         watch = None
         if self.verbose or callbacks is not None:
-            watch = partial(FitWatcher, callbacks, self._attributes, int(self.verbose))
+            verbose = int(self.verbose) if task.reducer.rank == 0 else 0
+            watch = partial(FitWatcher, callbacks, self._attributes, verbose)
         outcome = fit_stack(
             [self._parameters()],
             self._loss_name(task.data.n_outputs),

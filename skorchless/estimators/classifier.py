@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from skorchless.estimators import inputs, scores
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.data import Data, class_weights
-from skorchless.estimators.labels import checked_labels, classes_of, encode
+from skorchless.estimators.labels import checked_labels, classes_of, encode, united
+from skorchless.reducer import Reducer
 
 
 class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
@@ -80,7 +81,8 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         Where to train. ``"auto"``: a tensor's own device, else CUDA where there is one and the
         work is worth it, else the CPU.
     distributed : bool, default=False
-        Not available in this version.
+        Whether X and y are one rank's share of the rows of all ranks of the initialised
+        ``torch.distributed`` group, which then train the same model.
     random_state : int, RandomState instance or None, default=None
         Seed of the shuffling and of the held-out split. NumPy's and torch's global generators are
         never touched.
@@ -370,10 +372,13 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
     def _check_target(self, y: Any, name: str) -> np.ndarray | Tensor:
         return checked_labels(y, name)
 
-    def _encode(self, y: np.ndarray | Tensor, name: str, *, reset: bool) -> tuple[Tensor, int]:
+    def _encode(
+        self, y: np.ndarray | Tensor, name: str, reducer: Reducer, *, reset: bool
+    ) -> tuple[Tensor, int]:
         if reset:
             announced = getattr(self, "_announced", None)
-            self.classes_: np.ndarray = classes_of(y) if announced is None else announced
+            own = classes_of(y) if announced is None else announced
+            self.classes_: np.ndarray = united(reducer.exchange(own))
         encoded = encode(y, self.classes_, name)
         if len(self.classes_) < 2:
             raise ValueError(
@@ -384,10 +389,10 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
             return encoded.to(torch.float64).unsqueeze(1), 1
         return encoded, len(self.classes_)
 
-    def _class_weights(self, data: Data) -> Tensor | None:
+    def _class_weights(self, data: Data, reducer: Reducer) -> Tensor | None:
         if self.class_weight is None:
             return None
-        return class_weights(self.class_weight, self.classes_, data)
+        return class_weights(self.class_weight, self.classes_, data, reducer)
 
     def _coef_shape(self, n_outputs: int, n_features: int) -> tuple[int, ...]:
         return (n_outputs, n_features)

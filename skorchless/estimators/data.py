@@ -9,6 +9,8 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
+from skorchless.estimators.ranks import check_some_rows
+from skorchless.reducer import Reducer
 from skorchless.sources.dense import mean_of
 from skorchless.stack import WIDE
 
@@ -67,15 +69,15 @@ class Data:
             self.n_outputs,
         )
 
-    def reweighted(self, class_weights: Tensor | None) -> "Data":
+    def reweighted(self, class_weights: Tensor | None, reducer: Reducer) -> "Data":
         """The same with each row's weight times its class's; classes of weight zero lose rows."""
         if class_weights is None:
             return self
         rows = class_weights.to(self.target.device)[self.target.view(-1).long()]
         weight = rows if self.weight is None else rows * self.weight
         kept = weight.nonzero().view(-1)
-        if len(kept) == 0:
-            raise ValueError("Class weights must leave at least one sample of non-zero weight.")
+        message = "Class weights must leave at least one sample of non-zero weight."
+        check_some_rows(reducer, len(kept), message)
         data = Data(self.X, self.target, weight.to(self.X.device), self.n_outputs)
         return data if len(kept) == len(weight) else data.take(kept)
 
@@ -93,13 +95,16 @@ class Data:
         return Data(self.X.to(device), target, weight, self.n_outputs)
 
 
-def class_weights(class_weight: dict[Any, float] | str, classes: np.ndarray, data: Data) -> Tensor:
+def class_weights(
+    class_weight: dict[Any, float] | str, classes: np.ndarray, data: Data, reducer: Reducer
+) -> Tensor:
     """What each class counts, shape ``(n_classes,)``; "balanced" goes by the rows' weights."""
     if class_weight == "balanced":
         index = data.target.view(-1).long().cpu()
         weight = None if data.weight is None else data.weight.cpu()
-        totals = torch.bincount(index, weights=weight, minlength=len(classes))
-        return totals.sum() / (len(classes) * totals.double())
+        totals = torch.bincount(index, weights=weight, minlength=len(classes)).double()
+        reducer.sum_(totals)
+        return totals.sum() / (len(classes) * totals)
     weights = compute_class_weight(class_weight, classes=classes, y=classes)
     if not np.isfinite(weights).all() or (weights < 0).any():
         raise ValueError(f"class_weight must be finite and not negative. Got {class_weight!r}.")

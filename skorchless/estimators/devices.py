@@ -2,6 +2,8 @@
 
 import torch
 
+from skorchless.reducer import local_rank_device
+
 #: Multiply-adds a pass from which moving to an accelerator pays.
 WORTH_MOVING = 2**24
 
@@ -17,7 +19,11 @@ def available_devices() -> list[str]:
 
 
 def resolve_device(
-    device: str | int | torch.device, own: torch.device | None, work: int
+    device: str | int | torch.device,
+    own: torch.device | None,
+    work: int,
+    *,
+    distributed: bool = False,
 ) -> torch.device:
     """The device to train on.
 
@@ -29,6 +35,8 @@ def resolve_device(
         Where X is, if it is a tensor.
     work : int
         Multiply-adds a pass.
+    distributed : bool
+        Whether each rank of a group is to have a GPU of its own.
 
     Raises
     ------
@@ -39,7 +47,11 @@ def resolve_device(
         if own is not None:
             return own
         worth = torch.cuda.is_available() and work >= WORTH_MOVING
-        return torch.device("cuda", torch.cuda.current_device()) if worth else torch.device("cpu")
+        if not worth:
+            return torch.device("cpu")
+        if distributed:
+            return local_rank_device()
+        return torch.device("cuda", torch.cuda.current_device())
     names = available_devices()
     try:
         chosen = torch.device(device)

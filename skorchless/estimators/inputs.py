@@ -19,6 +19,9 @@ COMPUTE_DTYPE = {
     torch.float32: torch.float32,
 }
 
+#: What scikit-learn says where no row counts.
+NO_WEIGHT = "Sample weights must contain at least one non-zero number."
+
 
 def as_tensor(array: np.ndarray) -> Tensor:
     """A tensor that shares the array's memory, read-only or not: it is never written to."""
@@ -29,7 +32,7 @@ def as_tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
 
-def features(estimator: Any, X: Any, *, reset: bool, name: str = "X") -> Tensor:
+def features(estimator: Any, X: Any, *, reset: bool, name: str = "X", min_rows: int = 1) -> Tensor:
     """Check X and return it as a tensor of shape ``(n, D)``, in the dtype to compute in."""
     if isinstance(X, Tensor):
         rows = finite(X.detach(), name)
@@ -39,7 +42,7 @@ def features(estimator: Any, X: Any, *, reset: bool, name: str = "X") -> Tensor:
                 "using X.reshape(-1, 1) if it has a single feature or X.reshape(1, -1) if it "
                 "contains a single sample."
             )
-        check_not_empty(rows, type(estimator).__name__)
+        check_not_empty(rows, type(estimator).__name__, min_rows)
         validate_data(estimator, rows, reset=reset, skip_check_array=True)
         return rows.contiguous()
     array: np.ndarray = validate_data(
@@ -49,6 +52,7 @@ def features(estimator: Any, X: Any, *, reset: bool, name: str = "X") -> Tensor:
         dtype=[np.float64, np.float32],
         order="C",
         ensure_all_finite=False,
+        ensure_min_samples=min_rows,
     )
     checked = as_tensor(array)
     # A sum on all cores clears finite data in a fraction of the time of scikit-learn's check,
@@ -76,13 +80,15 @@ def numbers(y: Any, name: str) -> Tensor:
     return as_tensor(array)
 
 
-def weights(sample_weight: Any, n_rows: int, name: str = "sample_weight") -> Tensor | None:
+def weights(
+    sample_weight: Any, n_rows: int, name: str = "sample_weight", *, all_zero: bool = False
+) -> Tensor | None:
     """Check row weights and return them in double precision, of shape ``(n,)``.
 
     Raises
     ------
     ValueError
-        For weights of a wrong shape, negative, not finite or all zero.
+        For weights of a wrong shape, negative, not finite or, unless `all_zero`, all zero.
     """
     if sample_weight is None:
         return None
@@ -92,7 +98,13 @@ def weights(sample_weight: Any, n_rows: int, name: str = "sample_weight") -> Ten
         weight = finite(sample_weight.detach(), name).to(torch.float64)
     else:
         weight = as_tensor(
-            check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name=name)
+            check_array(
+                sample_weight,
+                ensure_2d=False,
+                dtype=np.float64,
+                ensure_min_samples=0,
+                input_name=name,
+            )
         )
     if weight.ndim != 1:
         raise ValueError(
@@ -103,8 +115,8 @@ def weights(sample_weight: Any, n_rows: int, name: str = "sample_weight") -> Ten
         raise ValueError(f"{name}.shape == {tuple(weight.shape)}, expected {(n_rows,)}!")
     if bool((weight < 0).any()):
         raise ValueError(f"Negative values in data passed to `{name}`.")
-    if not bool(weight.any()):
-        raise ValueError("Sample weights must contain at least one non-zero number.")
+    if not all_zero and not bool(weight.any()):
+        raise ValueError(NO_WEIGHT)
     return weight
 
 
@@ -124,10 +136,10 @@ def finite(values: Tensor, name: str) -> Tensor:
     return values
 
 
-def check_not_empty(X: Tensor, owner: str) -> None:
-    """Raise ValueError if X has no rows or no columns."""
-    for axis, what in enumerate(("sample", "feature")):
-        if X.shape[axis] == 0:
+def check_not_empty(X: Tensor, owner: str, min_rows: int) -> None:
+    """Raise ValueError if X has no rows, where it must have some, or no columns."""
+    for axis, what, least in ((0, "sample", min_rows), (1, "feature", 1)):
+        if X.shape[axis] < least:
             raise ValueError(
                 f"Found array with 0 {what}(s) (shape={tuple(X.shape)}) while a minimum of 1 is "
                 f"required by {owner}."

@@ -47,6 +47,24 @@ def checked_labels(y: Any, name: str) -> np.ndarray | Tensor:
     return array
 
 
+def united(classes: list[np.ndarray]) -> np.ndarray:
+    """All classes that some of the ranks have, sorted.
+
+    Raises
+    ------
+    ValueError
+        If some are numbers and others are not.
+    """
+    some = [own for own in classes if len(own)]
+    if len(some) <= 1:
+        return some[0] if some else classes[0]
+    if len({own.dtype.kind in "biuf" for own in some}) > 1:
+        kinds = [str(own.dtype) for own in classes]
+        raise ValueError(f"Labels must be of one kind on all ranks. Got {kinds}, rank by rank.")
+    together: np.ndarray = np.unique(np.concatenate(some))
+    return together
+
+
 def classes_of(labels: np.ndarray | Tensor) -> np.ndarray:
     """The different labels, sorted."""
     values = _numbers(labels)

@@ -145,8 +145,6 @@ def check_parameters(
     ValueError
         Naming the parameter, what it may be and what it is. When the type is at fault this is
         also a TypeError.
-    NotImplementedError
-        For ``distributed=True``.
     """
     for name, value in parameters.items():
         if name not in names:
@@ -162,11 +160,6 @@ def check_parameters(
         raise InvalidParameterError(
             f"The 'nesterov' parameter of {owner} must be False unless 'momentum' is above 0. "
             "Got nesterov=True and momentum=0."
-        )
-    if parameters["distributed"]:
-        raise NotImplementedError(
-            f"{owner}(distributed=True) is not available in this version: each process fits its "
-            "own data. Set distributed=False."
         )
 
 

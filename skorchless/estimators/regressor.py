@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from skorchless.estimators import inputs, scores
 from skorchless.estimators.base import TorchLinearModel
+from skorchless.estimators.ranks import check_agreement
+from skorchless.reducer import Reducer
 
 
 class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
@@ -79,7 +81,8 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         Where to train. ``"auto"``: a tensor's own device, else CUDA where there is one and the
         work is worth it, else the CPU.
     distributed : bool, default=False
-        Not available in this version.
+        Whether X and y are one rank's share of the rows of all ranks of the initialised
+        ``torch.distributed`` group, which then train the same model.
     random_state : int, RandomState instance or None, default=None
         Seed of the shuffling and of the held-out split. NumPy's and torch's global generators are
         never touched.
@@ -283,10 +286,13 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
     def _check_target(self, y: Any, name: str) -> np.ndarray | Tensor:
         return inputs.numbers(y, name)
 
-    def _encode(self, y: np.ndarray | Tensor, name: str, *, reset: bool) -> tuple[Tensor, int]:
+    def _encode(
+        self, y: np.ndarray | Tensor, name: str, reducer: Reducer, *, reset: bool
+    ) -> tuple[Tensor, int]:
         assert isinstance(y, Tensor)
         n_outputs = 1 if y.ndim == 1 else y.shape[1]
         if reset:
+            check_agreement(reducer, {"the shape of y's rows": tuple(y.shape[1:])})
             self._flat = y.ndim == 1
             self._n_outputs = n_outputs
         elif n_outputs != self._n_outputs:

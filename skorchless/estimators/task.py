@@ -11,6 +11,7 @@ from skorchless.engine import ModelResult
 from skorchless.estimators.data import Data
 from skorchless.estimators.memory import Memory
 from skorchless.optimizers.least_squares import Comoments
+from skorchless.reducer import ONE_PROCESS, Reducer
 
 
 @dataclass
@@ -27,6 +28,8 @@ class Task:
     validation : Data, optional
     comoments : Comoments, optional
         Of the data, if somebody has them already.
+    reducer : Reducer
+        Who else trains the same model on rows of their own.
     """
 
     data: Data
@@ -34,6 +37,7 @@ class Task:
     generator: torch.Generator
     validation: Data | None = None
     comoments: Comoments | None = None
+    reducer: Reducer = ONE_PROCESS
 
     @classmethod
     def side_by_side(cls, tasks: Sequence["Task"], n_models: int) -> Self:

@@ -29,7 +29,9 @@ from skorchless.optimizers import (
 )
 from skorchless.optimizers.schedules import ADAPTIVE_FLOOR
 from skorchless.penalties import ElasticNet
-from skorchless.sources import Moments, Scaling, Source, as_source
+from skorchless.reducer import Shard
+from skorchless.sources import Moments, Scaling, ShardedSource, Source, as_source
+from skorchless.sources.dense import mean_of
 from skorchless.stack import WIDE, stack
 
 FoldBack = Callable[[Tensor | None], np.ndarray | None]
@@ -76,20 +78,22 @@ def fit_stack(
     training = _Training(candidates, loss_name, task, memory)
     with own_settings(task.data.X.device, training.work_of_a_batch):
         if training.gains_from_head_start and not task.start.any():
-            training.task = replace(task, start=head_start(candidates, loss_name, task))
+            start = head_start(candidates, loss_name, task, training.shard)
+            training.task = replace(task, start=start)
         return training.run(watch)
 
 
-def head_start(candidates: Sequence[Parameters], loss_name: str, task: Task) -> np.ndarray:
+def head_start(
+    candidates: Sequence[Parameters], loss_name: str, task: Task, shard: Shard
+) -> np.ndarray:
     """Where the optimum of some of the rows is: near all rows', at a fraction of the passes.
 
     A model that fails on them begins where it would have.
     """
-    n_rows = len(task.data.X)
-    private = torch.Generator(device="cpu").manual_seed(0)
-    rows = torch.randint(n_rows, (n_rows // HEAD_SHARE,), generator=private, device="cpu")
+    private, size = torch.Generator(device="cpu").manual_seed(0), (shard.total // HEAD_SHARE,)
+    rows = torch.randint(shard.total, size, generator=private, device="cpu")
     roughly = [{**candidate, "tol": HEAD_TOL} for candidate in candidates]
-    some = Task(task.data.take(rows.sort().values), task.start, task.generator)
+    some = replace(task, data=task.data.take(shard.own(rows.sort().values)), validation=None)
     head = fit_stack(roughly, loss_name, some)
     if head.interrupt is not None:
         raise head.interrupt
@@ -109,6 +113,9 @@ class _Training:
     ) -> None:
         self.candidates, self.loss_name, self.task = candidates, loss_name, task
         self.shared, self.data, self.generator = candidates[0], task.data, task.generator
+        self.reducer = task.reducer
+        self.shard = Shard.of(self.reducer, len(self.data.X))
+        self.n_rows = self.shard.total
         self.one_pass, self.memory = memory is not None, memory or Memory()
         self.optimizer = chosen_optimizer(self.shared)
         if self.one_pass and self.optimizer == "quasi-newton":
@@ -120,7 +127,8 @@ class _Training:
 
     def run(self, watch: Watch | None) -> Outcome:
         """Put everything together, train, and fold the weights back."""
-        plain = self._source(self.data, self._batch_size(), self.memory.mean_weight)
+        mean_weight = self.memory.mean_weight
+        plain = self._source(self.data, self.shard, self._batch_size(), mean_weight)
         scaling = self._scaling(plain) if self.automatic else None
         source = plain if scaling is None else plain.scaled(scaling)
         implicit = scaling is not None and self._leaves_rows_alone(plain, scaling)
@@ -129,6 +137,7 @@ class _Training:
             self._penalty(scaling),
             scaling if implicit else None,
             sets=self.data.sets,
+            reducer=self.reducer,
         )
         start, validation = self.task.start, self.task.validation
         alike = np.broadcast_to(start, (len(self.candidates), *start.shape[1:]))
@@ -140,7 +149,8 @@ class _Training:
         rule = self._rule(source, objective, weights)
         validation_source = None
         if validation is not None:
-            validation_source = self._source(validation, len(validation.X), None)
+            shard = Shard.of(self.reducer, len(validation.X))
+            validation_source = self._source(validation, shard, shard.total, None)
             if scaling is not None and not implicit:
                 validation_source = validation_source.scaled(scaling)
 
@@ -194,33 +204,39 @@ class _Training:
         """
         n_weights = self.data.n_outputs * (self.data.X.shape[1] + 1)
         enough = HEAD_SHARE * max(HEAD_ROWS, HEAD_ROWS_A_WEIGHT * n_weights)
-        if not self.kind.full_batch or self.shared["early_stopping"] or len(self.data.X) < enough:
+        if not self.kind.full_batch or self.shared["early_stopping"] or self.n_rows < enough:
             return False
         return not self.loss.constant_curvature or self._penalty(None).has_l1
 
     def _batch_size(self) -> int:
-        """Rows of a batch, over all sets."""
+        """Rows of a batch, over all sets and ranks."""
         if self.kind.full_batch:
-            return len(self.data.X)
-        return self.data.sets * batch_rows(self.shared, self.data.n_rows)
+            return self.n_rows
+        return self.data.sets * batch_rows(self.shared, self.n_rows // self.data.sets)
 
     @property
     def _stack_width(self) -> int:
         """Rows of weights that each row of X is multiplied with."""
         return len(self.candidates) // self.data.sets * self.data.n_outputs
 
-    def _source(self, data: Data, batch_size: int, mean_weight: float | None) -> Source:
-        return as_source(
+    def _source(
+        self, data: Data, shard: Shard, batch_size: int, mean_weight: float | None
+    ) -> Source:
+        of_rows = partial(
+            as_source,
             data.X,
             data.target,
             data.weight,
             n_outputs=data.n_outputs,
             fit_intercept=bool(self.shared["fit_intercept"]),
-            batch_size=batch_size,
             stack_width=self._stack_width,
-            mean_weight=mean_weight,
             sets=data.sets,
         )
+        if self.reducer.size == 1:
+            return of_rows(batch_size=batch_size, mean_weight=mean_weight)
+        if mean_weight is None:
+            mean_weight = shard.mean(self.reducer, mean_of(data.weight))
+        return ShardedSource.of(partial(of_rows, mean_weight=mean_weight), shard, batch_size)
 
     def _scaling(self, source: Source) -> Scaling:
         moments = self._moments(source)
@@ -237,16 +253,13 @@ class _Training:
         that leaves a column looking constant.
         """
         if self.kind.full_batch:
-            sample = source.sample(SCALING_ROWS).moments()
+            sample = source.sample(SCALING_ROWS).moments().over(self.reducer)
             if bool((sample.squares > 0).all()):
                 return sample
-        moments = Moments.total(chunk.moments() for chunk in source.chunks())
+        parts = (chunk.moments() for chunk in source.chunks())
+        moments = Moments.total(parts).over(self.reducer)
         if self.memory.moments is not None:
-            weight, mean, squares = self.memory.moments
-            device = self.data.X.device
-            earlier = Moments(
-                weight, torch.from_numpy(mean).to(device), torch.from_numpy(squares).to(device)
-            )
+            earlier = Moments.from_numpy(self.memory.moments, self.data.X.device)
             moments = earlier.merge(moments)
         self.moments = moments
         return moments
@@ -256,7 +269,8 @@ class _Training:
 
         Not where the rows are copied anyway, nor where means are so large that digits would go.
         """
-        return self.kind.full_batch and not source.fits_chunk and scaling.is_mild
+        large = any(self.reducer.exchange(not source.fits_chunk))
+        return self.kind.full_batch and large and scaling.is_mild
 
     def _stacked(self, name: str) -> Tensor:
         values = [float(candidate.get(name, 1.0)) for candidate in self.candidates]
@@ -293,7 +307,7 @@ class _Training:
         """
         if not self.automatic or self.optimizer != "adam" or not objective.loss.has_units:
             return None
-        mean, size = target_units(source)
+        mean, size = target_units(source, self.reducer)
         if self.shared["fit_intercept"] and not self.goes_on and not bool(weights.any()):
             weights[..., -1] = torch.from_numpy(mean - size).to(weights)
         return size
@@ -323,9 +337,10 @@ class _Training:
         data = self.data
         weight = data.X.new_ones(len(data.X)) if data.weight is None else data.weight
         of_sets = zip(data.target.chunk(data.sets), weight.chunk(data.sets), strict=True)
+        intercept = bool(self.shared["fit_intercept"])
         values = [
-            self.loss.constant_value(*rows, data.n_outputs, bool(self.shared["fit_intercept"]))
-            for rows in of_sets
+            self.loss.constant_value(target, weight, data.n_outputs, intercept, self.reducer)
+            for target, weight in of_sets
         ]
         n_models = len(self.candidates) // data.sets
         return torch.cat([value.to(data.X.device).expand(n_models) for value in values])
@@ -374,15 +389,11 @@ class _Training:
         if not self.one_pass:
             return Memory()
         assert isinstance(rule, TextbookRule)
-        moments = None
-        if self.automatic:
-            kept = self.moments
-            moments = (kept.weight, kept.mean.numpy(force=True), kept.squares.numpy(force=True))
         return Memory(
             passes=self.memory.passes + 1,
             generator=self.generator.get_state().numpy(),
             rule={name: value.copy() for name, value in rule.state().items()},
-            moments=moments,
+            moments=self.moments.to_numpy() if self.automatic else None,
             rates=rates if self.automatic else None,
             mean_weight=mean_weight,
             optimizer=self.state_of,

@@ -100,7 +100,8 @@ class Curvature:
         """Roughly the mean curvature of each model, to see whether it moves, shape ``(M,)``."""
         if self._gauge is None:
             return torch.ones(len(weights), dtype=WIDE, device=weights.device)
-        return self._row_weights(self._gauge, weights).sum(dim=-1).expand(len(weights))
+        mean = self._summed(self._row_weights(self._gauge, weights).sum(dim=-1))
+        return mean.expand(len(weights))
 
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
@@ -122,21 +123,24 @@ class Curvature:
         """
         l2 = self.objective.penalty.l2.to(WIDE)
         scaling = self.objective.scaling
+        if self.wants_pass and self._moments is not None:
+            self._summed(self._moments)
         self.wants_pass = False
         if self._sample is None:
             assert self._moments is not None
             gram = self._moments if scaling is None else scaling.standardise_gram(self._moments)
             return Factored(gram.unsqueeze(0), l2, None, self.noise)
         if self.constant and not self._diagonal and self._basis is None:
-            gram = self._sample.gram().unsqueeze(0) * self._sample.scale[0]
+            gram = self._summed(self._sample.gram().unsqueeze(0) * self._sample.scale[0])
             missed = self._missed_squares()
             return Factored(gram + torch.diag_embed(missed), l2, None, self.noise)
         moments, total = self._measure(weights)
         if cautious is not None:
             bound = self._sample.shares() * self.objective.loss.smoothness
             chosen = cautious.view(-1, *[1] * (moments.ndim - 1))
-            moments = torch.where(chosen, self._second_moments(bound), moments)
-            total = torch.where(cautious.view(-1, 1), bound.sum(dim=-1, keepdim=True), total)
+            bounds, total_bound = self._second_moments(bound)
+            moments = torch.where(chosen, bounds, moments)
+            total = torch.where(cautious.view(-1, 1), total_bound, total)
         missed = self._missed_squares() * total
         if self._diagonal:
             return Diagonal(moments + missed, l2, self.objective.loss.shift_invariant)
@@ -159,7 +163,7 @@ class Curvature:
             if sample.weight is not None:
                 pulled *= sample.weight
             batch.pull_back(pulled.view(parts, models * outputs, rows), scale, out=sums)
-            total = sums.sum(dim=0, dtype=WIDE).view_as(vector)
+            total = self._summed(sums.sum(dim=0, dtype=WIDE).view_as(vector))
             return torch.addcmul(total, l2, vector)
 
         return product
@@ -173,7 +177,7 @@ class Curvature:
         assert self._sample is not None
         if self.constant or not self._shared:
             share = self._row_weights(self._sample, weights)
-            return self._second_moments(share), share.sum(dim=-1, keepdim=True)
+            return self._second_moments(share)
         moved = torch.arange(len(weights), device=weights.device)
         if self._measured is not None:
             moved = (weights != self._measured[0]).any(dim=2).any(dim=1).nonzero().view(-1)
@@ -182,9 +186,8 @@ class Curvature:
             leaders, follows = alike(mean)
             share = self._row_weights(self._sample, weights, moved[leaders])
             ratio = (mean / mean[leaders][follows]).view(-1, 1)
-            total = share.sum(dim=-1, keepdim=True)[follows] * ratio
-            moments = self._second_moments(share)[follows]
-            moments = moments * ratio.view(-1, *[1] * (moments.ndim - 1))
+            moments, total = (measure[follows] for measure in self._second_moments(share))
+            moments, total = moments * ratio.view(-1, *[1] * (moments.ndim - 1)), total * ratio
             if self._measured is not None:
                 moments = self._measured[1].index_copy(0, moved, moments)
                 total = self._measured[2].index_copy(0, moved, total)
@@ -201,7 +204,7 @@ class Curvature:
         squares = self._moments[0]
         if scaling is not None:
             squares = scaling.standardise_squares(*self._moments)
-        sampled = self._sample.second_squares(self._sample.shares())
+        sampled = self._summed(self._sample.second_squares(self._sample.shares()))
         return torch.where(squares > 2.0 * sampled, squares - sampled, 0.0)
 
     def _row_weights(self, chunk: Chunk, weights: Tensor, models: Tensor | None = None) -> Tensor:
@@ -218,16 +221,29 @@ class Curvature:
         curvature = loss.curvature(raw, chunk.target).to(WIDE)
         return curvature.movedim(2, 0).reshape(len(weights), -1) * chunk.shares()
 
-    def _second_moments(self, share: Tensor) -> Tensor:
-        """Second moments of the sample, ``(M, r, r)``, or their diagonals, for row weights."""
+    def _second_moments(self, share: Tensor) -> tuple[Tensor, Tensor]:
+        """Second moments of the sample, ``(M, r, r)``, or their diagonals, for row weights.
+
+        With the sums of these, ``(M, 1)``.
+        """
         assert self._sample is not None
         if self._diagonal:
-            return self._sample.second_squares(share)
-        return self._sample.second_moments(share, self._basis)
+            moments = self._sample.second_squares(share)
+        else:
+            moments = self._sample.second_moments(share, self._basis)
+        total = share.sum(dim=-1, keepdim=True)
+        self.objective.reducer.sum_(moments, total)
+        return moments, total
+
+    def _summed(self, own: Tensor) -> Tensor:
+        """Of all processes together."""
+        self.objective.reducer.sum_(own)
+        return own
 
     def _row_space(self) -> Tensor:
         """Orthonormal basis of the span of all rows, the intercept a direction of its own."""
-        rows = self.source.sample(self.source.n_rows).wide_rows()
+        own = self.source.sample(self.source.n_rows).wide_rows()
+        rows = self.objective.reducer.rows(own)
         _, singular, directions = torch.linalg.svd(rows[:, :-1], full_matrices=False)
         eps = torch.finfo(self.source.dtype).eps
         cutoff = max(rows.shape) * eps * singular.max()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from skorchless.objective import Objective
+from skorchless.reducer import ONE_PROCESS, Reducer
 from skorchless.sources import Source
 from skorchless.stack import WIDE
 
@@ -42,26 +43,30 @@ def safe_rates(
     vector = vector.to(rows.device)
     for _ in range(POWER_STEPS):
         vector = rows.T @ (share * (rows @ (vector / vector.norm().clamp_(min=TINY))))
+        objective.reducer.sum_(vector)
     largest = max(float(vector.norm()), TINY)
     if optimizer == "adam":
         return np.full(len(momentum), ADAM_SHARE / max(largest, 1.0) ** 0.5)
     n, batch = source.n_rows, source.batch_size
-    worst = float(rows.square().sum(dim=1).max())
+    worst = float(objective.reducer.rows(rows.square().sum(dim=1)).max())
     noise = (n - batch) / (batch * (n - 1)) if n > 1 else 0.0
     smoothness = objective.loss.smoothness * ((1.0 - noise) * largest + noise * worst)
     l2 = objective.penalty.l2.to(WIDE).amax(dim=(1, 2)).numpy(force=True)
     return (1.0 - momentum) / (smoothness + l2)
 
 
-def target_units(source: Source) -> tuple[np.ndarray, np.ndarray]:
+def target_units(source: Source, reducer: Reducer = ONE_PROCESS) -> tuple[np.ndarray, np.ndarray]:
     """Mean and size of each numeric target, shapes ``(K,)``.
 
     The size is the deviation, or where there is none a thousandth of the mean, or 1.
     """
     _, target, share = _sample(source)
-    total = share.sum()
-    mean = share @ target / total
-    deviation = (share @ (target - mean).square() / total).sqrt()
+    total, sums = share.sum(), share @ target
+    reducer.sum_(total, sums)
+    mean = sums / total
+    squares = share @ (target - mean).square()
+    reducer.sum_(squares)
+    deviation = (squares / total).sqrt()
     size = torch.maximum(deviation, 1e-3 * mean.abs())
     size = torch.where(size > 0, size, 1.0)
     return mean.numpy(force=True), size.numpy(force=True)

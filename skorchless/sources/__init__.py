@@ -8,6 +8,7 @@ from skorchless.sources.base import Batch, Chunk, Source
 from skorchless.sources.dense import DenseSource
 from skorchless.sources.moments import Moments
 from skorchless.sources.scaling import Scaling
+from skorchless.sources.shards import ShardedSource
 from skorchless.sources.side_by_side import SideBySide
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "DenseSource",
     "Moments",
     "Scaling",
+    "ShardedSource",
     "SideBySide",
     "Source",
     "as_source",

@@ -235,6 +235,18 @@ def count_parts(n_rows: int, n_columns: int, stack_width: int, device: torch.dev
     return parts
 
 
+def drawn(n_rows: int, n_sample: int) -> Tensor | None:
+    """Numbers of `n_sample` of `n_rows` rows at random, with replacement and in ascending order.
+
+    The same ones for the same sizes; None for all rows, if that is about as many.
+    """
+    if 2 * n_sample >= n_rows:
+        return None
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    chosen = torch.randint(n_rows, (n_sample,), generator=generator, device="cpu")
+    return chosen.sort().values
+
+
 def slices(n: int, size: int) -> Iterator[tuple[int, int]]:
     """Bounds of consecutive runs of `size` out of `n`."""
     for start in range(0, n, size):

@@ -12,6 +12,7 @@ from skorchless.sources.chunk import (
     MOST_BATCHES,
     DenseChunk,
     count_parts,
+    drawn,
     even_slices,
     slices,
 )
@@ -135,13 +136,12 @@ class DenseSource:
 
     def sample(self, n_rows: int) -> DenseChunk:
         """As many rows at random, with replacement, or all if that is about as many."""
-        if 2 * n_rows >= self.n_rows:
-            chosen = None
-        else:
-            generator = torch.Generator(device="cpu").manual_seed(0)
-            chosen = torch.randint(self.n_rows, (n_rows,), generator=generator, device="cpu")
-            chosen = chosen.sort().values.to(self.X.device)
-        rows = self.n_rows if chosen is None else n_rows
+        return self.rows(drawn(self.n_rows, n_rows))
+
+    def rows(self, chosen: Tensor | None) -> DenseChunk:
+        """The rows of some numbers in ascending order, or all of them, as one batch."""
+        rows = self.n_rows if chosen is None else len(chosen)
+        chosen = None if chosen is None else chosen.to(self.X.device)
         chunk = self._new_chunk((1, self._parts(rows), rows // self._parts(rows)))
         return self._fill(chunk, chosen, 0, rows)
 
@@ -272,7 +272,7 @@ def _gather(rows: Tensor, order: Tensor | None, start: int, stop: int) -> Tensor
 
 def mean_of(weight: Tensor | None) -> float:
     """Mean weight of the rows, taken so that no sum overflows; 1 without weights."""
-    if weight is None:
+    if weight is None or len(weight) == 0:
         return 1.0
     most = weight.max().to(WIDE)
     return float(most * (weight.to(WIDE) / most).mean())

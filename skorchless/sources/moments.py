@@ -4,9 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from skorchless.reducer import Reducer
 from skorchless.sources.scaling import Scaling
 from skorchless.stack import WIDE
 
@@ -36,7 +38,7 @@ class Moments:
         rows = rows.to(WIDE) - first
         weight = rows.new_ones(len(rows)) if weight is None else weight.to(WIDE)
         total = float(weight.sum())
-        offset = weight @ rows / total
+        offset = weight @ rows / (total or 1.0)
         return cls(total, first + offset, weight @ (rows - offset).square_())
 
     @classmethod
@@ -47,10 +49,31 @@ class Moments:
     def merge(self, other: "Moments") -> "Moments":
         """Of both sets of rows together (Chan, Golub and LeVeque, 1983)."""
         weight = self.weight + other.weight
-        share = other.weight / weight
+        share = other.weight / (weight or 1.0)
         gap = other.mean - self.mean
         squares = self.squares + other.squares + gap.square() * (self.weight * share)
         return Moments(weight, self.mean + gap * share, squares)
+
+    def over(self, reducer: Reducer) -> "Moments":
+        """Of all ranks' rows together, merged in rank order."""
+        own = torch.cat([self.mean.new_tensor([self.weight]), self.mean, self.squares])
+        columns = len(self.mean)
+        return Moments.total(
+            Moments(float(part[0]), part[1 : 1 + columns], part[1 + columns :])
+            for part in reducer.rows(own.unsqueeze(0))
+        )
+
+    @classmethod
+    def from_numpy(
+        cls, kept: tuple[float, np.ndarray, np.ndarray], device: torch.device
+    ) -> "Moments":
+        """What `to_numpy` has made of some."""
+        weight, mean, squares = kept
+        return cls(weight, torch.from_numpy(mean).to(device), torch.from_numpy(squares).to(device))
+
+    def to_numpy(self) -> tuple[float, np.ndarray, np.ndarray]:
+        """The same to be kept."""
+        return self.weight, self.mean.numpy(force=True), self.squares.numpy(force=True)
 
     def scaling(self, *, centre: bool, dtype: torch.dtype) -> Scaling:
         """Means and inverse deviations; about zero, not the mean, unless `centre`."""

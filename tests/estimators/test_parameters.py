@@ -153,8 +153,3 @@ def test_a_device_that_is_not_here_is_refused(Estimator, data, device):
 def test_what_torch_does_not_know_as_a_device_is_refused(Estimator, data, device):
     with pytest.raises(ValueError, match=rf"device={device!r}.*'cpu'"):
         Estimator(device=device).fit(*data)
-
-
-def test_distributed_is_still_to_come(Estimator, data):
-    with pytest.raises(NotImplementedError, match=r"distributed=True.*Set distributed=False"):
-        Estimator(distributed=True).fit(*data)

@@ -1,0 +1,55 @@
+"""Where training starts, other than at zero; and where an estimator goes back to if it fails."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from skorchless.estimators import inputs
+from skorchless.estimators.data import Data
+
+
+def start_weights(
+    data: Data, init: dict[str, Any], coef_shape: tuple[int, ...], *, fit_intercept: bool
+) -> np.ndarray:
+    """Weights to start from, shape ``(1, K, D + 1)``.
+
+    Parameters
+    ----------
+    data : Data
+    init : dict
+        Coefficients and intercepts by the names that the user knows them by; later ones win.
+    coef_shape : tuple of int
+        What the coefficients' shape has to be.
+    fit_intercept : bool
+    """
+    n_features = data.X.shape[1]
+    start = np.zeros((1, data.n_outputs, n_features + 1), dtype=inputs.numpy_dtype(data.X))
+    for name, value in init.items():
+        if name.startswith("coef"):
+            start[0, :, :-1] = inputs.initial(value, name, coef_shape).reshape(-1, n_features)
+        elif fit_intercept:
+            start[0, :, -1] = inputs.initial(value, name, coef_shape[:-1])
+    return start
+
+
+def check_same_classes(old: Any, new: Any) -> None:
+    """Raise ValueError if a warm start brings other classes than the fit before."""
+    if not np.array_equal(old, new):
+        raise ValueError(
+            f"warm_start=True cannot go on from classes {old} with classes {new}. Fit all "
+            "classes at once, or set warm_start=False."
+        )
+
+
+@contextlib.contextmanager
+def restored_on_error(estimator: Any) -> Iterator[None]:
+    """Leave the estimator as it was if anything goes wrong."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise

@@ -1,0 +1,454 @@
+"""Several ranks with rows of their own train the model that one process would train on all rows."""
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from ranks import DIED, Ranks
+from sklearn.exceptions import ConvergenceWarning
+
+import skorchless
+from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
+from skorchless.objective import Objective
+
+#: Where each of three ranks' rows begin and end: few, none and most of them.
+SHARES = ((0.0, 0.15), (0.15, 0.15), (0.15, 1.0))
+
+PASSES = {"max_iter": 12, "tol": None}
+FULL = {"batch_size": None, **PASSES}
+EXACTLY = {"tol": 1e-10}
+
+
+def raw_columns(n, d, dtype=np.float64):
+    """Columns in units of their own, none about zero."""
+    rng = np.random.default_rng(0)
+    units = 10.0 ** (np.arange(d) % 4)
+    return (rng.normal(size=(n, d)) * units + 5.0).astype(dtype), units, rng
+
+
+def numbers(n=90, d=4, outputs=None, dtype=np.float64):
+    X, units, rng = raw_columns(n, d, dtype)
+    shape = () if outputs is None else (outputs,)
+    y = X / units @ rng.normal(size=(d, *shape)) + rng.standard_t(2, size=(n, *shape))
+    return X, y.astype(dtype)
+
+
+def classes(n=90, d=4, k=3, dtype=np.float64):
+    """Sorted, so that no rank sees every class."""
+    X, units, rng = raw_columns(n, d, dtype)
+    logits = (X - 5.0) / units @ rng.normal(size=(d, k)) + rng.gumbel(size=(n, k))
+    y = np.array(["ant", "bee", "cat", "dog"])[logits.argmax(axis=1)]
+    order = np.argsort(y, kind="stable")
+    return X[order], y[order]
+
+
+PROBLEMS = {
+    "numbers": (TorchLinearRegressor, numbers),
+    "classes": (TorchSoftmaxClassifier, classes),
+}
+
+
+def rows_of(rank, n, shares=SHARES):
+    """This rank's rows; all of them without a rank."""
+    first, last = (0.0, 1.0) if rank is None else shares[rank]
+    return slice(round(first * n), round(last * n))
+
+
+def fitted(rank, problem, size, parameters, options=()):
+    """Fit a rank's share, or everything in one process; give what all should have in common."""
+    Estimator, make = PROBLEMS[problem]
+    X, y = make(**size)
+    rows = rows_of(rank, len(X))
+    fit_params = {}
+    if "weights" in options:  # those of the first rank are all zero
+        weight = np.arange(len(X)) % 3 * (np.arange(len(X)) >= rows_of(0, len(X)).stop)
+        fit_params["sample_weight"] = weight[rows].astype(float)
+    if "validation" in options:
+        X_val, y_val = make(**{**size, "n": 61})
+        part = rows_of(rank, 61, ((0.9, 1.0), (0.0, 0.5), (0.5, 0.9)))
+        part = np.r_[54:61, 0:30, 30:54] if rank is None else part
+        fit_params |= {"X_val": X_val[part], "y_val": y_val[part]}
+    model = Estimator(**{"random_state": 0, **parameters}, distributed=rank is not None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X[rows], y[rows], **fit_params)
+    return vars(model)
+
+
+SAME_ON_ALL = ("coef_", "intercept_", "loss_curve_", "n_iter_", "best_iter_")
+
+
+def assert_same_on_all(results):
+    for result in results[1:]:
+        for name in SAME_ON_ALL:
+            np.testing.assert_array_equal(result[name], results[0][name])
+
+
+CASES = {
+    "softmax": ("classes", {}, EXACTLY),
+    "two classes": ("classes", {"k": 2}, EXACTLY),
+    "L1": ("classes", {}, {"alpha": 0.01, "l1_ratio": 0.7, **EXACTLY}),
+    "no intercept": ("classes", {}, {"fit_intercept": False, **EXACTLY}),
+    "balanced": ("classes", {}, {"class_weight": "balanced", **EXACTLY}),
+    "sgd": ("classes", {}, {"optimizer": "sgd", "momentum": 0.9, **FULL}),
+    "adam": ("classes", {"k": 4}, {"optimizer": "adam", **FULL}),
+    "stops by itself": (
+        "classes",
+        {},
+        {"optimizer": "adam", "learning_rate": 0.01, "batch_size": None, "tol": 1e-2},
+    ),
+    "least squares": ("numbers", {}, {}),
+    "two outputs": ("numbers", {"outputs": 2}, {"alpha": 0.1}),
+    "fewer rows than columns": ("numbers", {"n": 20, "d": 30}, {}),
+    "Lasso": ("numbers", {}, {"alpha": 0.1, "l1_ratio": 1.0, **EXACTLY}),
+    "Huber": ("numbers", {}, {"loss": "huber", **EXACTLY}),
+    "Huber by adam": ("numbers", {}, {"loss": "huber", "optimizer": "adam", **FULL}),
+    "a column a row": ("numbers", {}, {"optimizer": "sgd", "learning_rate": 1e-9, **FULL}),
+}
+
+
+@pytest.mark.parametrize("options", [(), ("weights", "validation")], ids="-".join)
+@pytest.mark.parametrize("case", CASES)
+def test_ranks_learn_what_one_process_would(group, case, options):
+    results = group.run(fitted, *CASES[case], options)
+    alone = fitted(None, *CASES[case], options)
+    assert_same_on_all(results)
+    first = results[0]
+    scale = np.abs(alone["coef_"]).max()
+    assert_allclose(first["coef_"], alone["coef_"], rtol=1e-9, atol=1e-9 * scale)
+    assert_allclose(first["intercept_"], alone["intercept_"], rtol=1e-8, atol=1e-8)
+    assert_allclose(first["loss_curve_"][-1], alone["loss_curve_"][-1], rtol=1e-9, atol=1e-15)
+    assert first.get("classes_", np.empty(0)).tolist() == list(alone.get("classes_", ()))
+    if options:
+        curves = first["validation_loss_curve_"][:4], alone["validation_loss_curve_"][:4]
+        assert_allclose(*curves, rtol=1e-9, atol=1e-14)
+
+
+LARGE = {"n": 90_000, "d": 10, "dtype": np.float32}
+
+
+@pytest.mark.parametrize(
+    "problem, parameters",
+    [("classes", {"tol": 1e-6}), ("numbers", {}), ("numbers", {"loss": "huber", "tol": 1e-6})],
+)
+def test_data_of_many_chunks_begin_at_the_same_head_start(group, problem, parameters):
+    results = group.run(fitted, problem, LARGE, parameters)
+    alone = fitted(None, problem, LARGE, parameters)
+    assert_same_on_all(results)
+    assert_allclose(results[0]["coef_"], alone["coef_"], rtol=2e-3, atol=2e-5)
+    assert_allclose(results[0]["loss_curve_"][-1], alone["loss_curve_"][-1], rtol=1e-6)
+
+
+def test_early_stopping_is_the_groups(group):
+    parameters = {"optimizer": "adam", "early_stopping": True, "max_iter": 60}
+    results = group.run(fitted, "classes", {}, parameters, ("validation",))
+    alone = fitted(None, "classes", {}, {**parameters, "batch_size": 256}, ("validation",))
+    assert_same_on_all(results)
+    assert results[0]["best_iter_"] == alone["best_iter_"]
+    assert_allclose(results[0]["coef_"], alone["coef_"], rtol=1e-6)
+
+
+def test_each_rank_holds_out_rows_of_its_own(group):
+    results = group.run(fitted, "classes", {}, {"early_stopping": True, "optimizer": "adam"})
+    assert_same_on_all(results)
+    assert len(results[0]["validation_loss_curve_"]) == results[0]["n_iter_"]
+
+
+def in_batches(rank, Estimator, shares, **parameters):
+    X, y = (numbers if Estimator is TorchLinearRegressor else classes)()
+    X = (X - X.mean(axis=0)) / X.std(axis=0)
+    rows = rows_of(rank, len(X), shares)
+    textbook = {"optimizer": "sgd", "learning_rate": 0.05, "batch_size": 16, **PASSES}
+    model = Estimator(**{**textbook, **parameters}, distributed=rank is not None)
+    return vars(model.fit(X[rows], y[rows]))
+
+
+def test_mini_batches_are_those_of_one_process_if_one_rank_has_all_rows(group, Estimator):
+    shares = ((0.0, 1.0), (1.0, 1.0), (1.0, 1.0))
+    results = group.run(in_batches_of_all, Estimator, shares)
+    assert_same_on_all(results)
+    alone = in_batches_of_all(None, Estimator, shares)
+    assert_allclose(results[0]["coef_"], alone["coef_"], rtol=1e-12, atol=1e-12)
+
+
+def in_batches_of_all(rank, Estimator, shares):
+    return in_batches(rank, Estimator, shares, random_state=3)
+
+
+def in_unseeded_batches(rank, Estimator):
+    return in_batches(rank, Estimator, SHARES, max_iter=60, learning_rate=0.1)
+
+
+def test_unequal_shards_make_equal_steps_without_a_seed(group, Estimator):
+    results = group.run(in_unseeded_batches, Estimator)
+    assert_same_on_all(results)
+    full = in_batches(None, Estimator, SHARES, optimizer="auto", learning_rate="auto", tol=1e-6)
+    assert_allclose(results[0]["loss_curve_"][-1], full["loss_curve_"][-1], rtol=0.2)
+
+
+def pass_by_pass(rank, rate):
+    X, y = classes()
+    rows = rows_of(rank, len(X))
+    options = {"optimizer": "adam", "learning_rate": rate, "batch_size": 20, "distributed": True}
+    model = TorchSoftmaxClassifier(**options, random_state=0)
+    for _ in range(3):
+        model.partial_fit(X[rows], y[rows], classes=np.unique(y))
+    whole = TorchSoftmaxClassifier(**options, random_state=0, max_iter=3, tol=None)
+    return vars(model), vars(whole.fit(X[rows], y[rows]))
+
+
+@pytest.mark.parametrize("rate", [0.01, "auto"])
+def test_passes_one_by_one_are_those_of_a_fit(group, rate):
+    results = group.run(pass_by_pass, rate)
+    pieces = [piece for piece, _ in results]
+    assert_same_on_all(pieces)
+    if rate != "auto":
+        for piece, whole in results:
+            np.testing.assert_array_equal(piece["coef_"], whole["coef_"])
+
+
+# What goes wrong.
+
+
+def faulty(rank, name):
+    """Fit with a fault of rank 1's, and then without."""
+    Estimator, make = PROBLEMS["numbers" if name in OF_NUMBERS else "classes"]
+    X, y = make()
+    rows = rows_of(rank, len(X), ((0.0, 0.3), (0.3, 0.6), (0.6, 1.0)))
+    arguments = {"X": X[rows], "y": y[rows]}
+    model = Estimator(distributed=True, max_iter=20, tol=1e-2)
+    if rank == 1:
+        FAULTS[name](model, arguments)
+    before = vars(model).copy()
+    try:
+        model.fit(**arguments)
+    except Exception as error:
+        assert vars(model) == before
+        return type(error).__name__, str(error)
+    return None
+
+
+def changed(**arguments):
+    return lambda model, given: given.update(
+        {name: change(given) for name, change in arguments.items()}
+    )
+
+
+def parameter(**parameters):
+    return lambda model, given: model.set_params(**parameters)
+
+
+#: A fault of rank 1, and what every rank has to say then.
+FAULTS = {
+    "NaN": changed(X=lambda given: np.full_like(given["X"], np.nan)),
+    "width": changed(X=lambda given: given["X"][:, 1:]),
+    "precision": changed(X=lambda given: given["X"].astype(np.float32)),
+    "length": changed(y=lambda given: given["y"][1:]),
+    "kind of label": changed(y=lambda given: np.arange(len(given["y"]))),
+    "weight": changed(sample_weight=lambda given: -np.ones(len(given["X"]))),
+    "start": changed(coef_init=lambda given: np.ones((3, 4))),
+    "validation": changed(X_val=lambda given: given["X"], y_val=lambda given: given["y"]),
+    "no y": changed(y=lambda given: None),
+    "parameter": parameter(alpha=1.0),
+    "nonsense": parameter(alpha=-1.0),
+    "device": parameter(device="cuda:7"),
+    "outputs": changed(y=lambda given: np.stack([given["y"], given["y"]], axis=1)),
+    "large y": changed(y=lambda given: given["y"] * np.inf),
+}
+OF_NUMBERS = ("outputs", "large y")
+AGREE = {
+    "width": "the number of features: rank 0 has 4, rank 1 has 3",
+    "precision": "the precision of X: rank 0 has 'torch.float64', rank 1 has 'torch.float32'",
+    "parameter": "the parameter 'alpha': rank 0 has 0.0001, rank 1 has 1.0",
+    "validation": "passing X_val: rank 0 has False, rank 1 has True",
+    "outputs": "the shape of y's rows: rank 0 has (), rank 1 has (2,)",
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_on_one_rank_is_an_error_on_all(group, name):
+    results = group.run(faulty, name)
+    if name in AGREE or name == "kind of label":
+        words = AGREE.get(name, "Labels must be of one kind on all ranks")
+        assert all(kind == "ValueError" and words in text for kind, text in results)
+        return
+    kind, words = results[1]
+    assert kind in ("ValueError", "InvalidParameterError")
+    for other in results[0], results[2]:
+        assert other == ("GroupError", f"rank 1 failed: {kind}: {words}")
+
+
+def without_weight(rank):
+    X, y = classes()
+    rows = rows_of(rank, len(X))
+    TorchSoftmaxClassifier(distributed=True).fit(X[rows], y[rows], np.zeros(len(X[rows])))
+
+
+def test_rows_have_to_weigh_something_on_some_rank(group):
+    for result in group.outcomes(without_weight):
+        assert (result.kind, result.message) == (
+            "ValueError",
+            "Sample weights must contain at least one non-zero number.",
+        )
+
+
+def out_of_memory(rank, optimizer):
+    X, y = classes()
+    rows = rows_of(rank, len(X))
+    model = TorchSoftmaxClassifier(
+        optimizer=optimizer, distributed=True, max_iter=50, tol=1e-12, batch_size=30
+    )
+    if rank == 2:
+        values, calls = Objective.value, iter(range(4))
+
+        def value(self, chunk):
+            if next(calls, None) is None:
+                raise MemoryError("no room for a chunk")
+            return values(self, chunk)
+
+        Objective.value = value
+    try:
+        model.fit(X[rows], y[rows])
+    finally:
+        if rank == 2:
+            Objective.value = values
+
+
+@pytest.mark.parametrize("optimizer", ["auto", "sgd"])
+def test_an_error_in_mid_training_is_one_on_all(group, optimizer):
+    *others, failed = group.outcomes(out_of_memory, optimizer)
+    assert failed.kind == "MemoryError"
+    for result in others:
+        assert result.message == "rank 2 failed: MemoryError: no room for a chunk"
+
+
+def endless(how):
+    return {"optimizer": "sgd", "learning_rate": 1e-3, "max_iter": 10**6, "tol": None} | how
+
+
+def ended(rank, number):
+    """Fit for ever; send rank 1 a signal once it is under way. Give seconds, error, model."""
+    X, y = classes()
+    X = X / X.std(axis=0)
+    rows = rows_of(rank, len(X), ((0.0, 0.3), (0.3, 0.6), (0.6, 1.0)))
+    model = TorchSoftmaxClassifier(**endless({"distributed": True}))
+    if rank == 1:
+        threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
+    began = time.monotonic()
+    try:
+        model.fit(X[rows], y[rows])
+    except BaseException as error:
+        return time.monotonic() - began, type(error).__name__, str(error), hasattr(model, "coef_")
+    return None
+
+
+def test_an_interrupted_rank_keeps_its_last_pass_and_the_others_are_told(group):
+    first, interrupted, last = group.run(ended, signal.SIGINT)
+    assert interrupted[1] == "KeyboardInterrupt" and interrupted[3]
+    for _, kind, message, is_fitted in first, last:
+        assert (kind, message) == ("GroupError", "rank 1 failed: KeyboardInterrupt")
+        assert not is_fitted
+
+
+def test_a_killed_rank_is_an_error_on_the_others_within_the_timeout():
+    ranks = Ranks(3, timeout=5.0)
+    first, killed, last = ranks.outcomes(ended, signal.SIGKILL)
+    ranks.close()
+    assert killed is DIED
+    for seconds, kind, message, _ in first, last:
+        assert seconds < 0.5 + 5.0 + 1.0
+        assert kind == "GroupError" and "a process of the group has died" in message
+
+
+# Who speaks, and who decides.
+
+
+def printed(rank):
+    X, y = classes()
+    rows = rows_of(rank, len(X))
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        TorchSoftmaxClassifier(verbose=1, distributed=True).fit(X[rows], y[rows])
+    return out.getvalue()
+
+
+def test_rank_0_alone_prints(group):
+    first, *others = group.run(printed)
+    assert first.startswith("epoch      1   loss")
+    assert others == ["", ""]
+
+
+def stopped(rank):
+    class Stopper:
+        ends = 0
+
+        def setup(self, estimator, context): ...
+
+        def teardown(self, estimator, context): ...
+
+        def on_fit_task_begin(self, estimator, context): ...
+
+        def on_fit_task_end(self, estimator, context):
+            self.ends += 1
+            return rank == 2 and self.ends == 3
+
+    X, y = classes()
+    rows = rows_of(rank, len(X))
+    model = TorchSoftmaxClassifier(optimizer="sgd", distributed=True, **{**PASSES, "tol": 0.0})
+    return vars(model.set_callbacks(Stopper()).fit(X[rows], y[rows]))["n_iter_"]
+
+
+def test_one_ranks_callback_stops_all(group):
+    pytest.importorskip("sklearn.callback")
+    assert group.run(stopped) == [3, 3, 3]
+
+
+def on_a_tensor(rank):
+    X, y = numbers()
+    rows = rows_of(rank, len(X))
+    model = TorchLinearRegressor(distributed=True)
+    return vars(model.fit(torch.from_numpy(X[rows]), torch.from_numpy(y[rows])))
+
+
+def test_tensors_are_shards_too(group):
+    results = group.run(on_a_tensor)
+    assert_same_on_all(results)
+    assert_allclose(results[0]["coef_"], fitted(None, "numbers", {}, {})["coef_"], rtol=1e-9)
+
+
+def alone(rank):
+    X, y = numbers(n=40 + rank)
+    return None if rank == 1 else TorchLinearRegressor().fit(X, y).coef_
+
+
+def test_a_group_is_joined_only_on_request(group):
+    first, _, last = group.run(alone)
+    assert not np.array_equal(first, last)
+
+
+def test_the_script_of_the_docs_runs_under_torchrun():
+    script = Path(skorchless.__file__).parents[1] / "docs" / "distributed.py"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*torchrun, "--nproc-per-node", "2", str(script)],
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("2 ranks") == 1
+
+
+def test_without_a_group_the_cure_is_named(Estimator, data):
+    with pytest.raises(ValueError, match=r"init_process_group.*set distributed=False"):
+        Estimator(distributed=True).fit(*data)

@@ -1,0 +1,189 @@
+"""Sums over processes, and how a failure on one of them becomes one on all."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from ranks import Ranks
+
+from skorchless.reducer import CAPACITY, ONE_PROCESS, Group, Shard
+
+SIZES = (1, CAPACITY, CAPACITY + 1, 3 * CAPACITY)
+
+
+def drawn(rank, shape, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(rank)
+    return torch.randn(shape, generator=generator, dtype=dtype)
+
+
+def add_up(rank):
+    group, sums = Group(), []
+    with group.together():
+        for size in SIZES:
+            own = drawn(rank, size), drawn(rank, (2, 3), torch.float32)
+            group.sum_(*own)
+            sums.append(own)
+    return sums
+
+
+def test_sums_are_those_of_all_ranks_to_the_bit(group):
+    results = group.run(add_up)
+    for size, *sums in zip(SIZES, *results, strict=True):
+        expected = sum(drawn(rank, size) for rank in range(3))
+        for large, small in sums:
+            torch.testing.assert_close(large, expected, rtol=0.0, atol=1e-14)
+            assert torch.equal(large, sums[0][0]) and torch.equal(small, sums[0][1])
+            assert small.shape == (2, 3) and small.dtype == torch.float32
+
+
+def share(rank):
+    group = Group()
+    with group.together():
+        mine = torch.full((2,), float(rank) or float("nan"))
+        group.first_(mine)
+        rows = group.rows(torch.full((2 * rank, 3), rank))
+        nothing = group.rows(torch.empty(0, 2))
+        return mine.isnan().all(), rows, nothing, group.exchange({"rank": rank})
+
+
+def test_rows_and_values_arrive_in_rank_order(group):
+    for first, rows, nothing, values in group.run(share):
+        assert first
+        assert rows[:, 1].tolist() == [1, 1, 2, 2, 2, 2]
+        assert nothing.shape == (0, 2)
+        assert values == [{"rank": 0}, {"rank": 1}, {"rank": 2}]
+
+
+NEXT = {
+    "a small sum": lambda group: group.sum_(torch.zeros(3)),
+    "a large sum": lambda group: group.sum_(torch.zeros(3 * CAPACITY)),
+    "rows": lambda group: group.rows(torch.zeros(3, 2)),
+    "an exchange": lambda group: group.exchange("something"),
+    "the end": lambda group: None,
+}
+
+
+def fail(rank, failing, what):
+    group = Group()
+    with group.together():
+        group.sum_(torch.zeros(2))
+        if rank in failing:
+            raise MemoryError(f"no room on {rank}, {'x' * 2000}")
+        NEXT[what](group)
+
+
+@pytest.mark.parametrize("what", NEXT)
+@pytest.mark.parametrize("failing", [[0], [1, 2]])
+def test_a_rank_that_fails_is_named_on_all_whatever_they_wait_for(group, what, failing):
+    for rank, result in enumerate(group.outcomes(fail, failing, what)):
+        if rank in failing:
+            assert result.kind == "MemoryError"
+        else:
+            assert result.kind == "GroupError"
+            words = [f"rank {bad} failed: MemoryError: no room on {bad}, xx" for bad in failing]
+            assert all(word in result.message for word in words)
+    group.run(add_up)  # and the group goes on
+
+
+def lose_step(rank):
+    group = Group()
+    with group.together():
+        group.sum_(torch.zeros(3 if rank else 4))
+
+
+def test_ranks_that_lose_step_are_told(group):
+    for result in group.outcomes(lose_step):
+        assert result.kind == "GroupError"
+        assert "lost step" in result.message
+    group.run(add_up)
+
+
+def interrupt(rank, seconds):
+    group = Group()
+    reached = 0
+    try:
+        with group.together():
+            if rank == 1:
+                kill = os.kill, (os.getpid(), signal.SIGINT)
+                threading.Timer(0.1, *kill).start()
+            for _ in range(3):
+                time.sleep(0.0 if rank == 1 else seconds)
+                group.sum_(torch.zeros(3))
+                reached += 1
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        return reached
+    return None
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.3])
+def test_an_interrupt_waits_for_the_collective_it_falls_into(group, seconds):
+    """At once, rank 1 sleeps by then; else it waits for the others' part of the first sum."""
+    first, interrupted, last = group.outcomes(interrupt, seconds)
+    assert interrupted == (0 if seconds else 3)
+    for result in first, last:
+        assert result.kind == "GroupError" and "rank 1 failed: KeyboardInterrupt" in result.message
+    group.run(add_up)
+
+
+def hang(rank):
+    group = Group()
+    began = time.monotonic()
+    try:
+        with group.together():
+            time.sleep(3.5 if rank == 1 else 0.0)
+            group.sum_(torch.zeros(3 * CAPACITY))
+    except RuntimeError as error:
+        return time.monotonic() - began, str(error)
+    return None
+
+
+def test_a_rank_that_hangs_is_an_error_within_the_timeout():
+    ranks = Ranks(2, timeout=2.0)
+    waiting, hanging = ranks.run(hang)
+    ranks.close()
+    assert hanging is not None
+    seconds, message = waiting
+    assert seconds < 3.0
+    assert "cannot reach the others" in message
+
+
+def test_without_a_group_the_cure_is_named():
+    with pytest.raises(ValueError, match=r"initialised process group.*torchrun.*distributed=False"):
+        Group()
+
+
+def test_one_process_changes_nothing():
+    values = torch.arange(3.0)
+    with ONE_PROCESS.together():
+        ONE_PROCESS.sum_(values)
+        ONE_PROCESS.first_(values)
+    assert values.tolist() == [0.0, 1.0, 2.0]
+    assert ONE_PROCESS.rows(values) is values
+    assert ONE_PROCESS.exchange("it") == ["it"]
+
+
+some_sizes = st.lists(st.integers(0, 40), min_size=1, max_size=5).filter(any)
+
+
+@given(some_sizes, st.integers(1, 100))
+def test_every_row_of_the_concatenation_is_one_ranks(sizes, step):
+    shards = [Shard(tuple(sizes), rank) for rank in range(len(sizes))]
+    rows = torch.arange(0, sum(sizes), step)
+    owned = [shard.own(rows) + sum(sizes[: shard.rank]) for shard in shards]
+    assert torch.equal(torch.cat(owned), rows)
+    assert all((shard.own(rows) < shard.own_size).all() for shard in shards)
+
+
+@given(some_sizes, st.integers(1, 100))
+def test_ranks_contribute_in_proportion(sizes, batch_size):
+    batches = Shard(tuple(sizes), 0).batches(batch_size)
+    asked = min(batch_size, sum(sizes))
+    assert asked <= sum(batches) <= asked + len(sizes)
+    for size, batch in zip(sizes, batches, strict=True):
+        assert 0 <= batch - asked * size / sum(sizes) < 1
