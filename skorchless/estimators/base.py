@@ -11,7 +11,7 @@ import torch
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skorchless.engine import ModelResult
@@ -31,6 +31,7 @@ from skorchless.estimators.portable import Portable
 from skorchless.estimators.settings import full_precision
 from skorchless.estimators.task import Outcome, Task
 from skorchless.estimators.training import fit_stack
+from skorchless.sources import Matrix
 from skorchless.stack import private_generator
 
 #: Where the documentation is; pyproject.toml names it too.
@@ -40,7 +41,7 @@ DOCUMENTATION = "https://skorchless.readthedocs.io/en/stable/"
 OF_A_WHOLE_FIT = ("validation_loss_curve_", "learning_rate_", "optimizer_", "device_", "_memory")
 
 
-class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
+class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseEstimator):
     """Base of the estimators; use them, not this."""
 
     # Where the question mark of the HTML representation leads.
@@ -92,9 +93,9 @@ class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Training data: a list, a NumPy array or memory map, a pandas or polars frame, or a
-            torch tensor on any device. Never written to.
+        X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
+            Training data: a list, a NumPy array or memory map, a pandas or polars frame, a SciPy
+            sparse array or matrix, or a torch tensor on any device. Never written to.
         y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
             Targets; for the classifier one label a row, of any kind.
         sample_weight : array-like or Tensor of shape (n_samples,), optional
@@ -231,7 +232,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
         return data.to(device)
 
     def _weighted_data(
-        self, X: Tensor, y: Any, sample_weight: Any, *, reset: bool, suffix: str = ""
+        self, X: Matrix, y: Any, sample_weight: Any, *, reset: bool, suffix: str = ""
     ) -> Data:
         """Encode the targets; drop rows that weigh nothing first, and their classes with them."""
         inputs.check_same_device(X, y=y, sample_weight=sample_weight)
@@ -241,7 +242,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
         if weight is not None and not bool((weight > 0).all()):
             weight = weight.to(X.device)
             kept = weight > 0
-            X, weight = X[kept], weight[kept]
+            X, weight = X.index_select(0, kept.nonzero().view(-1)), weight[kept]
             target = target[kept.numpy(force=True) if isinstance(target, np.ndarray) else kept]
         encoded, n_outputs = self._encode(target, "y" + suffix, reset=reset)
         return Data(X, encoded, weight, n_outputs)
@@ -385,13 +386,13 @@ class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
         check_is_fitted(self)
         coef = np.atleast_2d(self.coef_)
         if isinstance(X, Tensor):
-            rows = inputs.features(self, X, reset=False)
+            rows = inputs.tensor_features(self, X, reset=False)
             kind = rows.device.type
             with torch.no_grad(), torch.autocast(kind, enabled=False), full_precision:
                 weights = torch.from_numpy(coef).to(rows)
                 intercept = torch.from_numpy(np.atleast_1d(self.intercept_)).to(rows)
                 return torch.addmm(intercept, rows, weights.T)
-        array = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        array = inputs.array_features(self, X, reset=False)
         raw: np.ndarray = array @ coef.T.astype(array.dtype, copy=False)
         raw += np.asarray(self.intercept_, dtype=array.dtype)
         return raw

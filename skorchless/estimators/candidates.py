@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from skorchless.estimators.task import Task
-from skorchless.optimizers.curvature import MOST_FACTORED_COLUMNS, sample_size
+from skorchless.optimizers.curvature import sample_size
 from skorchless.optimizers.history import MEMORY
+from skorchless.sources import affords_gram
 from skorchless.sources.chunk import WIDE_ROWS
 from skorchless.stack import WIDE
 
@@ -82,7 +85,7 @@ def models_a_stack(parameters: Parameters, task: Task) -> int:
     numbers = TEXTBOOK_COPIES * weights
     if chosen_optimizer(parameters) == "quasi-newton":
         rank = min(n, columns)
-        factored = rank if rank > MOST_FACTORED_COLUMNS else rank * (4 * rank + WIDE_ROWS)
+        factored = rank * (4 * rank + WIDE_ROWS) if affords_gram(task.data.X) else columns
         sample = min(n, sample_size(columns)) * 4 * task.data.n_outputs
         numbers = HISTORY_COPIES * weights + factored + sample
     return max(1, STACK_BYTES // (WIDE.itemsize * numbers))
@@ -99,7 +102,8 @@ def share_steps(parameters: Parameters, tasks: Sequence[Task], n_models: int) ->
     first = tasks[0]
     n, columns = first.data.X.shape
     return (
-        parameters["learning_rate"] != "auto"
+        isinstance(first.data.X, Tensor)
+        and parameters["learning_rate"] != "auto"
         and batch_rows(parameters, n) * columns * first.data.n_outputs * n_models <= SMALL_STEP
         and len(tasks) * first.data.X.nbytes <= SMALL_ROWS
         and len(tasks) * n_models <= models_a_stack(parameters, first)

@@ -184,7 +184,8 @@ class _Training:
     def work_of_a_batch(self) -> int:
         """Multiply-adds of one product with a batch of one set."""
         rows = self._batch_size() // self.data.sets
-        return rows * (self.data.X.shape[1] + 1) * self._stack_width
+        a_row = self.data.X.numel() // len(self.data.X) + 1
+        return rows * a_row * self._stack_width
 
     @property
     def gains_from_head_start(self) -> bool:
@@ -264,7 +265,7 @@ class _Training:
 
     def _penalty(self, scaling: Scaling | None) -> ElasticNet:
         X = self.data.X
-        factor = X.new_ones(X.shape[1] + 1)
+        factor = torch.ones(X.shape[1] + 1, dtype=X.dtype, device=X.device)
         if scaling is not None:
             factor[:-1] = scaling.inverse
         factor[-1] = 0.0
@@ -321,7 +322,8 @@ class _Training:
     def constant_loss(self) -> Tensor:
         """Objective of the best constant model, shape ``(M,)``."""
         data = self.data
-        weight = data.X.new_ones(len(data.X)) if data.weight is None else data.weight
+        ones = torch.ones(len(data.X), dtype=data.X.dtype, device=data.X.device)
+        weight = ones if data.weight is None else data.weight
         of_sets = zip(data.target.chunk(data.sets), weight.chunk(data.sets), strict=True)
         values = [
             self.loss.constant_value(*rows, data.n_outputs, bool(self.shared["fit_intercept"]))

@@ -89,6 +89,9 @@ class Chunk(Protocol):
     def second_squares(self, share: Tensor) -> Tensor:
         """The diagonals of `second_moments` without a basis, shape ``(M, D + 1)``."""
 
+    def row_squares(self) -> Tensor:
+        r"""Squared length :math:`\|\tilde x_i\|^2` of each row, shape ``(rows,)``, in double."""
+
     def wide_rows(self) -> Tensor:
         """The rows as one dense matrix of shape ``(rows, D + 1)`` in double: for few of them."""
 
@@ -107,7 +110,9 @@ class Source(Protocol):
     mean_weight : float
         What weights have been divided by.
     fits_chunk : bool
-        Whether all rows fit one chunk.
+        Whether all rows fit one chunk, so that to standardise them takes no copy of its own.
+    affords_gram : bool
+        Whether second moments of all columns are worth their memory and time.
     dtype, device
         What is computed in, and where.
     """
@@ -128,6 +133,9 @@ class Source(Protocol):
 
     @property
     def fits_chunk(self) -> bool: ...
+
+    @property
+    def affords_gram(self) -> bool: ...
 
     @property
     def dtype(self) -> torch.dtype: ...

@@ -197,6 +197,11 @@ class DenseChunk:
             squares += weight @ rows.square()
         return squares
 
+    def row_squares(self) -> Tensor:
+        """As of `Chunk`."""
+        squares = self.rows.square().sum(dim=1, dtype=WIDE)
+        return squares if self.bare is None else squares + self.bare**2
+
     def wide_rows(self) -> Tensor:
         """As of `Chunk`."""
         return self.rows.to(WIDE)
@@ -233,6 +238,28 @@ def count_parts(n_rows: int, n_columns: int, stack_width: int, device: torch.dev
     while parts * 2 <= most and n_rows % (parts * 2) == 0:
         parts *= 2
     return parts
+
+
+def lay_out(target: Tensor, out: Tensor) -> Tensor:
+    """Write targets, of shape ``(n, K)`` or ``(n,)``, samples last and classes one-hot.
+
+    `out` is of shape ``(batches, parts, 1, K, rows)``.
+    """
+    samples_last = out.squeeze(2)  # (batches, parts, K, rows)
+    batches, parts, outputs, rows = samples_last.shape
+    if target.ndim == 2:
+        samples_last.copy_(target.view(batches, parts, rows, outputs).mT)
+    else:
+        samples_last.zero_().scatter_(2, target.view(batches, parts, 1, rows), 1.0)
+    return out
+
+
+def some_rows(n: int, size: int) -> Tensor | None:
+    """Numbers of `size` out of `n` rows, with replacement, in order; None if it may well be all."""
+    if 2 * size >= n:
+        return None
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    return torch.randint(n, (size,), generator=generator, device="cpu").sort().values
 
 
 def slices(n: int, size: int) -> Iterator[tuple[int, int]]:

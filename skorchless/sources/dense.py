@@ -13,13 +13,19 @@ from skorchless.sources.chunk import (
     DenseChunk,
     count_parts,
     even_slices,
+    lay_out,
     slices,
+    some_rows,
 )
 from skorchless.sources.scaling import Scaling
 from skorchless.stack import WIDE
 
 #: Laid-out targets are kept where they are this many times smaller than the rows.
 MUCH_SMALLER = 8
+
+
+#: From this many columns on, and as many rows, second moments are not worth their memory and time.
+MOST_FACTORED_COLUMNS = 8000
 
 
 class DenseSource:
@@ -104,6 +110,11 @@ class DenseSource:
         """Whether all rows fit one chunk."""
         return self.n_rows <= self._chunk_rows
 
+    @property
+    def affords_gram(self) -> bool:
+        """As of `Source`."""
+        return affords_gram_of(self.X)
+
     def scaled(self, scaling: Scaling) -> Self:
         """The same rows, standardised."""
         return type(self)(
@@ -135,12 +146,9 @@ class DenseSource:
 
     def sample(self, n_rows: int) -> DenseChunk:
         """As many rows at random, with replacement, or all if that is about as many."""
-        if 2 * n_rows >= self.n_rows:
-            chosen = None
-        else:
-            generator = torch.Generator(device="cpu").manual_seed(0)
-            chosen = torch.randint(self.n_rows, (n_rows,), generator=generator, device="cpu")
-            chosen = chosen.sort().values.to(self.X.device)
+        chosen = some_rows(self.n_rows, n_rows)
+        if chosen is not None:
+            chosen = chosen.to(self.device)
         rows = self.n_rows if chosen is None else n_rows
         chunk = self._new_chunk((1, self._parts(rows), rows // self._parts(rows)))
         return self._fill(chunk, chosen, 0, rows)
@@ -180,7 +188,7 @@ class DenseSource:
         if self.n_outputs == 1 and self.target.dtype == self.X.dtype:
             target = self.target[start:stop].view(1, parts, 1, 1, shape[2])
         else:
-            target = self._lay_out(self.target[start:stop], self._new_target(shape))
+            target = lay_out(self.target[start:stop], self._new_target(shape))
         weight = self.sample_weight
         chunk = DenseChunk(
             X=self.X[start:stop].view(*shape, -1),
@@ -223,22 +231,12 @@ class DenseSource:
             features.copy_(self.X[start:stop])
 
         batches, parts, rows = chunk.shape
-        self._lay_out(_gather(self.target, order, start, stop), chunk.target)
+        lay_out(_gather(self.target, order, start, stop), chunk.target)
         chunk.scale = [1.0 / (parts * rows)] * batches
         if self.sample_weight is not None and chunk.weight is not None:
             weight = _gather(self.sample_weight, order, start, stop)
             chunk.weight.copy_(weight.view_as(chunk.weight))
         return chunk
-
-    def _lay_out(self, target: Tensor, out: Tensor) -> Tensor:
-        """Write targets to `out`, samples last, classes one-hot."""
-        samples_last = out.squeeze(2)  # (batches, parts, K, rows)
-        batches, parts, _, rows = samples_last.shape
-        if target.ndim == 2:
-            samples_last.copy_(target.view(batches, parts, rows, self.n_outputs).mT)
-        else:
-            samples_last.zero_().scatter_(2, target.view(batches, parts, 1, rows), 1.0)
-        return out
 
     def _new_target(self, shape: tuple[int, int, int]) -> Tensor:
         batches, parts, rows = shape
@@ -268,6 +266,12 @@ class DenseSource:
 
 def _gather(rows: Tensor, order: Tensor | None, start: int, stop: int) -> Tensor:
     return rows[start:stop] if order is None else rows.index_select(0, order[start:stop])
+
+
+def affords_gram_of(X: Tensor) -> bool:
+    """Whether second moments of all columns are worth their memory and time."""
+    n, d = X.shape
+    return min(n, d + 1) <= MOST_FACTORED_COLUMNS
 
 
 def mean_of(weight: Tensor | None) -> float:
