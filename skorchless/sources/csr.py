@@ -78,7 +78,7 @@ class SparseRows:
         return SparseRows(self.matrix[rows.numpy(force=True)], self.device)
 
     def between(self, start: int, stop: int) -> "SparseRows":
-        """Consecutive rows, without a copy of their numbers."""
+        """Consecutive rows."""
         if (start, stop) == (0, len(self)):
             return self
         first, last = self.matrix.indptr[start], self.matrix.indptr[stop]

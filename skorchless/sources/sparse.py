@@ -248,6 +248,9 @@ class SparseSource:
         self.fit_intercept = fit_intercept
         self.batch_size = min(batch_size, len(X))
         self.stack_width = stack_width
+        self.scaling = scaling
+        mild = scaling is None or scaling.is_mild
+        self._rows = X if mild else X.to(WIDE)  # means of many deviations would cost their digits
         self._frame = self._around(scaling)
         self._chunks: list[SparseChunk] = []
 
@@ -257,7 +260,10 @@ class SparseSource:
             shape = (self.X.shape[1], 1)
             inverse = torch.ones(shape, dtype=self.dtype, device=self.device)
             return Frame(torch.zeros_like(inverse), inverse, ones)
-        return Frame(scaling.mean.unsqueeze(1), scaling.inverse.unsqueeze(1), ones)
+        mean, inverse = (
+            t.unsqueeze(1).to(self._rows.dtype) for t in (scaling.mean, scaling.inverse)
+        )
+        return Frame(mean, inverse, ones)
 
     @property
     def n_rows(self) -> int:
@@ -353,11 +359,11 @@ class SparseSource:
     def _chunk(self, order: Tensor | None, start: int, stop: int, size: int) -> SparseChunk:
         """Rows ``order[start:stop]`` (in their own order if None) in batches of `size`."""
         if order is None:
-            rows, target = self.X.between(start, stop), self.target[start:stop]
+            rows, target = self._rows.between(start, stop), self.target[start:stop]
             weight = None if self.sample_weight is None else self.sample_weight[start:stop]
         else:
             chosen = order[start:stop].to(self.device)
-            rows, target = self.X.index_select(0, chosen), self.target[chosen]
+            rows, target = self._rows.index_select(0, chosen), self.target[chosen]
             weight = None if self.sample_weight is None else self.sample_weight[chosen]
         batches = (stop - start) // size
         out = torch.empty(batches, 1, 1, self.n_outputs, size, dtype=self.dtype, device=self.device)
