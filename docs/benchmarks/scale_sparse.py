@@ -36,6 +36,7 @@ def make_text(n: int = ROWS, dtype: str = "float64") -> tuple[csr_array, np.ndar
     values = 0.6 * np.abs(rng.standard_normal(n * NONZEROS))
     X = csr_array((values, columns, np.arange(0, n * NONZEROS + 1, NONZEROS)), (n, COLUMNS))
     X.sum_duplicates()
+    X.indices, X.indptr = X.indices.astype(np.int32), X.indptr.astype(np.int32)  # SGD* needs 32
     scores = X @ rng.standard_normal((COLUMNS, CLASSES))
     scores *= 5.0 / scores.std()
     return X.astype(dtype), (scores + rng.gumbel(size=scores.shape)).argmax(axis=1)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from skorchless.estimators.task import Task
 from skorchless.optimizers.curvature import sample_size
-from skorchless.optimizers.history import MEMORY
+from skorchless.optimizers.history import pairs_of
 from skorchless.sources import affords_gram
 from skorchless.sources.chunk import WIDE_ROWS
 from skorchless.stack import WIDE
@@ -26,8 +26,9 @@ DEFAULT_BATCH = 256
 #: Tensors of the weights' shape that a textbook rule and the engine keep, at most.
 TEXTBOOK_COPIES = 12
 
-#: The same of the quasi-Newton rule: curvature pairs, twice while one is added, and its own.
-HISTORY_COPIES = 4 * MEMORY + 12
+#: The same of the quasi-Newton rule, beside three for each curvature pair: step, change of the
+#: gradient and, with L1, their product with the preconditioner.
+QUASI_NEWTON_COPIES = 12
 
 #: Multiply-adds of one product with a batch up to which steps are mostly overhead, ...
 SMALL_STEP = 2**19
@@ -87,7 +88,8 @@ def models_a_stack(parameters: Parameters, task: Task) -> int:
         rank = min(n, columns)
         factored = rank * (4 * rank + WIDE_ROWS) if affords_gram(task.data.X) else columns
         sample = min(n, sample_size(columns)) * 4 * task.data.n_outputs
-        numbers = HISTORY_COPIES * weights + factored + sample
+        copies = QUASI_NEWTON_COPIES + 3 * pairs_of(weights)
+        numbers = copies * weights + factored + sample
     return max(1, STACK_BYTES // (WIDE.itemsize * numbers))
 
 
