@@ -29,7 +29,7 @@ from skorchless.optimizers import (
 )
 from skorchless.optimizers.schedules import ADAPTIVE_FLOOR
 from skorchless.penalties import ElasticNet
-from skorchless.sources import Moments, Scaling, Source, as_source
+from skorchless.sources import Moments, Scaling, Source, as_source, tempered
 from skorchless.stack import WIDE, stack
 
 FoldBack = Callable[[Tensor | None], np.ndarray | None]
@@ -227,9 +227,11 @@ class _Training:
         moments = self._moments(source)
         centre = bool(self.shared["fit_intercept"])
         scaling = moments.scaling(centre=centre, dtype=self.data.X.dtype)
+        if not self.kind.full_batch:
+            return tempered(scaling, self.data.X, self.data.weight)
         # With fewer rows than columns the least norm is meant in the user's own units.
         few_rows = source.n_rows <= source.n_columns
-        return scaling.centring() if few_rows and self.kind.full_batch else scaling
+        return scaling.centring() if few_rows else scaling
 
     def _moments(self, source: Source) -> Moments:
         """Means and deviations of the columns, to standardise by.

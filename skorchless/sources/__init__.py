@@ -27,6 +27,7 @@ __all__ = [
     "affords_gram",
     "as_source",
     "dense_blocks",
+    "tempered",
 ]
 
 #: What X may be once it is checked.
@@ -56,6 +57,20 @@ def as_source(
 def affords_gram(X: Matrix) -> bool:
     """Whether second moments of all columns are worth their memory and time."""
     return X.affords_gram if isinstance(X, SparseRows) else affords_gram_of(X)
+
+
+def tempered(scaling: Scaling, X: Matrix, weight: Tensor | None) -> Scaling:
+    """The scaling for rules that step after a few rows each.
+
+    A column that is stored in a share p of sparse rows only, scaled to a deviation of 1, is of the
+    order of ``p**-0.5`` where it is stored: a single row then outweighs all others, rates that are
+    safe for it are useless for the rest, and an equal step for every weight moves its prediction
+    out of all proportion. So rare columns are scaled to the order of 1 where they are stored.
+    """
+    if not isinstance(X, SparseRows):
+        return scaling
+    inverse = scaling.inverse * X.stored_share(weight).sqrt()
+    return Scaling(scaling.mean, inverse, scaling.dtype)
 
 
 def dense_blocks(X: Matrix, n_rows: int) -> Iterator[Tensor]:

@@ -72,6 +72,17 @@ class SparseRows:
         n, d = self.shape
         return d < min(MOST_DENSE_COLUMNS, n)
 
+    def stored_share(self, weight: Tensor | None) -> Tensor:
+        """Share of the rows in which each column is stored, one's at least, shape ``(D,)``.
+
+        Rows count with their weights, of shape ``(n,)``.
+        """
+        n, d = self.shape
+        of_rows = np.ones(n) if weight is None else weight.numpy(force=True)
+        of_numbers = np.repeat(of_rows, np.diff(self.matrix.indptr))
+        share = np.bincount(self.matrix.indices, of_numbers, minlength=d) / of_rows.sum()
+        return torch.from_numpy(share).clamp_(min=1.0 / n).to(self.device)
+
     def index_select(self, dim: int, rows: Tensor) -> "SparseRows":
         """Some of the rows, by index."""
         assert dim == 0

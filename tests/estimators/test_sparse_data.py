@@ -96,8 +96,6 @@ RULES = {
     "auto": TIGHT,
     "sgd": {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9},
     "adam": {"optimizer": "adam", "learning_rate": 0.01},
-    "automatic sgd": {"optimizer": "sgd"},
-    "automatic adam": {"optimizer": "adam"},
     "in order": {"optimizer": "sgd", "learning_rate": 0.01, "shuffle": False},
     "full batch": {"optimizer": "adam", "learning_rate": 0.01, "batch_size": None},
 }
@@ -166,13 +164,40 @@ def test_scikit_learn_finds_the_same(Estimator, sparse_data):
     assert_allclose(model.coef_, peer.coef_, atol=1e-5)
 
 
-@pytest.mark.parametrize("learning_rate", [0.01, "auto"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_rare_columns_need_no_rate_of_their_own(Estimator, optimizer):
+    """Words as they come: a few all the time, most of them hardly ever."""
+    rng = np.random.default_rng(0)
+    n, d, words = 1000, 1500, 30
+    frequency = (1.0 + np.arange(d)) ** -0.75
+    columns = rng.choice(d, n * words, p=frequency / frequency.sum())
+    X = scipy.sparse.csr_array((np.ones(n * words), columns, np.arange(0, n * words + 1, words)))
+    signal = 0.3 * (X @ rng.normal(size=(X.shape[1], 3)))
+    if Estimator is TorchLinearRegressor:
+        y = signal[:, 0] + 0.3 * rng.normal(size=n)
+    else:
+        y = (signal + rng.gumbel(size=(n, 3))).argmax(axis=1)
+    best = Estimator(alpha=1e-2).fit(X, y).loss_curve_
+    model = Estimator(optimizer=optimizer, alpha=1e-2, max_iter=200, random_state=0).fit(X, y)
+    assert model.loss_curve_[-1] - best[-1] < 0.02 * (best[0] - best[-1])
+
+
 @pytest.mark.parametrize("optimizer", ["auto", "sgd"])
-def test_partial_fit_takes_it(Estimator, sparse_data, optimizer, learning_rate):
+def test_passes_over_raw_parts_need_no_rate(Estimator, sparse_data, optimizer):
+    X, y = sparse_data
+    X = X * 10.0 ** np.linspace(-2, 2, X.shape[1])
+    model = Estimator(optimizer=optimizer, random_state=0)
+    first = {"classes": np.unique(y)} if Estimator is TorchSoftmaxClassifier else {}
+    for part in np.array_split(np.arange(len(y)), 3) * 20:
+        model.partial_fit(scipy.sparse.csr_matrix(X[part]), y[part], **first)
+    assert model.score(X, y) > 0.95 * Estimator().fit(X, y).score(X, y)
+
+
+@pytest.mark.parametrize("optimizer", ["auto", "sgd"])
+def test_partial_fit_takes_it(Estimator, sparse_data, optimizer):
     X, y = sparse_data
     sparse, dense = (
-        Estimator(optimizer=optimizer, learning_rate=learning_rate, random_state=0)
-        for _ in range(2)
+        Estimator(optimizer=optimizer, learning_rate=0.01, random_state=0) for _ in range(2)
     )
     first = {"classes": np.unique(y)} if Estimator is TorchSoftmaxClassifier else {}
     for part in np.array_split(np.arange(len(y)), 3):
@@ -184,7 +209,9 @@ def test_partial_fit_takes_it(Estimator, sparse_data, optimizer, learning_rate):
 @pytest.mark.parametrize("optimizer", ["auto", "adam"])
 def test_it_is_validated_on(Estimator, sparse_data, optimizer):
     X, y = sparse_data
-    make, model = scipy.sparse.csc_array, Estimator(optimizer=optimizer, random_state=0, max_iter=9)
+    rate = "auto" if optimizer == "auto" else 0.01
+    make = scipy.sparse.csc_array
+    model = Estimator(optimizer=optimizer, learning_rate=rate, random_state=0, max_iter=9)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         early = model.set_params(early_stopping=True)
