@@ -197,7 +197,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
             Rows.
         y : array-like or Tensor of shape (n_samples,)
             Labels.
@@ -245,7 +245,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
             Rows.
 
         Returns
@@ -261,7 +261,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
             Rows.
 
         Returns
@@ -283,7 +283,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
             Rows.
 
         Returns
@@ -299,7 +299,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
             Rows.
 
         Returns
@@ -323,7 +323,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
             Rows.
         y : array-like or Tensor of shape (n_samples,)
             True labels.

@@ -201,7 +201,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
             Rows.
         y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
@@ -225,7 +225,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
             Rows.
 
         Returns
@@ -241,7 +241,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
             Rows.
         y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
             True targets.

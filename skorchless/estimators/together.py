@@ -215,7 +215,7 @@ def predict_together(models: Sequence[TorchLinearModel], X: Any) -> np.ndarray:
     ----------
     models : sequence of TorchLinearModel
         Fitted on the same columns and targets.
-    X : array-like or Tensor of shape (n_samples, n_features)
+    X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
 
     Returns
     -------
