@@ -104,10 +104,11 @@ def growth_of(name: str, dtype: str) -> float:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         type(model)(max_iter=2).fit(X[:200, :50], y[:200])
-        held = np.ones(int(peak() - resident()) // 8)  # so that what was freed cannot hide growth
+        held = np.ones(max(0, int(peak()) - resident()) // 8)  # what was freed must not hide growth
         before = peak()
         model.fit(X, y)
-    return peak() - before + 0.0 * held[0]
+    del held
+    return peak() - before
 
 
 def resident() -> int:

@@ -182,10 +182,11 @@ class _Training:
 
     @property
     def work_of_a_batch(self) -> int:
-        """Multiply-adds of one product with a batch of one set."""
+        """Multiply-adds of one step with a batch of one set, a weight's being one at least."""
         rows = self._batch_size() // self.data.sets
-        a_row = self.data.X.numel() // len(self.data.X) + 1
-        return rows * a_row * self._stack_width
+        n, columns = self.data.X.shape
+        a_row = self.data.X.numel() // n + 1
+        return max(rows * a_row, columns) * self._stack_width
 
     @property
     def gains_from_head_start(self) -> bool:

@@ -41,11 +41,14 @@ class Frame:
     mean, inverse : Tensor of shape (D, 1)
     ones : float
         1, or 0 for models without intercept.
+    plain : bool
+        Whether the columns are as the user has them.
     """
 
     mean: Tensor
     inverse: Tensor
     ones: float
+    plain: bool = False
 
 
 class SparseBatch:
@@ -67,9 +70,13 @@ class SparseBatch:
     def predict(self, weights: Tensor, out: Tensor) -> None:
         """As of `Batch`."""
         X, frame, flat = self.rows.by_row, self.frame, weights[0]
-        coef = X.values().new_empty(flat.shape[1] - 1, len(flat))
-        torch.mul(flat[:, :-1].T, frame.inverse, out=coef)
-        shift = frame.ones * flat[:, -1] - (frame.mean.T @ coef).view(-1)
+        coef, shift = flat[:, :-1].T, frame.ones * flat[:, -1]
+        if frame.plain:
+            coef = coef.contiguous()
+        else:
+            scaled = X.values().new_empty(coef.shape)
+            coef = torch.mul(coef, frame.inverse, out=scaled)
+            shift = shift - (frame.mean.T @ coef).view(-1)
         torch.add((X @ coef).T, shift.unsqueeze(1), out=out[0])
 
     def pull_back(self, residual: Tensor, scale: float, out: Tensor) -> None:
@@ -78,8 +85,11 @@ class SparseBatch:
         flat = residual[0].T.to(X_t.dtype).contiguous().mul_(scale)  # (rows, M * K)
         total = flat.sum(dim=0)
         gradient = X_t @ flat  # (D, M * K)
-        gradient.addr_(frame.mean.view(-1), total, alpha=-1.0)
-        torch.mul(gradient.T, frame.inverse.T, out=out[0, :, :-1])
+        if frame.plain:
+            out[0, :, :-1].copy_(gradient.T)
+        else:
+            gradient.addr_(frame.mean.view(-1), total, alpha=-1.0)
+            torch.mul(gradient.T, frame.inverse.T, out=out[0, :, :-1])
         torch.mul(total, frame.ones, out=out[0, :, -1])
 
 
@@ -259,7 +269,7 @@ class SparseSource:
         if scaling is None:
             shape = (self.X.shape[1], 1)
             inverse = torch.ones(shape, dtype=self.dtype, device=self.device)
-            return Frame(torch.zeros_like(inverse), inverse, ones)
+            return Frame(torch.zeros_like(inverse), inverse, ones, plain=True)
         mean, inverse = (
             t.unsqueeze(1).to(self._rows.dtype) for t in (scaling.mean, scaling.inverse)
         )
