@@ -178,7 +178,8 @@ class History:
         """``s.y / y.P y`` of each model's last pair; 1 where there is none, shape ``(M, 1, 1)``."""
         assert self.changes is not None
         pairs = self.changes.shape[1]
-        last = (self.taken - 1) % pairs + pairs * torch.arange(len(self.taken)).to(self.taken)
+        models = torch.arange(len(self.taken), device=self.taken.device)
+        last = models * pairs + (self.taken - 1) % pairs
         rows = self.changes.view(-1, self.changes.shape[-1]).index_select(0, last)
         change = rows.view(len(rows), -1, preconditioner.diagonal.shape[-1])
         norm = dot(change, preconditioner.solve(change))

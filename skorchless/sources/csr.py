@@ -130,10 +130,14 @@ def _csr_tensor(compressed: Any, shape: tuple[int, int], device: torch.device) -
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         arrays = (compressed.indptr, compressed.indices, compressed.data)
         indptr, indices, values = (torch.from_numpy(array).to(device) for array in arrays)
-        return torch.sparse_csr_tensor(indptr, indices, values, shape, check_invariants=False)
+        return torch.sparse_csr_tensor(
+            indptr, indices, values, shape, device=device, check_invariants=False
+        )
 
 
 def with_values(pattern: Tensor, values: Tensor) -> Tensor:
     """A CSR tensor with other values in the places of `pattern`'s."""
     indptr, indices = pattern.crow_indices(), pattern.col_indices()
-    return torch.sparse_csr_tensor(indptr, indices, values, pattern.shape, check_invariants=False)
+    return torch.sparse_csr_tensor(
+        indptr, indices, values, pattern.shape, device=values.device, check_invariants=False
+    )

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import scipy.sparse
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
@@ -290,6 +291,15 @@ def test_text_goes_through_a_pipeline():
     scores = [s.cv_results_["mean_test_score"] for s in (search, theirs)]
     assert_allclose(*scores, atol=1e-3)
     assert search.score(texts, y) > -0.1
+
+
+@pytest.mark.parametrize("optimizer", ["auto", "sgd"])
+def test_global_settings_of_torch_change_nothing(Estimator, sparse_data, optimizer, many_columns):
+    X, y = sparse_data
+    X, model = scipy.sparse.csr_array(X), Estimator(optimizer=optimizer, max_iter=9, tol=None)
+    wanted = model.set_params(random_state=0).fit(X, y).coef_
+    with torch.device("meta"):
+        assert_array_equal(model.fit(X, y).coef_, wanted)
 
 
 def test_tags_say_so(Estimator):
