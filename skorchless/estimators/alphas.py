@@ -12,6 +12,7 @@ from skorchless.estimators.settings import own_settings
 from skorchless.estimators.task import Outcome, Task
 from skorchless.estimators.training import Watch, fit_stack
 from skorchless.optimizers.least_squares import Comoments
+from skorchless.sources import affords_gram
 from skorchless.stack import WIDE
 
 #: Of so many candidates in the order of alpha one is fitted from scratch.
@@ -42,7 +43,7 @@ def fit_candidates(
     shared = candidates[0]
     free = watch is None and task.validation is None and _only_its_optimum_matters(shared)
     if len(candidates) > 1 and free:
-        if may_be_closed_form(shared) and not task.start.any():
+        if may_be_closed_form(shared) and affords_gram(task.data.X) and not task.start.any():
             outcome = _in_closed_form(candidates, task)
             if outcome is not None:
                 return outcome

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skorchless.engine import ModelResult
@@ -39,6 +39,7 @@ from skorchless.estimators.starts import check_same_classes, restored_on_error, 
 from skorchless.estimators.task import Outcome, Task
 from skorchless.estimators.training import fit_stack
 from skorchless.reducer import ONE_PROCESS, Reducer
+from skorchless.sources import Matrix
 
 #: Where the documentation is; pyproject.toml names it too.
 DOCUMENTATION = "https://skorchless.readthedocs.io/en/stable/"
@@ -47,7 +48,7 @@ DOCUMENTATION = "https://skorchless.readthedocs.io/en/stable/"
 OF_A_WHOLE_FIT = ("validation_loss_curve_", "learning_rate_", "optimizer_", "device_", "_memory")
 
 
-class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
+class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseEstimator):
     """Base of the estimators; use them, not this."""
 
     # Where the question mark of the HTML representation leads.
@@ -101,9 +102,9 @@ class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
-            Training data: a list, a NumPy array or memory map, a pandas or polars frame, or a
-            torch tensor on any device. Never written to.
+        X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
+            Training data: a list, a NumPy array or memory map, a pandas or polars frame, a SciPy
+            sparse array or matrix, or a torch tensor on any device. Never written to.
         y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
             Targets; for the classifier one label a row, of any kind.
         sample_weight : array-like or Tensor of shape (n_samples,), optional
@@ -258,7 +259,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
 
     def _weighted_data(
         self,
-        X: Tensor,
+        X: Matrix,
         y: Any,
         sample_weight: Any,
         reducer: Reducer,
@@ -276,7 +277,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
         if weight is not None and not bool((weight > 0).all()):
             weight = weight.to(X.device)
             kept = weight > 0
-            X, weight = X[kept], weight[kept]
+            X, weight = X.index_select(0, kept.nonzero().view(-1)), weight[kept]
             target = target[kept.numpy(force=True) if isinstance(target, np.ndarray) else kept]
         check_some_rows(reducer, len(X), inputs.NO_WEIGHT)
         encoded, n_outputs = self._encode(target, "y" + suffix, reducer, reset=reset)
@@ -387,13 +388,13 @@ class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
         check_is_fitted(self)
         coef = np.atleast_2d(self.coef_)
         if isinstance(X, Tensor):
-            rows = inputs.features(self, X, reset=False)
+            rows = inputs.tensor_features(self, X, reset=False)
             kind = rows.device.type
             with torch.no_grad(), torch.autocast(kind, enabled=False), full_precision:
                 weights = torch.from_numpy(coef).to(rows)
                 intercept = torch.from_numpy(np.atleast_1d(self.intercept_)).to(rows)
                 return torch.addmm(intercept, rows, weights.T)
-        array = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        array = inputs.array_features(self, X, reset=False)
         raw: np.ndarray = array @ coef.T.astype(array.dtype, copy=False)
         raw += np.asarray(self.intercept_, dtype=array.dtype)
         return raw

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from skorchless.estimators.task import Task
-from skorchless.optimizers.curvature import MOST_FACTORED_COLUMNS, sample_size
-from skorchless.optimizers.history import MEMORY
+from skorchless.optimizers.curvature import sample_size
+from skorchless.optimizers.history import pairs_of
+from skorchless.sources import affords_gram
 from skorchless.sources.chunk import WIDE_ROWS
 from skorchless.stack import WIDE
 
@@ -23,8 +26,9 @@ DEFAULT_BATCH = 256
 #: Tensors of the weights' shape that a textbook rule and the engine keep, at most.
 TEXTBOOK_COPIES = 12
 
-#: The same of the quasi-Newton rule: curvature pairs, twice while one is added, and its own.
-HISTORY_COPIES = 4 * MEMORY + 12
+#: The same of the quasi-Newton rule, beside three for each curvature pair: step, change of the
+#: gradient and, with L1, their product with the preconditioner.
+QUASI_NEWTON_COPIES = 12
 
 #: Multiply-adds of one product with a batch up to which steps are mostly overhead, ...
 SMALL_STEP = 2**19
@@ -82,9 +86,10 @@ def models_a_stack(parameters: Parameters, task: Task) -> int:
     numbers = TEXTBOOK_COPIES * weights
     if chosen_optimizer(parameters) == "quasi-newton":
         rank = min(n, columns)
-        factored = rank if rank > MOST_FACTORED_COLUMNS else rank * (4 * rank + WIDE_ROWS)
+        factored = rank * (4 * rank + WIDE_ROWS) if affords_gram(task.data.X) else columns
         sample = min(n, sample_size(columns)) * 4 * task.data.n_outputs
-        numbers = HISTORY_COPIES * weights + factored + sample
+        copies = QUASI_NEWTON_COPIES + 3 * pairs_of(weights)
+        numbers = copies * weights + factored + sample
     return max(1, STACK_BYTES // (WIDE.itemsize * numbers))
 
 
@@ -99,7 +104,8 @@ def share_steps(parameters: Parameters, tasks: Sequence[Task], n_models: int) ->
     first = tasks[0]
     n, columns = first.data.X.shape
     return (
-        parameters["learning_rate"] != "auto"
+        isinstance(first.data.X, Tensor)
+        and parameters["learning_rate"] != "auto"
         and batch_rows(parameters, n) * columns * first.data.n_outputs * n_models <= SMALL_STEP
         and len(tasks) * first.data.X.nbytes <= SMALL_ROWS
         and len(tasks) * n_models <= models_a_stack(parameters, first)

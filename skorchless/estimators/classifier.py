@@ -199,7 +199,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
             Rows.
         y : array-like or Tensor of shape (n_samples,)
             Labels.
@@ -247,7 +247,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
             Rows.
 
         Returns
@@ -263,7 +263,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
             Rows.
 
         Returns
@@ -285,7 +285,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
             Rows.
 
         Returns
@@ -301,7 +301,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
             Rows.
 
         Returns
@@ -325,7 +325,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
             Rows.
         y : array-like or Tensor of shape (n_samples,)
             True labels.

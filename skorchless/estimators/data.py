@@ -11,6 +11,7 @@ from torch import Tensor
 
 from skorchless.estimators.ranks import check_some_rows
 from skorchless.reducer import Reducer
+from skorchless.sources import Matrix
 from skorchless.sources.dense import mean_of
 from skorchless.stack import WIDE
 
@@ -21,7 +22,7 @@ class Data:
 
     Attributes
     ----------
-    X : Tensor of shape (n, D)
+    X : Tensor or SparseRows of shape (n, D)
     target : Tensor of shape (n, K), or (n,) with integer classes
     weight : Tensor of shape (n,), or None
         In double precision.
@@ -31,7 +32,7 @@ class Data:
         Sets of as many rows each, one after the other, for models of their own.
     """
 
-    X: Tensor
+    X: Matrix
     target: Tensor
     weight: Tensor | None
     n_outputs: int
@@ -39,18 +40,18 @@ class Data:
 
     @classmethod
     def side_by_side(cls, several: Sequence["Data"]) -> Self:
-        """Several as the sets of one; weights are relative to each set's own mean."""
+        """Several, dense, as the sets of one; weights are relative to each set's own mean."""
         weight = None
         if any(data.weight is not None for data in several):
             weight = torch.cat([data.relative_weight() for data in several])
-        X = torch.cat([data.X for data in several])
+        X = torch.cat([data.X for data in several if isinstance(data.X, Tensor)])
         target = torch.cat([data.target for data in several])
         return cls(X, target, weight, several[0].n_outputs, len(several))
 
     def relative_weight(self) -> Tensor:
         """Weights of the rows, one on average, shape ``(n,)``, in double precision."""
         if self.weight is None:
-            return self.X.new_ones(len(self.X), dtype=WIDE)
+            return torch.ones(len(self.X), dtype=WIDE, device=self.X.device)
         return self.weight / mean_of(self.weight)
 
     @property

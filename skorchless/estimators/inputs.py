@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.utils.validation import check_array, check_consistent_length, validate_data
 from torch import Tensor
+
+from skorchless.sources import Matrix, SparseRows
 
 #: Half precision is widened; everything else keeps its own or becomes double.
 COMPUTE_DTYPE = {
@@ -23,6 +26,15 @@ COMPUTE_DTYPE = {
 NO_WEIGHT = "Sample weights must contain at least one non-zero number."
 
 
+class TakesSparse:
+    """Says in an estimator's tags that X may be sparse."""
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.input_tags.sparse = True
+        return tags
+
+
 def as_tensor(array: np.ndarray) -> Tensor:
     """A tensor that shares the array's memory, read-only or not: it is never written to."""
     if array.flags.writeable:
@@ -32,34 +44,49 @@ def as_tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
 
-def features(estimator: Any, X: Any, *, reset: bool, name: str = "X", min_rows: int = 1) -> Tensor:
-    """Check X and return it as a tensor of shape ``(n, D)``, in the dtype to compute in."""
+def features(estimator: Any, X: Any, *, reset: bool, name: str = "X", min_rows: int = 1) -> Matrix:
+    """Check X and return it as a matrix of shape ``(n, D)``, in the dtype to compute in."""
     if isinstance(X, Tensor):
-        rows = finite(X.detach(), name)
-        if rows.ndim != 2:
-            raise ValueError(
-                f"Expected 2D array, got {rows.ndim}D array instead. Reshape your data either "
-                "using X.reshape(-1, 1) if it has a single feature or X.reshape(1, -1) if it "
-                "contains a single sample."
-            )
-        check_not_empty(rows, type(estimator).__name__, min_rows)
-        validate_data(estimator, rows, reset=reset, skip_check_array=True)
-        return rows.contiguous()
-    array: np.ndarray = validate_data(
-        estimator,
-        X,
-        reset=reset,
-        dtype=[np.float64, np.float32],
-        order="C",
-        ensure_all_finite=False,
-        ensure_min_samples=min_rows,
+        return tensor_features(estimator, X, reset=reset, name=name, min_rows=min_rows)
+    array = array_features(
+        estimator, X, reset=reset, ensure_all_finite=False, ensure_min_samples=min_rows
     )
-    checked = as_tensor(array)
+    sparse = issparse(array)
+    checked = as_tensor(array.data if sparse else array)
     # A sum on all cores clears finite data in a fraction of the time of scikit-learn's check,
     # which then only has to find the words.
     if not bool(checked.sum().isfinite()):
-        check_array(array, estimator=estimator, input_name=name)
-    return checked
+        check_array(array, accept_sparse=True, estimator=estimator, input_name=name)
+    return SparseRows.of(array) if sparse else checked
+
+
+def array_features(estimator: Any, X: Any, *, reset: bool, **checks: Any) -> Any:
+    """Check X and return it as an array of shape ``(n, D)``, or a CSR matrix if it is sparse."""
+    return validate_data(
+        estimator,
+        X,
+        reset=reset,
+        accept_sparse="csr",
+        dtype=[np.float64, np.float32],
+        order="C",
+        **checks,
+    )
+
+
+def tensor_features(
+    estimator: Any, X: Tensor, *, reset: bool, name: str = "X", min_rows: int = 1
+) -> Tensor:
+    """Check a tensor of shape ``(n, D)`` and return it in the dtype to compute in."""
+    rows = finite(X.detach(), name)
+    if rows.ndim != 2:
+        raise ValueError(
+            f"Expected 2D array, got {rows.ndim}D array instead. Reshape your data either "
+            "using X.reshape(-1, 1) if it has a single feature or X.reshape(1, -1) if it "
+            "contains a single sample."
+        )
+    check_not_empty(rows, type(estimator).__name__, min_rows)
+    validate_data(estimator, rows, reset=reset, skip_check_array=True)
+    return rows.contiguous()
 
 
 def numbers(y: Any, name: str) -> Tensor:
@@ -124,8 +151,8 @@ def finite(values: Tensor, name: str) -> Tensor:
     """Widen a tensor to the dtype to compute in and refuse what is not a finite number."""
     if values.is_sparse or values.layout != torch.strided:
         raise TypeError(
-            f"Sparse data was passed for {name}, but dense data is required. "
-            f"Use '.to_dense()' to convert it."
+            f"A sparse tensor was passed for {name}, but tensors have to be dense. Pass a SciPy "
+            "sparse matrix, or use '.to_dense()' to convert it."
         )
     if values.is_complex():
         raise ValueError("Complex data not supported")
@@ -146,12 +173,12 @@ def check_not_empty(X: Tensor, owner: str, min_rows: int) -> None:
             )
 
 
-def check_lengths(X: Tensor, y: Any) -> None:
+def check_lengths(X: Matrix, y: Any) -> None:
     """Raise ValueError if X and y do not have as many rows."""
     check_consistent_length(X, y)
 
 
-def check_same_device(X: Tensor, **others: Any) -> None:
+def check_same_device(X: Matrix, **others: Any) -> None:
     """Raise ValueError if a tensor among `others` is not where X is."""
     for name, other in others.items():
         if isinstance(other, Tensor) and other.device != X.device:
@@ -168,7 +195,7 @@ def as_numpy(values: Any) -> Any:
     return (values.float() if values.dtype == torch.bfloat16 else values).numpy(force=True)
 
 
-def numpy_dtype(X: Tensor) -> type[np.floating[Any]]:
+def numpy_dtype(X: Matrix) -> type[np.floating[Any]]:
     """NumPy's name for the dtype of X."""
     return np.float32 if X.dtype == torch.float32 else np.float64
 

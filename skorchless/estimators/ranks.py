@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from skorchless.reducer import ONE_PROCESS, Group, Reducer
+from skorchless.sources import Matrix, SparseRows
 from skorchless.stack import private_generator
 
 #: Parameters that may differ from rank to rank.
@@ -39,7 +39,7 @@ def check_agreement(reducer: Reducer, facts: dict[str, Any]) -> None:
                 )
 
 
-def facts_of(estimator: Any, X: Tensor) -> dict[str, Any]:
+def facts_of(estimator: Any, X: Matrix) -> dict[str, Any]:
     """What all ranks must agree on, by name for a message."""
     facts = {
         f"the parameter {name!r}": value
@@ -54,6 +54,7 @@ def facts_of(estimator: Any, X: Tensor) -> dict[str, Any]:
             "the number of features": X.shape[1],
             "the names of the features": list(getattr(estimator, "feature_names_in_", ())),
             "the precision of X": str(X.dtype),
+            "the kind of X": "sparse" if isinstance(X, SparseRows) else "dense",
         }
     )
 

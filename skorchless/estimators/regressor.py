@@ -204,7 +204,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
             Rows.
         y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
@@ -228,7 +228,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
             Rows.
 
         Returns
@@ -244,7 +244,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
             Rows.
         y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
             True targets.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils.validation import validate_data
+from scipy.sparse import issparse
 from torch import Tensor
 
 from skorchless.estimators import inputs
@@ -215,7 +215,7 @@ def predict_together(models: Sequence[TorchLinearModel], X: Any) -> np.ndarray:
     ----------
     models : sequence of TorchLinearModel
         Fitted on the same columns and targets.
-    X : array-like or Tensor of shape (n_samples, n_features)
+    X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
 
     Returns
     -------
@@ -227,14 +227,15 @@ def predict_together(models: Sequence[TorchLinearModel], X: Any) -> np.ndarray:
     intercept = np.stack([np.atleast_1d(model.intercept_) for model in models])
     outputs = coef.shape[0] * coef.shape[1]
     if isinstance(X, Tensor):
-        rows = inputs.features(first, X, reset=False)
+        rows = inputs.tensor_features(first, X, reset=False)
         with torch.no_grad(), torch.autocast(rows.device.type, enabled=False), full_precision:
-            flat = torch.from_numpy(coef.reshape(outputs, -1)).to(rows)
+            weights = torch.from_numpy(coef.reshape(outputs, -1)).to(rows)
             bias = torch.from_numpy(intercept.reshape(outputs, 1)).to(rows)
-            raw = torch.addmm(bias, flat, rows.T).numpy(force=True)
+            raw = torch.addmm(bias, weights, rows.T).numpy(force=True)
     else:
-        array = validate_data(first, X, reset=False, dtype=[np.float64, np.float32])
-        raw = coef.reshape(outputs, -1).astype(array.dtype, copy=False) @ array.T
+        array = inputs.array_features(first, X, reset=False)
+        flat = coef.reshape(outputs, -1).astype(array.dtype, copy=False)
+        raw = np.ascontiguousarray((array @ flat.T).T) if issparse(array) else flat @ array.T
         raw += intercept.reshape(outputs, 1).astype(array.dtype)
     shaped: np.ndarray = raw.reshape(*coef.shape[:2], -1)
     return shaped

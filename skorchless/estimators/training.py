@@ -30,7 +30,7 @@ from skorchless.optimizers import (
 from skorchless.optimizers.schedules import ADAPTIVE_FLOOR
 from skorchless.penalties import ElasticNet
 from skorchless.reducer import Shard
-from skorchless.sources import Moments, Scaling, ShardedSource, Source, as_source
+from skorchless.sources import Moments, Scaling, ShardedSource, Source, as_source, tempered
 from skorchless.sources.dense import mean_of
 from skorchless.stack import WIDE, stack
 
@@ -192,9 +192,11 @@ class _Training:
 
     @property
     def work_of_a_batch(self) -> int:
-        """Multiply-adds of one product with a batch of one set."""
+        """Multiply-adds of one step with a batch of one set, a weight's being one at least."""
         rows = self._batch_size() // self.data.sets
-        return rows * (self.data.X.shape[1] + 1) * self._stack_width
+        n, columns = self.data.X.shape
+        a_row = self.data.X.numel() // max(n, 1) + 1
+        return max(rows * a_row, columns) * self._stack_width
 
     @property
     def gains_from_head_start(self) -> bool:
@@ -242,9 +244,11 @@ class _Training:
         moments = self._moments(source)
         centre = bool(self.shared["fit_intercept"])
         scaling = moments.scaling(centre=centre, dtype=self.data.X.dtype)
+        if not self.kind.full_batch:
+            return tempered(scaling, self.data.X, self.data.weight, self.reducer)
         # With fewer rows than columns the least norm is meant in the user's own units.
         few_rows = source.n_rows <= source.n_columns
-        return scaling.centring() if few_rows and self.kind.full_batch else scaling
+        return scaling.centring() if few_rows else scaling
 
     def _moments(self, source: Source) -> Moments:
         """Means and deviations of the columns, to standardise by.
@@ -278,7 +282,7 @@ class _Training:
 
     def _penalty(self, scaling: Scaling | None) -> ElasticNet:
         X = self.data.X
-        factor = X.new_ones(X.shape[1] + 1)
+        factor = torch.ones(X.shape[1] + 1, dtype=X.dtype, device=X.device)
         if scaling is not None:
             factor[:-1] = scaling.inverse
         factor[-1] = 0.0
@@ -335,7 +339,8 @@ class _Training:
     def constant_loss(self) -> Tensor:
         """Objective of the best constant model, shape ``(M,)``."""
         data = self.data
-        weight = data.X.new_ones(len(data.X)) if data.weight is None else data.weight
+        ones = torch.ones(len(data.X), dtype=data.X.dtype, device=data.X.device)
+        weight = ones if data.weight is None else data.weight
         of_sets = zip(data.target.chunk(data.sets), weight.chunk(data.sets), strict=True)
         intercept = bool(self.shared["fit_intercept"])
         values = [

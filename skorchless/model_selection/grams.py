@@ -13,6 +13,7 @@ from skorchless.estimators.data import Data
 from skorchless.estimators.settings import own_settings
 from skorchless.model_selection.groups import Group
 from skorchless.optimizers.least_squares import Comoments, of_others
+from skorchless.sources import affords_gram
 from skorchless.stack import WIDE
 
 Split = tuple[np.ndarray, np.ndarray]
@@ -33,6 +34,8 @@ def comoments_of_folds(
     parts = disjoint_parts(splits)
     data = None if parts is None else _data(group, X, y, fit_params)
     if parts is None or data is None or len(data.X) != _n_rows(splits[0]):
+        return none
+    if not affords_gram(data.X):
         return none
     numbers = 3 * len(splits) * (data.X.shape[1] + data.n_outputs) ** 2
     least = min(len(train) for train, _ in splits)

@@ -74,7 +74,8 @@ def _raw_predictions(
     finals: Sequence[TorchLinearModel], rows: Any
 ) -> Iterator[tuple[Sequence[TorchLinearModel], Any]]:
     """Some of the models with their raw predictions ``(M, K, n)``, or None if the rows are bad."""
-    each = finals[0].coef_.size // rows.shape[1] * 8 * len(rows) if hasattr(rows, "shape") else 0
+    shape = getattr(rows, "shape", (0, 1))
+    each = finals[0].coef_.size // shape[-1] * 8 * shape[0]
     most = max(1, RAW_BYTES // max(each, 1))
     for first in range(0, len(finals), most):
         some = finals[first : first + most]

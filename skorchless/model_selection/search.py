@@ -42,7 +42,7 @@ class _BatchedSearch(private.Search):
 
         Parameters
         ----------
-        X : array-like or Tensor of shape (n_samples, n_features)
+        X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
             Rows.
         y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
             Targets.

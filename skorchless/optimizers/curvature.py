@@ -23,8 +23,6 @@ CHEAP_PRODUCT = 2**22
 ALIKE = 1.4
 #: ... if one for each of them would take as many multiply-adds as this.
 WORTH_SHARING = 2**29
-#: From this many columns on only the diagonal of B is kept.
-MOST_FACTORED_COLUMNS = 8000
 
 
 def sample_size(n_columns: int, rows_a_column: int = CURVATURE_ROWS) -> int:
@@ -51,17 +49,19 @@ class Curvature:
         self.noise = float(torch.finfo(source.dtype).eps ** 0.8)
         self.constant = objective.loss.constant_curvature
         columns = source.n_columns
-        self._diagonal = min(columns, source.n_rows) > MOST_FACTORED_COLUMNS
-        few_rows = source.n_rows < columns and not self._diagonal
-        self._basis = self._row_space() if few_rows else None
+        self._diagonal = not source.affords_gram
+        few_rows = source.n_rows < columns
+        self._basis = self._row_space() if few_rows and not self._diagonal else None
         sampled = few_rows or self._diagonal or not self.constant or self._saves_work(source)
         n_sample = sample_size(columns, SOLVING_ROWS if self.constant else CURVATURE_ROWS)
+        n_sample = GAUGE_ROWS if self._diagonal else n_sample
         exact = not sampled
-        self.covers_all_rows = exact or 2 * n_sample >= source.n_rows
+        self.covers_all_rows = exact or (not self._diagonal and 2 * n_sample >= source.n_rows)
         self.wants_pass = exact or not self.covers_all_rows
         self._moments: Tensor | None = None
         self._sample = None if exact else source.sample(n_sample)
-        self._gauge = None if exact else source.sample(GAUGE_ROWS)
+        self._gauge = self._sample if exact or self._diagonal else source.sample(GAUGE_ROWS)
+        self._least_norm = few_rows and self.constant and not objective.penalty.has_l2
         models, squares = len(objective.penalty.l2), min(columns, source.n_rows) ** 2
         self._shared = models > 1 and models * n_sample * squares > WORTH_SHARING
         self._measured: tuple[Tensor, Tensor, Tensor] | None = None
@@ -130,10 +130,12 @@ class Curvature:
             assert self._moments is not None
             gram = self._moments if scaling is None else scaling.standardise_gram(self._moments)
             return Factored(gram.unsqueeze(0), l2, None, self.noise)
-        if self.constant and not self._diagonal and self._basis is None:
+        if self.constant and self._basis is None and not self._diagonal:
             gram = self._summed(self._sample.gram().unsqueeze(0) * self._sample.scale[0])
             missed = self._missed_squares()
             return Factored(gram + torch.diag_embed(missed), l2, None, self.noise)
+        if self._diagonal:
+            return self._diagonal_preconditioner(weights, l2, cautious)
         moments, total = self._measure(weights)
         if cautious is not None:
             bound = self._sample.shares() * self.objective.loss.smoothness
@@ -142,8 +144,6 @@ class Curvature:
             moments = torch.where(chosen, bounds, moments)
             total = torch.where(cautious.view(-1, 1), total_bound, total)
         missed = self._missed_squares() * total
-        if self._diagonal:
-            return Diagonal(moments + missed, l2, self.objective.loss.shift_invariant)
         if self._basis is None:
             moments = moments + torch.diag_embed(missed)
         return Factored(moments, l2, self._basis, self.noise, self.objective.loss.shift_invariant)
@@ -168,8 +168,26 @@ class Curvature:
 
         return product
 
+    def _diagonal_preconditioner(
+        self, weights: Tensor, l2: Tensor, cautious: Tensor | None
+    ) -> Diagonal:
+        """Mean squares of the columns over all rows, times the mean curvature.
+
+        Where the solution of least norm is asked for, the same number for all columns: steps then
+        stay in the span of the rows.
+        """
+        assert self._gauge is not None
+        total = self.mean(weights).unsqueeze(1)
+        if cautious is not None:
+            most = self._summed(self._gauge.shares().sum()) * self.objective.loss.smoothness
+            total = torch.where(cautious.view(-1, 1), most, total)
+        squares = self._all_squares().clone()
+        if self._least_norm:
+            squares[:-1] = squares[:-1].mean()
+        return Diagonal(squares * total, l2, self.objective.loss.shift_invariant)
+
     def _measure(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Second moments at `weights`, ``(M, r, r)`` or diagonals, and mean curvatures ``(M, 1)``.
+        """Second moments at `weights`, ``(M, r, r)``, and mean curvatures ``(M, 1)``.
 
         Models that are where they were keep theirs, and of those that moved, the ones of about the
         same mean curvature share one measurement.
@@ -200,12 +218,17 @@ class Curvature:
         assert self._sample is not None
         if self._moments is None:
             return torch.zeros(1, self.source.n_columns, dtype=WIDE, device=self.source.device)
-        scaling = self.objective.scaling
-        squares = self._moments[0]
-        if scaling is not None:
-            squares = scaling.standardise_squares(*self._moments)
+        squares = self._all_squares()
         sampled = self._summed(self._sample.second_squares(self._sample.shares()))
         return torch.where(squares > 2.0 * sampled, squares - sampled, 0.0)
+
+    def _all_squares(self) -> Tensor:
+        """Mean square of each column over all rows, shape ``(D + 1,)``."""
+        assert self._moments is not None
+        scaling = self.objective.scaling
+        if scaling is None:
+            return self._moments[0]
+        return scaling.standardise_squares(*self._moments)
 
     def _row_weights(self, chunk: Chunk, weights: Tensor, models: Tensor | None = None) -> Tensor:
         """Share of each row in the curvature, shape ``(M, rows)``, or ``(1, rows)`` for all.
@@ -222,15 +245,9 @@ class Curvature:
         return curvature.movedim(2, 0).reshape(len(weights), -1) * chunk.shares()
 
     def _second_moments(self, share: Tensor) -> tuple[Tensor, Tensor]:
-        """Second moments of the sample, ``(M, r, r)``, or their diagonals, for row weights.
-
-        With the sums of these, ``(M, 1)``.
-        """
+        """Of the sample for row weights, ``(M, r, r)``, and the sums of these, ``(M, 1)``."""
         assert self._sample is not None
-        if self._diagonal:
-            moments = self._sample.second_squares(share)
-        else:
-            moments = self._sample.second_moments(share, self._basis)
+        moments = self._sample.second_moments(share, self._basis)
         total = share.sum(dim=-1, keepdim=True)
         self.objective.reducer.sum_(moments, total)
         return moments, total

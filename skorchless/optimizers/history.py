@@ -12,8 +12,9 @@ from torch import Tensor
 
 from skorchless.optimizers.preconditioner import Preconditioner
 
-#: Pairs that are kept; more cost time and win nothing once the metric is right.
-MEMORY = 10
+#: Pairs that are kept; more cost time and win nothing once the metric is right. From so many
+#: weights on a model's pairs leave the cache, and fewer of them serve it as well.
+MEMORY, MANY_WEIGHTS, FEW_PAIRS = 10, 2**19, 5
 #: A pair counts only if ``s.y`` is above this share of ``|s| |y|``.
 CURVED = 1e-10
 #: What keeps the pairs' matrix of unit diagonal definite where steps repeat each other.
@@ -25,71 +26,89 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(dim=(1, 2), keepdim=True)
 
 
-class History:
-    """The last pairs of each model of a stack.
+def pairs_of(n_weights: int) -> int:
+    """How many pairs a model of so many weights keeps."""
+    return MEMORY if n_weights < MANY_WEIGHTS else FEW_PAIRS
 
-    A model that rejected its trial, or saw no positive curvature, gets a pair of zeros, which
-    changes no product.
+
+class History:
+    """The last pairs of each model of a stack, each in the place of its oldest one.
+
+    A model that rejected its trial, or saw no positive curvature, keeps what it has. Places that
+    are not taken yet hold zeros, which change no product.
 
     Attributes
     ----------
     steps, changes : Tensor of shape (M, pairs, K * (D + 1)), or None
-        S and Y.
-    last : Tensor of shape (M, K, D + 1)
-        The last change of each model that is not zero, which sets the scale of ``H_0``.
+        S and Y, their rows in the order of the places.
+    taken : Tensor of int, shape (M,)
+        Pairs that each model has put down so far.
     """
 
     def __init__(self) -> None:
         self.steps: Tensor | None = None
         self.changes: Tensor | None = None
-        self.last: Tensor | None = None
 
     def add(self, accepted: Tensor, step: Tensor, change: Tensor) -> None:
-        """Append a pair for the `accepted` models, of shape ``(M,)``."""
+        """Put down a pair for the `accepted` models, of shape ``(M,)``."""
         product = dot(step, change)
         enough = CURVED * (dot(step, step) * dot(change, change)).sqrt()
         valid = accepted.view(-1, 1, 1) & (product > enough)
-        if not bool(valid.any()):
+        models = valid.view(-1).nonzero().view(-1)
+        if not len(models):
             return
+        if self.steps is None or self.changes is None:
+            pairs = pairs_of(step[0].numel())
+            shape = (len(step), pairs, step[0].numel())
+            self.steps, self.changes = step.new_zeros(shape), step.new_zeros(shape)
+            self._products = step.new_zeros(len(step), pairs, pairs)
+            self.taken = torch.zeros(len(step), dtype=torch.int64, device=step.device)
         norm = torch.where(valid, product, 1.0).rsqrt()
-        step, change = (torch.where(valid, norm * vector, 0.0) for vector in (step, change))
-        self.last = change if self.last is None else torch.where(valid, change, self.last)
-        self.steps = self._append(self.steps, step, valid)
-        self.changes = self._append(self.changes, change, valid)
-        self._products = self.steps @ self.changes.mT
+        step, change = (norm * step).flatten(1), (norm * change).flatten(1)
+        place = self.taken % self.steps.shape[1]
+        self._put(self.steps, step, models, place)
+        self._put(self.changes, change, models, place)
+        place = place.view(-1, 1, 1).expand(-1, self.steps.shape[1], 1)
+        products = self._products.scatter(1, place.mT, (self.changes @ step.unsqueeze(2)).mT)
+        products.scatter_(2, place, self.steps @ change.unsqueeze(2))
+        self._products = torch.where(valid, products, self._products)
+        self.taken = self.taken + valid.view(-1)
 
     @staticmethod
-    def _append(rows: Tensor | None, vector: Tensor, valid: Tensor) -> Tensor:
-        """Put a row at the end of the models' that are `valid`; the others keep what they have."""
-        new = vector.flatten(1).unsqueeze(1)
-        if rows is None:
-            return new
-        grown = torch.cat([rows, new], dim=1)
-        if not bool(valid.all()):
-            kept = torch.cat([torch.zeros_like(new), rows], dim=1)
-            grown = torch.where(valid, grown, kept)
-        last: Tensor = grown[:, -MEMORY:]
-        return last
+    def _put(rows: Tensor, vector: Tensor, models: Tensor, place: Tensor) -> None:
+        """Write the vectors of some models to their places."""
+        vector = vector if len(models) == len(vector) else vector.index_select(0, models)
+        index = models * rows.shape[1] + place[models]
+        rows.view(-1, rows.shape[2]).index_copy_(0, index, vector)
 
     def forget(self, models: Tensor) -> None:
         """Make all pairs of some models zero."""
-        if self.steps is None or self.changes is None or self.last is None:
+        if self.steps is None or self.changes is None:
             return
         keep = (~models).view(-1, 1, 1)
-        self.steps, self.changes, self.last, self._products = (
-            torch.where(keep, t, 0.0) for t in (self.steps, self.changes, self.last, self._products)
+        self.steps, self.changes, self._products = (
+            torch.where(keep, t, 0.0) for t in (self.steps, self.changes, self._products)
         )
 
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
-        if self.steps is None or self.changes is None or self.last is None:
+        if self.steps is None or self.changes is None:
             return
-        self.steps, self.changes, self.last, self._products = (
-            t.index_select(0, keep) for t in (self.steps, self.changes, self.last, self._products)
+        self.steps, self.changes, self._products, self.taken = (
+            t.index_select(0, keep) for t in (self.steps, self.changes, self._products, self.taken)
         )
-        first = int((self._products.diagonal(dim1=-2, dim2=-1) > 0).any(dim=0).int().argmax())
-        self.steps, self.changes = self.steps[:, first:], self.changes[:, first:]
-        self._products = self._products[:, first:, first:]
+
+    def _places(self) -> Tensor:
+        """Places of each model's pairs, oldest first, shape ``(M, pairs, 1)``."""
+        assert self.steps is not None
+        pairs = self.steps.shape[1]
+        age = torch.arange(pairs, device=self.taken.device)
+        return ((self.taken.unsqueeze(1) + age) % pairs).unsqueeze(2)
+
+    def _in_order(self, places: Tensor) -> Tensor:
+        """``S Y^T`` with the pairs oldest first."""
+        rows = self._products.gather(1, places.expand_as(self._products))
+        return rows.gather(2, places.mT.expand_as(rows))
 
     def solve(self, preconditioner: Preconditioner, gradient: Tensor) -> Tensor:
         r"""``H g``, which is what the two-loop recursion computes.
@@ -101,16 +120,18 @@ class History:
         """
         if self.steps is None or self.changes is None:
             return preconditioner.solve(gradient)
-        upper = self._products
+        places = self._places()
+        upper = self._in_order(places)
         flat = gradient.flatten(1).unsqueeze(-1)
-        u = torch.linalg.solve_triangular(upper, self.steps @ flat, upper=True, unitriangular=True)
-        rest = (flat - self.changes.mT @ u).view_as(gradient)
+        along = (self.steps @ flat).gather(1, places)
+        u = torch.linalg.solve_triangular(upper, along, upper=True, unitriangular=True)
+        placed = torch.empty_like(u).scatter_(1, places, u)
+        rest = torch.baddbmm(flat, self.changes.mT, placed, alpha=-1.0).view_as(gradient)
         result = (self._scale(preconditioner) * preconditioner.solve(rest)).view_as(flat)
-        v = torch.linalg.solve_triangular(
-            upper.mT, u - self.changes @ result, upper=False, unitriangular=True
-        )
-        product: Tensor = (result + self.steps.mT @ v).view_as(gradient)
-        return product
+        along = (self.changes @ result).gather(1, places)
+        v = torch.linalg.solve_triangular(upper.mT, u - along, upper=False, unitriangular=True)
+        placed.scatter_(1, places, v)
+        return torch.baddbmm(result, self.steps.mT, placed).view_as(gradient)
 
     def hessian(self, preconditioner: Preconditioner) -> Callable[[Tensor], Tensor]:
         r"""The map ``v -> B v`` that `solve` inverts.
@@ -133,7 +154,8 @@ class History:
             dim=1,
         )
         by_step = by_step / scale  # B_0 S^T, pairs as rows
-        lower = self._products.tril(-1)
+        order = self._places().argsort(dim=1)
+        lower = torch.where(order > order.mT, self._products, 0.0)  # by age, whatever the places
         inner = by_step @ steps.mT + lower @ lower.mT
         size = inner.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
         size = torch.where(size > 0, size, 1.0).rsqrt()
@@ -154,6 +176,11 @@ class History:
 
     def _scale(self, preconditioner: Preconditioner) -> Tensor:
         """``s.y / y.P y`` of each model's last pair; 1 where there is none, shape ``(M, 1, 1)``."""
-        assert self.last is not None
-        norm = dot(self.last, preconditioner.solve(self.last))
+        assert self.changes is not None
+        pairs = self.changes.shape[1]
+        models = torch.arange(len(self.taken), device=self.taken.device)
+        last = models * pairs + (self.taken - 1) % pairs
+        rows = self.changes.view(-1, self.changes.shape[-1]).index_select(0, last)
+        change = rows.view(len(rows), -1, preconditioner.diagonal.shape[-1])
+        norm = dot(change, preconditioner.solve(change))
         return torch.where(norm > 0, 1.0 / torch.where(norm > 0, norm, 1.0), 1.0)

@@ -15,10 +15,12 @@ the other folds'.
 
 from dataclasses import dataclass
 from functools import reduce
+from itertools import repeat
 
 import torch
 from torch import Tensor
 
+from skorchless.sources import Matrix, dense_blocks
 from skorchless.stack import WIDE, pack
 
 #: Rows that are taken to double precision at once.
@@ -47,19 +49,12 @@ class Comoments:
     n_outputs: int
 
     @classmethod
-    def of(cls, X: Tensor, target: Tensor, weight: Tensor | None) -> "Comoments":
+    def of(cls, X: Matrix, target: Tensor, weight: Tensor | None) -> "Comoments":
         """Of rows X ``(n, D)`` with targets ``(n, K)`` and weights ``(n,)``."""
-        return reduce(
-            cls.merge,
-            (
-                cls._of_block(
-                    X[first : first + BLOCK_ROWS],
-                    target[first : first + BLOCK_ROWS],
-                    None if weight is None else weight[first : first + BLOCK_ROWS],
-                )
-                for first in range(0, len(X), BLOCK_ROWS)
-            ),
-        )
+        targets = torch.split(target, BLOCK_ROWS)
+        weights = repeat(None) if weight is None else torch.split(weight, BLOCK_ROWS)
+        blocks = zip(dense_blocks(X, BLOCK_ROWS), targets, weights, strict=False)
+        return reduce(cls.merge, (cls._of_block(*block) for block in blocks))
 
     @classmethod
     def _of_block(cls, X: Tensor, target: Tensor, weight: Tensor | None) -> "Comoments":

@@ -10,11 +10,10 @@ with :math:`L` the largest curvature of the objective and :math:`L_{\max}` that 
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from skorchless.objective import Objective
 from skorchless.reducer import ONE_PROCESS, Reducer
-from skorchless.sources import Source
+from skorchless.sources import Chunk, Source
 from skorchless.stack import WIDE
 
 SAMPLE_ROWS = 4096
@@ -37,18 +36,12 @@ def safe_rates(
     objective : Objective
     momentum : ndarray of shape (M,)
     """
-    rows, _, share = _sample(source)
-    generator = torch.Generator(device="cpu").manual_seed(0)
-    vector = torch.randn(rows.shape[1], generator=generator, dtype=WIDE, device="cpu")
-    vector = vector.to(rows.device)
-    for _ in range(POWER_STEPS):
-        vector = rows.T @ (share * (rows @ (vector / vector.norm().clamp_(min=TINY))))
-        objective.reducer.sum_(vector)
-    largest = max(float(vector.norm()), TINY)
+    chunk = source.sample(SAMPLE_ROWS)
+    largest = max(_largest_eigenvalue(chunk, source.n_columns, objective.reducer), TINY)
     if optimizer == "adam":
         return np.full(len(momentum), ADAM_SHARE / max(largest, 1.0) ** 0.5)
     n, batch = source.n_rows, source.batch_size
-    worst = float(objective.reducer.rows(rows.square().sum(dim=1)).max())
+    worst = float(objective.reducer.rows(chunk.row_squares()).max())
     noise = (n - batch) / (batch * (n - 1)) if n > 1 else 0.0
     smoothness = objective.loss.smoothness * ((1.0 - noise) * largest + noise * worst)
     l2 = objective.penalty.l2.to(WIDE).amax(dim=(1, 2)).numpy(force=True)
@@ -60,7 +53,9 @@ def target_units(source: Source, reducer: Reducer = ONE_PROCESS) -> tuple[np.nda
 
     The size is the deviation, or where there is none a thousandth of the mean, or 1.
     """
-    _, target, share = _sample(source)
+    chunk = source.sample(SAMPLE_ROWS)
+    target = chunk.target.squeeze(2).mT.reshape(-1, source.n_outputs).to(WIDE)
+    share = chunk.shares().squeeze(0)
     total, sums = share.sum(), share @ target
     reducer.sum_(total, sums)
     mean = sums / total
@@ -72,9 +67,18 @@ def target_units(source: Source, reducer: Reducer = ONE_PROCESS) -> tuple[np.nda
     return mean.numpy(force=True), size.numpy(force=True)
 
 
-def _sample(source: Source) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, targets and shares of some rows, in double precision."""
-    chunk = source.sample(SAMPLE_ROWS)
-    rows, share = chunk.wide_rows(), chunk.shares().squeeze(0)
-    target = chunk.target.squeeze(2).mT.reshape(len(rows), -1).to(WIDE)
-    return rows, target, share
+def _largest_eigenvalue(chunk: Chunk, n_columns: int, reducer: Reducer) -> float:
+    """Of the second moments of a chunk of one batch, by power iteration."""
+    (batch,), (_, parts, rows) = chunk.batches, chunk.shape
+    share = chunk.shares().view(parts, 1, rows).to(chunk.target)
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    vector = torch.randn(n_columns, generator=generator, dtype=WIDE, device="cpu").to(share)
+    raw = share.new_empty(parts, 1, rows)
+    sums = share.new_empty(parts, 1, n_columns)
+    for _ in range(POWER_STEPS):
+        unit = vector / vector.norm().clamp_(min=torch.finfo(vector.dtype).tiny)
+        batch.predict(unit.expand(parts, 1, -1), out=raw)
+        batch.pull_back(raw.mul_(share), 1.0, out=sums)
+        vector = sums.sum(dim=(0, 1))
+        reducer.sum_(vector)
+    return float(vector.norm())

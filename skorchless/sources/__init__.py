@@ -5,38 +5,49 @@ from typing import Any
 from torch import Tensor
 
 from skorchless.sources.base import Batch, Chunk, Source
+from skorchless.sources.csr import SparseRows
 from skorchless.sources.dense import DenseSource
+from skorchless.sources.matrix import Matrix, affords_gram, dense_blocks, tempered
 from skorchless.sources.moments import Moments
 from skorchless.sources.scaling import Scaling
 from skorchless.sources.shards import ShardedSource
 from skorchless.sources.side_by_side import SideBySide
+from skorchless.sources.sparse import SparseSource
 
 __all__ = [
     "Batch",
     "Chunk",
     "DenseSource",
+    "Matrix",
     "Moments",
     "Scaling",
     "ShardedSource",
     "SideBySide",
     "Source",
+    "SparseRows",
+    "SparseSource",
+    "affords_gram",
     "as_source",
+    "dense_blocks",
+    "tempered",
 ]
 
 
 def as_source(
-    X: Tensor, target: Tensor, sample_weight: Tensor | None, *, sets: int = 1, **layout: Any
+    X: Matrix, target: Tensor, sample_weight: Tensor | None, *, sets: int = 1, **layout: Any
 ) -> Source:
-    """The source that suits the kind and the size of X: the only place that asks for either.
+    """The source that suits the kind and the size of X: this page alone asks for either.
 
     Parameters
     ----------
-    X : Tensor of shape (n, D)
+    X : Tensor or SparseRows of shape (n, D)
     target, sample_weight, **layout
         As of `DenseSource`, or of `SideBySide` if there is more than one set.
     sets : int
-        Sets of rows with models of their own.
+        Sets of rows with models of their own; of dense rows only.
     """
+    if isinstance(X, SparseRows):
+        return SparseSource(X, target, sample_weight, **layout)
     if sets > 1:
         return SideBySide(X, target, sample_weight, sets=sets, **layout)
     return DenseSource(X, target, sample_weight, **layout)

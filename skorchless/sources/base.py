@@ -6,6 +6,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from skorchless.sources.matrix import Matrix
 from skorchless.sources.moments import Moments
 from skorchless.sources.scaling import Scaling
 
@@ -89,6 +90,9 @@ class Chunk(Protocol):
     def second_squares(self, share: Tensor) -> Tensor:
         """The diagonals of `second_moments` without a basis, shape ``(M, D + 1)``."""
 
+    def row_squares(self) -> Tensor:
+        r"""Squared length :math:`\|\tilde x_i\|^2` of each row, shape ``(rows,)``, in double."""
+
     def wide_rows(self) -> Tensor:
         """The rows as one dense matrix of shape ``(rows, D + 1)`` in double: for few of them."""
 
@@ -98,6 +102,8 @@ class Source(Protocol):
 
     Attributes
     ----------
+    X : Tensor or SparseRows of shape (n, D)
+        Rows as the user holds them.
     n_rows, n_columns, n_outputs : int
         Rows, columns of a batch (D + 1) and outputs K.
     batch_size, n_batches : int
@@ -107,7 +113,9 @@ class Source(Protocol):
     mean_weight : float
         What weights have been divided by.
     fits_chunk : bool
-        Whether all rows fit one chunk.
+        Whether all rows fit one chunk, so that to standardise them takes no copy of its own.
+    affords_gram : bool
+        Whether second moments of all columns are worth their memory and time.
     dtype, device
         What is computed in, and where.
     """
@@ -116,6 +124,9 @@ class Source(Protocol):
     n_outputs: int
     stack_width: int
     mean_weight: float
+
+    @property
+    def X(self) -> Matrix: ...
 
     @property
     def n_rows(self) -> int: ...
@@ -128,6 +139,9 @@ class Source(Protocol):
 
     @property
     def fits_chunk(self) -> bool: ...
+
+    @property
+    def affords_gram(self) -> bool: ...
 
     @property
     def dtype(self) -> torch.dtype: ...

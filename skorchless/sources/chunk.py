@@ -197,6 +197,11 @@ class DenseChunk:
             squares += weight @ rows.square()
         return squares
 
+    def row_squares(self) -> Tensor:
+        """As of `Chunk`."""
+        squares = self.rows.square().sum(dim=1, dtype=WIDE)
+        return squares if self.bare is None else squares + self.bare**2
+
     def wide_rows(self) -> Tensor:
         """As of `Chunk`."""
         return self.rows.to(WIDE)
@@ -245,6 +250,20 @@ def drawn(n_rows: int, n_sample: int) -> Tensor | None:
     generator = torch.Generator(device="cpu").manual_seed(0)
     chosen = torch.randint(n_rows, (n_sample,), generator=generator, device="cpu")
     return chosen.sort().values
+
+
+def lay_out(target: Tensor, out: Tensor) -> Tensor:
+    """Write targets, of shape ``(n, K)`` or ``(n,)``, samples last and classes one-hot.
+
+    `out` is of shape ``(batches, parts, 1, K, rows)``.
+    """
+    samples_last = out.squeeze(2)  # (batches, parts, K, rows)
+    batches, parts, outputs, rows = samples_last.shape
+    if target.ndim == 2:
+        samples_last.copy_(target.view(batches, parts, rows, outputs).mT)
+    else:
+        samples_last.zero_().scatter_(2, target.view(batches, parts, 1, rows), 1.0)
+    return out
 
 
 def slices(n: int, size: int) -> Iterator[tuple[int, int]]:

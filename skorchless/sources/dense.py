@@ -14,8 +14,10 @@ from skorchless.sources.chunk import (
     count_parts,
     drawn,
     even_slices,
+    lay_out,
     slices,
 )
+from skorchless.sources.matrix import affords_gram
 from skorchless.sources.scaling import Scaling
 from skorchless.stack import WIDE
 
@@ -105,6 +107,11 @@ class DenseSource:
         """Whether all rows fit one chunk."""
         return self.n_rows <= self._chunk_rows
 
+    @property
+    def affords_gram(self) -> bool:
+        """As of `Source`."""
+        return affords_gram(self.X)
+
     def scaled(self, scaling: Scaling) -> Self:
         """The same rows, standardised."""
         return type(self)(
@@ -180,7 +187,7 @@ class DenseSource:
         if self.n_outputs == 1 and self.target.dtype == self.X.dtype:
             target = self.target[start:stop].view(1, parts, 1, 1, shape[2])
         else:
-            target = self._lay_out(self.target[start:stop], self._new_target(shape))
+            target = lay_out(self.target[start:stop], self._new_target(shape))
         weight = self.sample_weight
         chunk = DenseChunk(
             X=self.X[start:stop].view(*shape, -1),
@@ -223,22 +230,12 @@ class DenseSource:
             features.copy_(self.X[start:stop])
 
         batches, parts, rows = chunk.shape
-        self._lay_out(_gather(self.target, order, start, stop), chunk.target)
+        lay_out(_gather(self.target, order, start, stop), chunk.target)
         chunk.scale = [1.0 / (parts * rows)] * batches
         if self.sample_weight is not None and chunk.weight is not None:
             weight = _gather(self.sample_weight, order, start, stop)
             chunk.weight.copy_(weight.view_as(chunk.weight))
         return chunk
-
-    def _lay_out(self, target: Tensor, out: Tensor) -> Tensor:
-        """Write targets to `out`, samples last, classes one-hot."""
-        samples_last = out.squeeze(2)  # (batches, parts, K, rows)
-        batches, parts, _, rows = samples_last.shape
-        if target.ndim == 2:
-            samples_last.copy_(target.view(batches, parts, rows, self.n_outputs).mT)
-        else:
-            samples_last.zero_().scatter_(2, target.view(batches, parts, 1, rows), 1.0)
-        return out
 
     def _new_target(self, shape: tuple[int, int, int]) -> Tensor:
         batches, parts, rows = shape

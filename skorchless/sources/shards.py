@@ -8,6 +8,7 @@ import torch
 from skorchless.reducer import Shard
 from skorchless.sources.base import Chunk, Source
 from skorchless.sources.chunk import DenseChunk, drawn
+from skorchless.sources.matrix import Matrix, affords_gram
 from skorchless.sources.scaling import Scaling
 
 
@@ -56,6 +57,16 @@ class ShardedSource:
         """Steps of a pass: as many as the rank that needs most of them."""
         sizes = zip(self.shard.sizes, self._batches, strict=True)
         return max(-(-size // batch) for size, batch in sizes if size)
+
+    @property
+    def X(self) -> Matrix:
+        """Rows of this rank."""
+        return self.own.X
+
+    @property
+    def affords_gram(self) -> bool:
+        """Whether second moments are worth their cost, by the rows of all ranks."""
+        return affords_gram(self.X, self.n_rows)
 
     @property
     def fits_chunk(self) -> bool:

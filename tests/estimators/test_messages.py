@@ -9,7 +9,6 @@ import threading
 import numpy as np
 import pandas as pd
 import pytest
-import scipy.sparse
 import torch
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
@@ -110,15 +109,12 @@ def test_x_has_two_dimensions(Estimator, data, container, shape):
         Estimator().fit(container(np.ones(shape)), y)
 
 
-@containers
-@pytest.mark.parametrize("make", [scipy.sparse.csr_matrix, scipy.sparse.coo_array])
-def test_sparse_data_is_refused_for_now(Estimator, data, container, make):
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr], ids=str)
+def test_sparse_tensors_are_refused(Estimator, data, layout):
     X, y = data
-    X = make(X) if container is np.asarray else torch.tensor(X).to_sparse()
-    with pytest.raises(
-        TypeError, match=r"Sparse data was passed for X, but dense data is required"
-    ):
-        Estimator().fit(X, y)
+    with pytest.raises(TypeError, match=r"A sparse tensor was passed for X, .*SciPy sparse matrix"):
+        Estimator().fit(torch.tensor(X).to_sparse(layout=layout), y)
 
 
 def test_text_is_refused(Estimator, data):

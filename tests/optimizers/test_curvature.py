@@ -125,12 +125,14 @@ def test_of_few_rows_it_is_an_inverse_on_their_span(loss, alpha):
 
 @each_loss
 def test_of_many_columns_it_is_the_diagonal(loss, monkeypatch):
-    monkeypatch.setattr("skorchless.optimizers.curvature.MOST_FACTORED_COLUMNS", 3)
+    monkeypatch.setattr("skorchless.sources.matrix.MOST_FACTORED_COLUMNS", 3)
     problem = Problem(loss)
     metric = problem.preconditioner()
     vector = apart(loss, problem.vector(n_outputs(loss), 6, seed=1))
     assert isinstance(metric, Diagonal)
-    diagonal = problem.matrix().diagonal(dim1=-2, dim2=-1).unsqueeze(1)
+    share = problem.source.sample(1000).shares()
+    squares = (share @ problem.rows.square()).squeeze(0)
+    diagonal = problem.share.sum(dim=-1).view(-1, 1, 1) * squares + problem.l2
     close(metric.product(vector), vector * diagonal)
     close(metric.solve(vector), vector / diagonal)
 
@@ -139,7 +141,7 @@ def test_of_many_columns_it_is_the_diagonal(loss, monkeypatch):
 @pytest.mark.parametrize("most_columns", [3, 8000])
 def test_a_direction_without_curvature_is_not_walked(loss, most_columns, monkeypatch):
     """The column of a model without intercept is zero."""
-    monkeypatch.setattr("skorchless.optimizers.curvature.MOST_FACTORED_COLUMNS", most_columns)
+    monkeypatch.setattr("skorchless.sources.matrix.MOST_FACTORED_COLUMNS", most_columns)
     problem = Problem(loss, fit_intercept=False)
     metric = problem.preconditioner()
     vector = apart(loss, problem.vector(n_outputs(loss), 6, seed=1))

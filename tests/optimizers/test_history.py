@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skorchless.optimizers.history import MEMORY, History, dot
+from skorchless.optimizers.history import FEW_PAIRS, MEMORY, History, dot
 from skorchless.optimizers.preconditioner import Diagonal, Factored
 from skorchless.stack import WIDE
 
@@ -123,6 +123,12 @@ def test_only_so_many_pairs_are_kept():
     assert history.steps.shape[1] == history.changes.shape[1] == MEMORY
 
 
+def test_of_many_weights_fewer_pairs_are_kept(monkeypatch):
+    monkeypatch.setattr("skorchless.optimizers.history.MANY_WEIGHTS", OUTPUTS * COLUMNS)
+    history = Quadratic(0).history([[True] * MODELS] * (FEW_PAIRS + 3))
+    assert history.steps.shape[1] == FEW_PAIRS
+
+
 def test_a_step_without_curvature_is_not_kept():
     problem, history = Quadratic(0), History()
     step = problem.vector()
@@ -150,7 +156,7 @@ def test_a_model_that_forgets_is_left_with_the_preconditioner(seed):
 def test_a_model_forgets_what_is_no_number(seed):
     problem = Quadratic(seed)
     history, metric = problem.history([[True] * MODELS] * 2), problem.preconditioner(Diagonal)
-    for kept in (history.steps, history.changes, history.last):
+    for kept in (history.steps, history.changes):
         kept[1] = torch.nan
     history.forget(torch.tensor([False, True, False]))
     assert history.solve(metric, problem.vector()).isfinite().all()
@@ -188,9 +194,3 @@ def test_each_model_keeps_its_own_last_pairs_whatever_the_others_do(seed, accept
         one = Diagonal(torch.ones(1, COLUMNS, dtype=WIDE), torch.zeros(1, 1, COLUMNS, dtype=WIDE))
         wanted = alone[i].solve(one, gradient[i : i + 1])
         torch.testing.assert_close(found[i : i + 1], wanted, rtol=1e-9, atol=1e-12)
-    last = History()
-    for name in vars(together):
-        setattr(last, name, getattr(together, name))
-    last.select(torch.tensor([1]))
-    if alone[1].steps is not None:
-        assert last.steps.shape == alone[1].steps.shape

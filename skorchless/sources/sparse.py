@@ -1,0 +1,391 @@
+r"""Batches of sparse rows, standardised without ever being filled in.
+
+With means :math:`\mu` and inverse deviations :math:`\rho` of the columns,
+
+.. math:: \tilde X W^\top = X (\rho W)^\top + \mathbf 1 (b - \mu^\top \rho W)^\top, \qquad
+          R \tilde X = \big(R X - (R \mathbf 1) \mu^\top\big) \rho
+
+so scaling goes to the weights, and centring is a term of rank one. It costs a few operations a
+weight, and pays: of rows with a hundred out of 100,000 columns, centred ones took 8 passes to
+within a thousandth of the optimum where others took 21, since what all rows have in common is a
+direction of far more curvature than any other.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from skorchless.sources.chunk import MOST_BATCHES, drawn, lay_out, slices
+from skorchless.sources.csr import WINDOW_NUMBERS, SparseRows, with_values
+from skorchless.sources.dense import mean_of
+from skorchless.sources.matrix import affords_gram
+from skorchless.sources.moments import Moments
+from skorchless.sources.scaling import Scaling
+from skorchless.stack import WIDE
+
+#: A chunk has at most so many numbers, raw predictions and residuals included ...
+CHUNK_NUMBERS = 2**23
+#: ... or so many times the weights', which are read and written once a chunk.
+CHUNK_WEIGHTS = 4
+
+
+@dataclass
+class Frame:
+    """What stands around the rows: standardisation, and the constant last column.
+
+    Attributes
+    ----------
+    mean, inverse : Tensor of shape (D, 1)
+    ones : float
+        1, or 0 for models without intercept.
+    plain : bool
+        Whether the columns are as the user has them.
+    """
+
+    mean: Tensor
+    inverse: Tensor
+    ones: float
+    plain: bool = False
+
+
+class SparseBatch:
+    """A batch of sparse rows in one block.
+
+    Parameters
+    ----------
+    rows : SparseRows
+    frame : Frame
+    target : Tensor of shape (1, 1, K, rows)
+    weight : Tensor of shape (1, 1, 1, rows), or None
+    """
+
+    def __init__(
+        self, rows: SparseRows, frame: Frame, target: Tensor, weight: Tensor | None
+    ) -> None:
+        self.rows, self.frame, self.target, self.weight = rows, frame, target, weight
+
+    def predict(self, weights: Tensor, out: Tensor) -> None:
+        """As of `Batch`."""
+        X, frame, flat = self.rows.by_row, self.frame, weights[0]
+        coef, shift = flat[:, :-1].T, frame.ones * flat[:, -1]
+        if frame.plain:
+            coef = coef.contiguous()
+        else:
+            scaled = X.values().new_empty(coef.shape)
+            coef = torch.mul(coef, frame.inverse, out=scaled)
+            shift = shift - (frame.mean.T @ coef).view(-1)
+        torch.add((X @ coef).T, shift.unsqueeze(1), out=out[0])
+
+    def pull_back(self, residual: Tensor, scale: float, out: Tensor) -> None:
+        """As of `Batch`."""
+        X_t, frame = self.rows.by_column, self.frame
+        flat = residual[0].T.to(X_t.dtype).contiguous().mul_(scale)  # (rows, M * K)
+        total = flat.sum(dim=0)
+        gradient = X_t @ flat  # (D, M * K)
+        if frame.plain:
+            out[0, :, :-1].copy_(gradient.T)
+        else:
+            gradient.addr_(frame.mean.view(-1), total, alpha=-1.0)
+            torch.mul(gradient.T, frame.inverse.T, out=out[0, :, :-1])
+        torch.mul(total, frame.ones, out=out[0, :, -1])
+
+
+@dataclass
+class SparseChunk:
+    """A `Chunk` of sparse rows.
+
+    Attributes
+    ----------
+    rows : SparseRows
+        Of all batches.
+    frame : Frame
+    size : int
+        Rows of a batch.
+    target, weight, scale, starts, ends, batches
+        As of `Chunk`.
+    """
+
+    rows: SparseRows
+    frame: Frame
+    size: int
+    target: Tensor
+    weight: Tensor | None
+    scale: list[float]
+    starts: bool = True
+    ends: bool = True
+    batches: list[SparseBatch] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.batches = [
+            SparseBatch(
+                self.rows.between(start, stop),
+                self.frame,
+                self.target[i],
+                None if self.weight is None else self.weight[i],
+            )
+            for i, (start, stop) in enumerate(slices(len(self.rows), self.size))
+        ]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """As of `Chunk`."""
+        return len(self.batches), 1, self.size
+
+    @cached_property
+    def _weights(self) -> Tensor:
+        """Weights of the rows, of shape ``(1, rows)``, in double."""
+        if self.weight is None:
+            return torch.ones(1, len(self.rows), dtype=WIDE, device=self.target.device)
+        return self.weight.reshape(1, -1).to(WIDE)
+
+    def shares(self) -> Tensor:
+        """As of `Chunk`."""
+        return self.scale[0] * self._weights
+
+    def moments(self) -> Moments:
+        """As of `Chunk`: deviations of the numbers that are stored, and of the zeros that are not.
+
+        A column of one number throughout has a deviation of 0 to rounding.
+        """
+        X_t, weight = self.rows.by_column, self._weights.T
+        total = float(weight.sum())
+        values = X_t.values().to(WIDE)
+        mean = with_values(X_t, values) @ weight / total  # (D, 1)
+        stored = with_values(X_t, torch.ones_like(values)) @ weight
+        offset = mean.view(-1).repeat_interleave(X_t.crow_indices().diff())
+        squares = with_values(X_t, (values - offset).square_()) @ weight
+        squares += (total - stored).clamp_(min=0.0) * mean.square()
+        frame = self.frame
+        return Moments(
+            total,
+            ((mean - frame.mean) * frame.inverse).view(-1),
+            (squares * frame.inverse.to(WIDE).square()).view(-1),
+        )
+
+    def squares(self) -> Tensor:
+        """As of `Chunk`."""
+        return torch.cat(self._sums(self._weights))
+
+    def second_squares(self, share: Tensor) -> Tensor:
+        """As of `Chunk`."""
+        return self._sums(share)[0]
+
+    def _sums(self, share: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums of squares and of rows with weights `share`, each of shape ``(M, D + 1)``."""
+        X_t, frame = self.rows.by_column, self.frame
+        values, columns = X_t.values().to(WIDE), share.T.contiguous()
+        mean, inverse = frame.mean.to(WIDE), frame.inverse.to(WIDE)
+        total = share.sum(dim=1)
+        first = with_values(X_t, values) @ columns  # (D, M)
+        second = with_values(X_t, values.square()) @ columns
+        second = (second - mean * (2.0 * first - mean * total)).clamp_(min=0.0) * inverse.square()
+        first = (first - mean * total) * inverse
+        last = frame.ones * total.unsqueeze(1)
+        return torch.cat([second.T, last], dim=1), torch.cat([first.T, last], dim=1)
+
+    def row_squares(self) -> Tensor:
+        """As of `Chunk`."""
+        X, frame = self.rows.by_row, self.frame
+        values = X.values().to(WIDE)
+        mean, inverse = frame.mean.to(WIDE), frame.inverse.to(WIDE)
+        columns = X.col_indices().long()
+        # What a stored number adds to the squares that a row of zeros has.
+        excess = values * (values - 2.0 * mean.view(-1)[columns])
+        squares = with_values(X, excess) @ inverse.square()
+        return (squares.view(-1) + (mean * inverse).square().sum()).clamp_(min=0.0) + frame.ones**2
+
+    def gram(self) -> Tensor:
+        """As of `Chunk`."""
+        return self.second_moments(self._weights).squeeze(0)
+
+    def second_moments(self, share: Tensor, basis: Tensor | None = None) -> Tensor:
+        """As of `Chunk`, some rows at a time."""
+        columns = self.rows.shape[1] + 1 if basis is None else basis.shape[1]
+        moments = share.new_zeros(len(share), columns, columns)
+        for (start, stop), rows in self._windows():
+            inside = rows if basis is None else rows @ basis
+            moments += (inside.T * share[:, start:stop].unsqueeze(1)) @ inside
+        return moments
+
+    def wide_rows(self) -> Tensor:
+        """As of `Chunk`."""
+        return torch.cat([rows for _, rows in self._windows()])
+
+    def _windows(self) -> Iterator[tuple[tuple[int, int], Tensor]]:
+        """A few rows at a time as they would be if they were filled in, in double."""
+        frame, columns = self.frame, self.rows.shape[1] + 1
+        for start, stop in slices(len(self.rows), max(1, WINDOW_NUMBERS // columns)):
+            rows = self.rows.between(start, stop).dense()
+            rows.sub_(frame.mean.T).mul_(frame.inverse.T)
+            last = rows.new_full((len(rows), 1), frame.ones)
+            yield (start, stop), torch.cat([rows, last], dim=1)
+
+
+class SparseSource:
+    """Batches of a sparse ``X``, which is only ever read.
+
+    Parameters
+    ----------
+    X : SparseRows of shape (n, D)
+    target, sample_weight, n_outputs, fit_intercept, batch_size, stack_width, mean_weight, scaling
+        As of `DenseSource`.
+    """
+
+    def __init__(
+        self,
+        X: SparseRows,
+        target: Tensor,
+        sample_weight: Tensor | None,
+        *,
+        n_outputs: int,
+        fit_intercept: bool,
+        batch_size: int,
+        stack_width: int,
+        mean_weight: float | None = None,
+        scaling: Scaling | None = None,
+    ) -> None:
+        self.X, self.target = X, target
+        self.mean_weight = mean_of(sample_weight) if mean_weight is None else mean_weight
+        self.sample_weight = None
+        if sample_weight is not None or self.mean_weight != 1.0:
+            ones = torch.ones(len(X), dtype=WIDE, device=X.device)
+            weight = ones if sample_weight is None else sample_weight
+            self.sample_weight = (weight / self.mean_weight).to(X.dtype)
+        self.n_outputs = n_outputs
+        self.fit_intercept = fit_intercept
+        self.batch_size = min(batch_size, len(X))
+        self.stack_width = stack_width
+        self.scaling = scaling
+        mild = scaling is None or scaling.is_mild
+        self._rows = X if mild else X.to(WIDE)  # means of many deviations would cost their digits
+        self._frame = self._around(scaling)
+        self._chunks: list[SparseChunk] = []
+
+    def _around(self, scaling: Scaling | None) -> Frame:
+        ones = float(self.fit_intercept)
+        if scaling is None:
+            shape = (self.X.shape[1], 1)
+            inverse = torch.ones(shape, dtype=self.dtype, device=self.device)
+            return Frame(torch.zeros_like(inverse), inverse, ones, plain=True)
+        mean, inverse = (
+            t.unsqueeze(1).to(self._rows.dtype) for t in (scaling.mean, scaling.inverse)
+        )
+        return Frame(mean, inverse, ones)
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return len(self.X)
+
+    @property
+    def n_columns(self) -> int:
+        """Columns of a batch, D + 1."""
+        return self.X.shape[1] + 1
+
+    @property
+    def n_batches(self) -> int:
+        """Batches of a pass."""
+        return -(-self.n_rows // self.batch_size)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What is computed in."""
+        return self.X.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where products take place."""
+        return self.X.device
+
+    @property
+    def fits_chunk(self) -> bool:
+        """To standardise takes no copy."""
+        return True
+
+    @property
+    def affords_gram(self) -> bool:
+        """As of `Source`."""
+        return affords_gram(self.X)
+
+    def scaled(self, scaling: Scaling) -> Self:
+        """The same rows, standardised."""
+        return type(self)(
+            self.X,
+            self.target,
+            self.sample_weight,
+            n_outputs=self.n_outputs,
+            fit_intercept=self.fit_intercept,
+            batch_size=self.batch_size,
+            stack_width=self.stack_width,
+            mean_weight=1.0,
+            scaling=scaling,
+        )
+
+    def chunks(self, generator: torch.Generator | None = None) -> Iterator[SparseChunk]:
+        """One pass over all rows, shuffled if there is a generator and more than one batch."""
+        if self.n_batches == 1:
+            if not self._chunks:
+                self._chunks = list(self._pass(None))
+            yield from self._chunks
+        elif generator is None:
+            yield from self._pass(None)
+        else:
+            yield from self._pass(torch.randperm(self.n_rows, generator=generator, device="cpu"))
+
+    def sample(self, n_rows: int) -> SparseChunk:
+        """As many rows at random, with replacement, or all if that is about as many."""
+        return self.rows(drawn(self.n_rows, n_rows))
+
+    def rows(self, chosen: Tensor | None) -> SparseChunk:
+        """The rows of some numbers in ascending order, or all of them, as one batch."""
+        if chosen is None and self.n_batches == 1 and len(list(self.chunks())) == 1:
+            return self._chunks[0]
+        size = self.n_rows if chosen is None else len(chosen)
+        return self._chunk(chosen, 0, size, size)
+
+    @property
+    def _chunk_rows(self) -> int:
+        """Rows of a chunk at most."""
+        a_row = self.X.numel() / self.n_rows + 2 * self.stack_width
+        numbers = max(CHUNK_NUMBERS, CHUNK_WEIGHTS * self.stack_width * self.n_columns)
+        return max(1, int(numbers / a_row))
+
+    def _pass(self, order: Tensor | None) -> Iterator[SparseChunk]:
+        batch, most = self.batch_size, self._chunk_rows
+        if batch > most:
+            for start, stop in slices(self.n_rows, batch):
+                for first, last in slices(stop - start, most):
+                    chunk = self._chunk(order, start + first, start + last, last - first)
+                    chunk.scale = [1.0 / (stop - start)]
+                    chunk.starts, chunk.ends = first == 0, start + last == stop
+                    yield chunk
+            return
+        whole = self.n_rows // batch * batch
+        for start, stop in slices(whole, min(most // batch, MOST_BATCHES) * batch):
+            yield self._chunk(order, start, stop, batch)
+        if whole < self.n_rows:
+            yield self._chunk(order, whole, self.n_rows, self.n_rows - whole)
+
+    def _chunk(self, order: Tensor | None, start: int, stop: int, size: int) -> SparseChunk:
+        """Rows ``order[start:stop]`` (in their own order if None) in batches of `size`."""
+        if order is None:
+            rows, target = self._rows.between(start, stop), self.target[start:stop]
+            weight = None if self.sample_weight is None else self.sample_weight[start:stop]
+        else:
+            chosen = order[start:stop].to(self.device)
+            rows, target = self._rows.index_select(0, chosen), self.target[chosen]
+            weight = None if self.sample_weight is None else self.sample_weight[chosen]
+        batches = (stop - start) // size
+        out = torch.empty(batches, 1, 1, self.n_outputs, size, dtype=self.dtype, device=self.device)
+        return SparseChunk(
+            rows,
+            self._frame,
+            size,
+            lay_out(target, out),
+            None if weight is None else weight.view(batches, 1, 1, 1, size),
+            [1.0 / size] * batches,
+        )
