@@ -11,7 +11,7 @@ import torch
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skorchless.engine import ModelResult
@@ -28,9 +28,10 @@ from skorchless.estimators.devices import check_dtype, resolve_device
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.parameters import PARAMETERS, check_parameters
 from skorchless.estimators.portable import Portable
-from skorchless.estimators.settings import full_precision
+from skorchless.estimators.predictions import raw_predictions
 from skorchless.estimators.task import Outcome, Task
 from skorchless.estimators.training import fit_stack
+from skorchless.sources import LargeMatrix
 from skorchless.stack import private_generator
 
 #: Where the documentation is; pyproject.toml names it too.
@@ -231,7 +232,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
         return data.to(device)
 
     def _weighted_data(
-        self, X: Tensor, y: Any, sample_weight: Any, *, reset: bool, suffix: str = ""
+        self, X: Tensor | LargeMatrix, y: Any, sample_weight: Any, *, reset: bool, suffix: str = ""
     ) -> Data:
         """Encode the targets; drop rows that weigh nothing first, and their classes with them."""
         inputs.check_same_device(X, y=y, sample_weight=sample_weight)
@@ -241,7 +242,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
         if weight is not None and not bool((weight > 0).all()):
             weight = weight.to(X.device)
             kept = weight > 0
-            X, weight = X[kept], weight[kept]
+            X, weight = X.index_select(0, kept.nonzero().view(-1)), weight[kept]
             target = target[kept.numpy(force=True) if isinstance(target, np.ndarray) else kept]
         encoded, n_outputs = self._encode(target, "y" + suffix, reset=reset)
         return Data(X, encoded, weight, n_outputs)
@@ -318,7 +319,9 @@ class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
                 f"{self.validation_fraction} of {len(data.X)} rows: {error} Pass X_val and y_val, "
                 "or set early_stopping=False."
             ) from error
-        return data.take(torch.from_numpy(kept)), data.take(torch.from_numpy(held))
+        return data.take(torch.from_numpy(np.sort(kept))), data.take(
+            torch.from_numpy(np.sort(held))
+        )
 
     def _train(
         self, task: Task, *, memory: Memory | None = None, callbacks: Callbacks | None = None
@@ -381,17 +384,6 @@ class TorchLinearModel(CallbackSupportMixin, Portable, BaseEstimator):
     # Predicting.
 
     def _raw_predictions(self, X: Any) -> np.ndarray | Tensor:
-        """``X W + b``, shape ``(n, K)``: torch for torch, else in NumPy, so that a fork is safe."""
+        """``X W + b``, shape ``(n, K)``: torch for torch, else NumPy."""
         check_is_fitted(self)
-        coef = np.atleast_2d(self.coef_)
-        if isinstance(X, Tensor):
-            rows = inputs.features(self, X, reset=False)
-            kind = rows.device.type
-            with torch.no_grad(), torch.autocast(kind, enabled=False), full_precision:
-                weights = torch.from_numpy(coef).to(rows)
-                intercept = torch.from_numpy(np.atleast_1d(self.intercept_)).to(rows)
-                return torch.addmm(intercept, rows, weights.T)
-        array = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        raw: np.ndarray = array @ coef.T.astype(array.dtype, copy=False)
-        raw += np.asarray(self.intercept_, dtype=array.dtype)
-        return raw
+        return raw_predictions(self, X, np.atleast_2d(self.coef_), np.atleast_1d(self.intercept_))

@@ -9,8 +9,14 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
+from skorchless.sources import LargeMatrix
 from skorchless.sources.dense import mean_of
 from skorchless.stack import WIDE
+
+#: One row in so many is enough to begin with, if these are so many, also for each weight, ...
+HEAD_SHARE, HEAD_ROWS, HEAD_ROWS_A_WEIGHT = 16, 5000, 10
+#: ... and take no more than so many bytes.
+HEAD_BYTES = 2**26
 
 
 @dataclass
@@ -19,7 +25,7 @@ class Data:
 
     Attributes
     ----------
-    X : Tensor of shape (n, D)
+    X : Tensor or LargeMatrix of shape (n, D)
     target : Tensor of shape (n, K), or (n,) with integer classes
     weight : Tensor of shape (n,), or None
         In double precision.
@@ -29,7 +35,7 @@ class Data:
         Sets of as many rows each, one after the other, for models of their own.
     """
 
-    X: Tensor
+    X: Tensor | LargeMatrix
     target: Tensor
     weight: Tensor | None
     n_outputs: int
@@ -37,11 +43,11 @@ class Data:
 
     @classmethod
     def side_by_side(cls, several: Sequence["Data"]) -> Self:
-        """Several as the sets of one; weights are relative to each set's own mean."""
+        """Several small ones as the sets of one; weights are relative to each set's own mean."""
         weight = None
         if any(data.weight is not None for data in several):
             weight = torch.cat([data.relative_weight() for data in several])
-        X = torch.cat([data.X for data in several])
+        X = torch.cat([data.X for data in several if isinstance(data.X, Tensor)])
         target = torch.cat([data.target for data in several])
         return cls(X, target, weight, several[0].n_outputs, len(several))
 
@@ -55,6 +61,15 @@ class Data:
     def n_rows(self) -> int:
         """Rows of each set."""
         return len(self.X) // self.sets
+
+    @property
+    def enough_rows(self) -> int:
+        """Rows that tell roughly where the optimum is; 0 if these are not far fewer than all."""
+        columns = self.X.shape[1]
+        least = max(HEAD_ROWS, HEAD_ROWS_A_WEIGHT * self.n_outputs * (columns + 1))
+        most = HEAD_BYTES // (columns * self.X.dtype.itemsize)
+        enough = min(len(self.X) // HEAD_SHARE, most)
+        return enough if enough >= least else 0
 
     def take(self, rows: Tensor) -> "Data":
         """Some of the rows, by index."""

@@ -12,6 +12,8 @@ import torch
 from sklearn.utils.validation import check_array, check_consistent_length, validate_data
 from torch import Tensor
 
+from skorchless.sources import LargeMatrix, Stored, is_large
+
 #: Half precision is widened; everything else keeps its own or becomes double.
 COMPUTE_DTYPE = {
     torch.float16: torch.float32,
@@ -29,8 +31,20 @@ def as_tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
 
-def features(estimator: Any, X: Any, *, reset: bool, name: str = "X") -> Tensor:
-    """Check X and return it as a tensor of shape ``(n, D)``, in the dtype to compute in."""
+def features(estimator: Any, X: Any, *, reset: bool, name: str = "X") -> Tensor | LargeMatrix:
+    """Check X and return it as a tensor of shape ``(n, D)``, in the dtype to compute in.
+
+    What is too large to be copied comes as it lies.
+    """
+    matrix = large_matrix(estimator, X, reset=reset)
+    if matrix is not None:
+        if matrix.stored.rows.is_floating_point():
+            for run in matrix.runs():
+                if isinstance(X, Tensor):
+                    finite(run, name)
+                else:
+                    _check_finite(run, estimator, name)
+        return matrix
     if isinstance(X, Tensor):
         rows = finite(X.detach(), name)
         if rows.ndim != 2:
@@ -51,11 +65,45 @@ def features(estimator: Any, X: Any, *, reset: bool, name: str = "X") -> Tensor:
         ensure_all_finite=False,
     )
     checked = as_tensor(array)
-    # A sum on all cores clears finite data in a fraction of the time of scikit-learn's check,
-    # which then only has to find the words.
-    if not bool(checked.sum().isfinite()):
-        check_array(array, estimator=estimator, input_name=name)
+    _check_finite(checked, estimator, name)
     return checked
+
+
+def _check_finite(rows: Tensor, estimator: Any, name: str) -> None:
+    """Raise ValueError for NaN and infinity.
+
+    A sum on all cores clears finite data in a fraction of the time of scikit-learn's check, which
+    then only has to find the words.
+    """
+    if not bool(rows.sum().isfinite()):
+        check_array(rows.numpy(), estimator=estimator, input_name=name)
+
+
+def large_matrix(estimator: Any, X: Any, *, reset: bool) -> LargeMatrix | None:
+    """X as it lies, its values unchecked; None if it may be copied, or has to be."""
+    stored, dtype = _as_it_lies(X)
+    if stored is None or not is_large(stored.numel() * dtype.itemsize):
+        return None
+    if isinstance(X, Tensor):
+        validate_data(estimator, X, reset=reset, skip_check_array=True)
+    else:
+        validate_data(estimator, X, reset=reset, dtype=None, ensure_all_finite=False)
+    return LargeMatrix(Stored(stored), dtype)
+
+
+def _as_it_lies(X: Any) -> tuple[Tensor | None, torch.dtype]:
+    """X as a tensor that shares its memory, if torch can do that; the dtype to compute in."""
+    if isinstance(X, Tensor):
+        dtype = COMPUTE_DTYPE.get(X.dtype, torch.float64)
+        plain = X.layout == torch.strided and X.ndim == 2 and not X.is_complex()
+        return X.detach() if plain else None, dtype
+    if not isinstance(X, np.ndarray) or X.ndim != 2 or X.dtype.kind not in "biuf":
+        return None, torch.float64
+    dtype = torch.float32 if X.dtype == np.float32 else torch.float64
+    readable = X.dtype.isnative and X.itemsize <= 8
+    if not readable or any(step < 0 or step % X.itemsize for step in X.strides):
+        return None, dtype
+    return as_tensor(np.asarray(X)), dtype
 
 
 def numbers(y: Any, name: str) -> Tensor:
@@ -134,12 +182,12 @@ def check_not_empty(X: Tensor, owner: str) -> None:
             )
 
 
-def check_lengths(X: Tensor, y: Any) -> None:
+def check_lengths(X: Tensor | LargeMatrix, y: Any) -> None:
     """Raise ValueError if X and y do not have as many rows."""
     check_consistent_length(X, y)
 
 
-def check_same_device(X: Tensor, **others: Any) -> None:
+def check_same_device(X: Tensor | LargeMatrix, **others: Any) -> None:
     """Raise ValueError if a tensor among `others` is not where X is."""
     for name, other in others.items():
         if isinstance(other, Tensor) and other.device != X.device:
@@ -156,7 +204,7 @@ def as_numpy(values: Any) -> Any:
     return (values.float() if values.dtype == torch.bfloat16 else values).numpy(force=True)
 
 
-def numpy_dtype(X: Tensor) -> type[np.floating[Any]]:
+def numpy_dtype(X: Tensor | LargeMatrix) -> type[np.floating[Any]]:
     """NumPy's name for the dtype of X."""
     return np.float32 if X.dtype == torch.float32 else np.float64
 

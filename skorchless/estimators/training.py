@@ -41,10 +41,7 @@ AUTOMATIC_FLOOR = 1e-3
 #: Rows that roughly tell means and deviations.
 SCALING_ROWS = 1024
 
-#: One row in so many is enough to begin with, if these are so many, also for each weight, ...
-HEAD_SHARE, HEAD_ROWS, HEAD_ROWS_A_WEIGHT = 16, 5000, 10
-
-#: ... and so near to their optimum is near enough.
+#: How near to the optimum of some of the rows is near enough.
 HEAD_TOL = 1e-2
 
 
@@ -85,11 +82,10 @@ def head_start(candidates: Sequence[Parameters], loss_name: str, task: Task) -> 
 
     A model that fails on them begins where it would have.
     """
-    n_rows = len(task.data.X)
-    private = torch.Generator(device="cpu").manual_seed(0)
-    rows = torch.randint(n_rows, (n_rows // HEAD_SHARE,), generator=private, device="cpu")
+    data, private = task.data, torch.Generator(device="cpu").manual_seed(0)
+    rows = torch.randint(len(data.X), (data.enough_rows,), generator=private, device="cpu")
     roughly = [{**candidate, "tol": HEAD_TOL} for candidate in candidates]
-    some = Task(task.data.take(rows.sort().values), task.start, task.generator)
+    some = Task(data.take(rows.sort().values), task.start, task.generator)
     head = fit_stack(roughly, loss_name, some)
     if head.interrupt is not None:
         raise head.interrupt
@@ -192,9 +188,8 @@ class _Training:
 
         Not where a single pass ends there, nor where early stopping wants to see the whole way.
         """
-        n_weights = self.data.n_outputs * (self.data.X.shape[1] + 1)
-        enough = HEAD_SHARE * max(HEAD_ROWS, HEAD_ROWS_A_WEIGHT * n_weights)
-        if not self.kind.full_batch or self.shared["early_stopping"] or len(self.data.X) < enough:
+        enough = self.kind.full_batch and self.data.enough_rows
+        if not enough or self.shared["early_stopping"]:
             return False
         return not self.loss.constant_curvature or self._penalty(None).has_l1
 

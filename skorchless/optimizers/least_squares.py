@@ -19,6 +19,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from skorchless.sources import LargeMatrix
 from skorchless.stack import WIDE, pack
 
 #: Rows that are taken to double precision at once.
@@ -47,7 +48,7 @@ class Comoments:
     n_outputs: int
 
     @classmethod
-    def of(cls, X: Tensor, target: Tensor, weight: Tensor | None) -> "Comoments":
+    def of(cls, X: Tensor | LargeMatrix, target: Tensor, weight: Tensor | None) -> "Comoments":
         """Of rows X ``(n, D)`` with targets ``(n, K)`` and weights ``(n,)``."""
         return reduce(
             cls.merge,

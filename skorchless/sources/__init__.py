@@ -6,35 +6,50 @@ from torch import Tensor
 
 from skorchless.sources.base import Batch, Chunk, Source
 from skorchless.sources.dense import DenseSource
+from skorchless.sources.large import LargeMatrix
+from skorchless.sources.limits import is_large
 from skorchless.sources.moments import Moments
 from skorchless.sources.scaling import Scaling
 from skorchless.sources.side_by_side import SideBySide
+from skorchless.sources.stored import Stored
+from skorchless.sources.streamed import StreamedSource
 
 __all__ = [
     "Batch",
     "Chunk",
     "DenseSource",
+    "LargeMatrix",
     "Moments",
     "Scaling",
     "SideBySide",
     "Source",
+    "Stored",
+    "StreamedSource",
     "as_source",
+    "is_large",
 ]
 
 
 def as_source(
-    X: Tensor, target: Tensor, sample_weight: Tensor | None, *, sets: int = 1, **layout: Any
+    X: Tensor | LargeMatrix,
+    target: Tensor,
+    sample_weight: Tensor | None,
+    *,
+    sets: int = 1,
+    **layout: Any,
 ) -> Source:
     """The source that suits the kind and the size of X: the only place that asks for either.
 
     Parameters
     ----------
-    X : Tensor of shape (n, D)
+    X : Tensor or LargeMatrix of shape (n, D)
     target, sample_weight, **layout
         As of `DenseSource`, or of `SideBySide` if there is more than one set.
     sets : int
         Sets of rows with models of their own.
     """
+    if isinstance(X, LargeMatrix):
+        return StreamedSource(X, target, sample_weight, **layout)
     if sets > 1:
         return SideBySide(X, target, sample_weight, sets=sets, **layout)
     return DenseSource(X, target, sample_weight, **layout)

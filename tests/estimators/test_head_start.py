@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.estimators import training
+from skorchless.estimators import data, training
 
 ROWS = 3000
 
@@ -12,7 +12,7 @@ ROWS = 3000
 @pytest.fixture
 def eager(monkeypatch):
     """Head starts also for few rows; how many are made."""
-    monkeypatch.setattr(training, "HEAD_ROWS", 100)
+    monkeypatch.setattr(data, "HEAD_ROWS", 100)
     made = []
     whole = training.head_start
 
