@@ -14,17 +14,19 @@ from torch import Tensor
 from skorchless.engine import Controls, Watcher, train
 from skorchless.estimators.candidates import Parameters, batch_rows, chosen_optimizer
 from skorchless.estimators.data import Data
-from skorchless.estimators.memory import Memory
+from skorchless.estimators.memory import Memory, go_on, kept
 from skorchless.estimators.settings import own_settings
 from skorchless.estimators.task import Outcome, Task
 from skorchless.losses import Loss, make_loss
 from skorchless.objective import Objective
 from skorchless.optimizers import (
     OPTIMIZERS,
+    AveragedAdam,
     Rule,
     Setup,
     TextbookRule,
     safe_rates,
+    target_moments,
     target_units,
 )
 from skorchless.optimizers.schedules import ADAPTIVE_FLOOR
@@ -37,6 +39,10 @@ Watch = Callable[[FoldBack], Watcher]
 
 #: Share of an automatic rate below which a falling one has fallen far enough.
 AUTOMATIC_FLOOR = 1e-3
+
+#: Steps of ``partial_fit``, whose mean counts, are so many times as long as a fit's, and fall with
+#: this power of the number of calls.
+PASS_SHARE, FALLING = 3.0, 0.25
 
 #: Rows that roughly tell means and deviations.
 SCALING_ROWS = 1024
@@ -106,6 +112,8 @@ class _Training:
         self.candidates, self.loss_name, self.task = candidates, loss_name, task
         self.shared, self.data, self.generator = candidates[0], task.data, task.generator
         self.one_pass, self.memory = memory is not None, memory or Memory()
+        self.moments: Moments | None = None
+        self.targets: Moments | None = None
         self.optimizer = chosen_optimizer(self.shared)
         if self.one_pass and self.optimizer == "quasi-newton":
             self.optimizer = "adam"
@@ -164,6 +172,11 @@ class _Training:
     def state_of(self) -> str:
         """Whose state ``partial_fit`` keeps: another rule, or other columns, start afresh."""
         return f"{self.optimizer} on standardised columns" if self.automatic else self.optimizer
+
+    @property
+    def averages(self) -> bool:
+        """Whether the model is the mean of the steps, which may then be longer."""
+        return self.one_pass and self.automatic and self.optimizer == "adam"
 
     @property
     def goes_on(self) -> bool:
@@ -236,15 +249,8 @@ class _Training:
             if bool((sample.squares > 0).all()):
                 return sample
         moments = Moments.total(chunk.moments() for chunk in source.chunks())
-        if self.memory.moments is not None:
-            weight, mean, squares = self.memory.moments
-            device = self.data.X.device
-            earlier = Moments(
-                weight, torch.from_numpy(mean).to(device), torch.from_numpy(squares).to(device)
-            )
-            moments = earlier.merge(moments)
-        self.moments = moments
-        return moments
+        self.moments = go_on(self.memory.moments, moments)
+        return self.moments
 
     def _leaves_rows_alone(self, source: Source, scaling: Scaling) -> bool:
         """Whether to standardise the weights instead of the rows, which spares a copy a pass.
@@ -274,7 +280,8 @@ class _Training:
         if self.goes_on and self.memory.rates is not None:
             return self.memory.rates
         momentum = np.array([float(candidate["momentum"]) for candidate in self.candidates])
-        return safe_rates(self.optimizer, source, objective, momentum)
+        rates = safe_rates(self.optimizer, source, objective, momentum)
+        return PASS_SHARE * rates if self.averages else rates
 
     def _measure_targets(
         self, source: Source, objective: Objective, weights: Tensor
@@ -288,14 +295,18 @@ class _Training:
         """
         if not self.automatic or self.optimizer != "adam" or not objective.loss.has_units:
             return None
-        mean, size = target_units(source)
+        self.targets = target_moments(source)
+        if self.one_pass:
+            self.targets = go_on(self.memory.targets, self.targets)
+        mean, size = target_units(self.targets)
         if self.shared["fit_intercept"] and not self.goes_on and not bool(weights.any()):
             weights[..., -1] = torch.from_numpy(mean - size).to(weights)
         return size
 
     def _rule(self, source: Source, objective: Objective, weights: Tensor) -> Rule:
         tolerance = [float(candidate["tol"] or 0.0) for candidate in self.candidates]
-        rule = self.kind(
+        kind = AveragedAdam if self.averages else self.kind
+        rule = kind(
             Setup(
                 source=source,
                 objective=objective,
@@ -336,7 +347,7 @@ class _Training:
         judges_rate = threshold is not None and not self.automatic
         return Controls(
             max_iter=1 if self.one_pass else int(shared["max_iter"]),
-            rate=rates,
+            rate=rates * (1 + self.memory.passes) ** -FALLING if self.averages else rates,
             units=units,
             floor=AUTOMATIC_FLOOR * rates if self.automatic else ADAPTIVE_FLOOR,
             constant_loss=self.constant_loss.numpy(force=True) if judges_rate else None,
@@ -353,7 +364,7 @@ class _Training:
             return "constant"
         # An automatic rate has to shrink over the calls of partial_fit, which know no plateau.
         if self.one_pass and self.automatic:
-            return "invscaling"
+            return "constant" if self.averages else "invscaling"
         # It has no noise floor to stay on either: its rate falls at each plateau.
         if self.automatic and self.shared["schedule"] == "constant":
             return "adaptive"
@@ -369,15 +380,12 @@ class _Training:
         if not self.one_pass:
             return Memory()
         assert isinstance(rule, TextbookRule)
-        moments = None
-        if self.automatic:
-            kept = self.moments
-            moments = (kept.weight, kept.mean.numpy(force=True), kept.squares.numpy(force=True))
         return Memory(
             passes=self.memory.passes + 1,
             generator=self.generator.get_state().numpy(),
             rule={name: value.copy() for name, value in rule.state().items()},
-            moments=moments,
+            moments=kept(self.moments),
+            targets=kept(self.targets),
             rates=rates if self.automatic else None,
             mean_weight=mean_weight,
             optimizer=self.state_of,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from skorchless.objective import Objective
-from skorchless.sources import Source
+from skorchless.sources import Moments, Source
 from skorchless.stack import WIDE
 
 SAMPLE_ROWS = 4096
@@ -53,18 +53,21 @@ def safe_rates(
     return (1.0 - momentum) / (smoothness + l2)
 
 
-def target_units(source: Source) -> tuple[np.ndarray, np.ndarray]:
+def target_moments(source: Source) -> Moments:
+    """Means and deviations of numeric targets, from some rows that stand for all."""
+    _, target, share = _sample(source)
+    return Moments.of(target, share * source.n_rows)
+
+
+def target_units(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
     """Mean and size of each numeric target, shapes ``(K,)``.
 
     The size is the deviation, or where there is none a thousandth of the mean, or 1.
     """
-    _, target, share = _sample(source)
-    total = share.sum()
-    mean = share @ target / total
-    deviation = (share @ (target - mean).square() / total).sqrt()
-    size = torch.maximum(deviation, 1e-3 * mean.abs())
+    deviation = (moments.squares / moments.weight).clamp(min=0.0).sqrt()
+    size = torch.maximum(deviation, 1e-3 * moments.mean.abs())
     size = torch.where(size > 0, size, 1.0)
-    return mean.numpy(force=True), size.numpy(force=True)
+    return moments.mean.numpy(force=True), size.numpy(force=True)
 
 
 def _sample(source: Source) -> tuple[Tensor, Tensor, Tensor]:
