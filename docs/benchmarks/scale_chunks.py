@@ -46,7 +46,8 @@ def orders(X: np.ndarray, y: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """In which order the rows arrive."""
     rng = np.random.default_rng(1)
     yield "at random", rng.permutation(len(y))
-    yield "a column drifts", np.argsort(X[:, 0] / X[:, 0].std() + 2.0 * rng.standard_normal(len(y)))
+    column = StandardScaler().fit_transform(X[:, [X.std(axis=0).argmax()]]).ravel()
+    yield "a column drifts", np.argsort(column + 2.0 * rng.standard_normal(len(y)))
     yield "sorted by y", np.argsort(y, kind="stable")
 
 
