@@ -34,25 +34,24 @@ def memmap(*, small: bool, folder: str) -> None:
             n_rows = write(Path(files), size)
             rows = []
             for rule in RULES:
-                on_map = measure("map", rule, files, limit)
-                if limit is None:
-                    array = measure("array", rule, files, None)
-                    dense = measure("dense", rule, files, None)
-                    share = f"{dense['pass'] / on_map['pass']:.0%}"
-                else:
-                    array = dense = None
-                    share = ""
-                for kind, found in (("map", on_map), ("array", array), ("dense", dense)):
-                    if found is not None:
-                        grown = f"{found['growth']:.0f}"
-                        speed = share if kind == "map" else ""
-                        objective = f"{found['objective']:.7f}"
-                        rows.append(
-                            [f"{rule}, {kind}", f"{found['pass']:.2f}", speed, objective, grown]
-                        )
+                found = {
+                    "map": measure("map", rule, files, limit),
+                    "array": measure("array", rule, files, None),
+                }
+                speed = f"{found['array']['pass'] / found['map']['pass']:.0%}"
+                for kind, figures in found.items():
+                    rows.append(
+                        [
+                            f"{rule}, {kind}",
+                            f"{figures['pass']:.2f}",
+                            speed if kind == "map" else "",
+                            f"{figures['objective']:.7f}",
+                            f"{figures['growth']:.0f}",
+                        ]
+                    )
             title = f"{size // MIB} MiB, {n_rows}x{N_COLUMNS}x{N_CLASSES} float32"
             if limit is not None:
-                title += f", RLIMIT_DATA {limit} MiB"
+                title += f", map in {limit} MiB (RLIMIT_DATA)"
             print_table([title, "s/pass", "speed", "objective", "growth, MiB"], rows)
 
 
@@ -90,7 +89,7 @@ def run(kind: str, rule: str, folder: str, limit: int) -> None:
     """Print seconds a pass, the objective and the growth in MiB."""
     if limit:
         resource.setrlimit(resource.RLIMIT_DATA, (limit * MIB, limit * MIB))
-    if kind == "dense":  # as if X were small: a permutation of all rows, copies where they help
+    if kind == "array":  # as if it were small: a permutation of all rows, targets that are kept
         from skorchless.sources import limits
 
         limits.LARGE_BYTES = 2**62
