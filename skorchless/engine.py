@@ -177,7 +177,7 @@ def train(
             run.pass_over(source, generator, validation)
             if watcher is not None:
                 wishes = [bool(watcher.on_pass_end(run.progress(model))) for model in models]
-                run.stop(np.array(models), torch.tensor(wishes, dtype=WIDE))
+                run.stop(np.array(models), torch.tensor(wishes, dtype=WIDE, device="cpu"))
         run.agree()
     except KeyboardInterrupt as interrupt:
         return run.results, interrupt

@@ -58,7 +58,7 @@ class Objective:
         self._gradient: Tensor | None = None
         self._at_zero = False
         self._penalty_sum: PenaltySum | None = None
-        self._loss = self._losses = torch.zeros(0)
+        self._loss = self._losses = torch.zeros(0, device="cpu")
 
     def gradients(self, chunk: Chunk, weights: Tensor) -> Iterator[Tensor]:
         """Yield the gradient of each batch that ends in `chunk`, at `weights` as they are then.

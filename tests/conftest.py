@@ -16,6 +16,25 @@ settings.register_profile(
 settings.load_profile("skorchless")
 
 
+#: Sizes in bytes at which large matrices are treated as such, made small.
+SMALL = {
+    "limits.SMALL_BYTES": 0,
+    "limits.LARGE_BYTES": 2**12,
+    "large.BLOCK_BYTES": 2**9,
+    "large.COLUMN_RUN_BYTES": 2**7,
+    "large.WINDOW_BYTES": 2**12,
+    "large.COPIED_BYTES": 2**11,
+    "large.RUN_BYTES": 2**11,
+}
+
+
+@pytest.fixture
+def everything_is_large(monkeypatch):
+    """From 4 KiB on a matrix is read by blocks of 512 bytes and windows of 4 KiB."""
+    for name, size in SMALL.items():
+        monkeypatch.setattr(f"skorchless.sources.{name}", size)
+
+
 def pytest_collection_modifyitems(items):
     if torch.cuda.is_available():
         return

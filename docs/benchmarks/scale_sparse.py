@@ -1,13 +1,10 @@
 """Sparse rows: time to an objective and memory, beside SGDClassifier and LogisticRegression.
 
-    python docs/benchmarks/scale_sparse.py [--dtype float64 float32] [--part time memory]
-
 20000 rows with about a hundred out of 100,000 columns, as unevenly used as words are, and 20
 classes. All minimise the softmax objective with alpha = 1e-4, except that SGDClassifier fits one
 logit a class, against the rest; what it finds is put into the same objective.
 """
 
-import argparse
 import multiprocessing
 import resource
 import time
@@ -19,7 +16,7 @@ from reference import gap
 from scipy.sparse import csr_array
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression, SGDClassifier
-from tools import print_setting, print_table
+from tools import print_table
 
 from skorchless import TorchSoftmaxClassifier
 
@@ -132,20 +129,10 @@ def compare_memory(dtype: str) -> None:
     print_table([sizes, "peak grows by, MiB", "of it weights beyond 4 CSR"], rows)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--dtype", nargs="+", default=["float64", "float32"])
-    parser.add_argument("--part", nargs="+", default=["time", "memory"])
-    parser.add_argument("--iterations", type=int, default=100, help="of lbfgs, at most")
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    print_setting()
-    for dtype in options.dtype:
-        if "time" in options.part:
-            compare_times(dtype, options.iterations)
-        if "memory" in options.part:
+def times_and_memory() -> None:
+    """Print both tables in both precisions."""
+    for dtype in ("float64", "float32"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            compare_times(dtype, most=100)
             compare_memory(dtype)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,23 +3,24 @@
 Parquet files
 =============
 
-Data in files that need not fit into memory: read in pieces, learned with ``partial_fit``, one pass
-over each piece.
+A directory of files that need not fit into memory: read in pieces, learned with ``partial_fit``,
+one pass over each piece.
 """
 
 # %%
-# Three files
-# -----------
+# A directory of three files
+# --------------------------
 # Each with 20,000 rows of a regression problem whose columns differ in scale by a factor of a
 # thousand.
 
+import pickle
 import tempfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
+import pyarrow.dataset as ds
 
 from skorchless import TorchLinearRegressor
 
@@ -46,17 +47,19 @@ held_out = draw(5_000)
 # Piece by piece
 # --------------
 # Only 2,000 rows are in memory at a time. With ``learning_rate="auto"`` the columns' means and
-# deviations are estimated as the rows go by, and the rate falls as the calls go on.
+# deviations are estimated as the rows go by, and the rate falls as the calls go on. Whatever yields
+# pieces would do, such as a database cursor. The model may be put aside between two pieces: what it
+# has to remember is pickled with it.
 
 model = TorchLinearRegressor(random_state=0)
 seen, scores = [], []
 for _ in range(2):
-    for path in sorted(Path(folder.name).glob("*.parquet")):
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=2_000):
-            piece = batch.to_pandas()
-            model.partial_fit(piece[names], piece["y"])
-            seen.append(len(piece))
-            scores.append(model.score(held_out[names], held_out["y"]))
+    for batch in ds.dataset(folder.name).to_batches(batch_size=2_000):
+        piece = batch.to_pandas()
+        model.partial_fit(piece[names], piece["y"])
+        seen.append(len(piece))
+        scores.append(model.score(held_out[names], held_out["y"]))
+    model = pickle.loads(pickle.dumps(model))
 print(f"R² {scores[-1]:.4f} after {sum(seen):,} rows in pieces of {max(seen):,}")
 
 # %%

@@ -26,6 +26,7 @@ from skorchless.estimators.holdout import check_complete, hold_out
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.parameters import PARAMETERS, check_parameters
 from skorchless.estimators.portable import Portable
+from skorchless.estimators.predictions import raw_predictions
 from skorchless.estimators.ranks import (
     check_agreement,
     check_some_rows,
@@ -34,7 +35,6 @@ from skorchless.estimators.ranks import (
     rank_generator,
     reducer_of,
 )
-from skorchless.estimators.settings import full_precision
 from skorchless.estimators.starts import check_same_classes, restored_on_error, start_weights
 from skorchless.estimators.task import Outcome, Task
 from skorchless.estimators.training import fit_stack
@@ -251,7 +251,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         checked = inputs.features(self, X, reset=reset, min_rows=2 - min(reducer.size, 2))
         check_agreement(reducer, facts_of(self, checked) | facts)
         data = self._weighted_data(checked, y, sample_weight, reducer, reset=reset)
-        work = torch.tensor(float(checked.numel()) * data.n_outputs)
+        work = torch.tensor(float(checked.numel()) * data.n_outputs, device="cpu")
         reducer.sum_(work)
         device = resolve_device(self.device, own, int(work), distributed=bool(self.distributed))
         check_dtype(device)
@@ -384,17 +384,6 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
     # Predicting.
 
     def _raw_predictions(self, X: Any) -> np.ndarray | Tensor:
-        """``X W + b``, shape ``(n, K)``: torch for torch, else in NumPy, so that a fork is safe."""
+        """``X W + b``, shape ``(n, K)``: torch for torch, else NumPy."""
         check_is_fitted(self)
-        coef = np.atleast_2d(self.coef_)
-        if isinstance(X, Tensor):
-            rows = inputs.tensor_features(self, X, reset=False)
-            kind = rows.device.type
-            with torch.no_grad(), torch.autocast(kind, enabled=False), full_precision:
-                weights = torch.from_numpy(coef).to(rows)
-                intercept = torch.from_numpy(np.atleast_1d(self.intercept_)).to(rows)
-                return torch.addmm(intercept, rows, weights.T)
-        array = inputs.array_features(self, X, reset=False)
-        raw: np.ndarray = array @ coef.T.astype(array.dtype, copy=False)
-        raw += np.asarray(self.intercept_, dtype=array.dtype)
-        return raw
+        return raw_predictions(self, X, np.atleast_2d(self.coef_), np.atleast_1d(self.intercept_))

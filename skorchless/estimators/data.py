@@ -22,7 +22,7 @@ class Data:
 
     Attributes
     ----------
-    X : Tensor or SparseRows of shape (n, D)
+    X : Tensor, SparseRows or LargeMatrix of shape (n, D)
     target : Tensor of shape (n, K), or (n,) with integer classes
     weight : Tensor of shape (n,), or None
         In double precision.
@@ -40,7 +40,7 @@ class Data:
 
     @classmethod
     def side_by_side(cls, several: Sequence["Data"]) -> Self:
-        """Several, dense, as the sets of one; weights are relative to each set's own mean."""
+        """Several small ones, dense, as the sets of one; weights are relative to each's mean."""
         weight = None
         if any(data.weight is not None for data in several):
             weight = torch.cat([data.relative_weight() for data in several])

@@ -3,8 +3,12 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 
 from skorchless.optimizers import State
+from skorchless.sources import Moments
+
+KeptMoments = tuple[float, np.ndarray, np.ndarray]
 
 
 @dataclass
@@ -19,8 +23,9 @@ class Memory:
         State of the private generator.
     rule : dict of ndarray
         State of the optimizer.
-    moments : tuple of float, ndarray, ndarray, or None
-        Running weight, means and squared deviations of the columns, where the estimator scales.
+    moments, targets : tuple of float, ndarray, ndarray, or None
+        Running weight, means and squared deviations of the columns, where the estimator scales,
+        and of numeric targets.
     rates : ndarray of shape (M,), optional
         Learning rates, where the estimator chooses them.
     mean_weight : float, optional
@@ -34,5 +39,22 @@ class Memory:
     optimizer: str = ""
     generator: np.ndarray | None = None
     rule: State = field(default_factory=dict)
-    moments: tuple[float, np.ndarray, np.ndarray] | None = None
+    moments: KeptMoments | None = None
+    targets: KeptMoments | None = None
     rates: np.ndarray | None = None
+
+
+def kept(moments: Moments | None) -> KeptMoments | None:
+    """Moments as they are kept."""
+    if moments is None:
+        return None
+    return moments.weight, moments.mean.numpy(force=True), moments.squares.numpy(force=True)
+
+
+def go_on(earlier: KeptMoments | None, moments: Moments) -> Moments:
+    """Earlier moments with those of more rows."""
+    if earlier is None:
+        return moments
+    weight, *tensors = earlier
+    mean, squares = (torch.from_numpy(values).to(moments.mean.device) for values in tensors)
+    return Moments(weight, mean, squares).merge(moments)

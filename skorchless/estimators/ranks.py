@@ -72,7 +72,7 @@ def check_start(reducer: Reducer, start: np.ndarray) -> None:
 
 def check_some_rows(reducer: Reducer, n_rows: int, message: str) -> None:
     """Raise ValueError on every rank if none has a row."""
-    rows = torch.tensor(float(n_rows))
+    rows = torch.tensor(float(n_rows), device="cpu")
     reducer.sum_(rows)
     if not bool(rows):
         raise ValueError(message)

@@ -70,7 +70,8 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
     n_iter_no_change : int, default=5
         Epochs without improvement before stopping.
     shuffle : bool, default=True
-        Whether to shuffle the rows before each epoch.
+        Whether to shuffle the rows before each epoch. Those of an X above 512 MiB, or a quarter of
+        the memory, are shuffled by blocks of 128 KiB, and within windows of 64 MiB of them.
     early_stopping : bool, default=False
         Whether to stop on the validation loss and keep the weights that were best on it.
     validation_fraction : float, default=0.1

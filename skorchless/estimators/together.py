@@ -22,6 +22,7 @@ from skorchless.estimators.callbacks import (
 )
 from skorchless.estimators.candidates import STACKED, models_a_stack, share_steps, size_of
 from skorchless.estimators.parameters import PARAMETERS, check_parameters
+from skorchless.estimators.predictions import raw_predictions
 from skorchless.estimators.settings import full_precision
 from skorchless.estimators.task import Task
 from skorchless.estimators.training import FoldBack
@@ -226,7 +227,10 @@ def predict_together(models: Sequence[TorchLinearModel], X: Any) -> np.ndarray:
     coef = np.stack([np.atleast_2d(model.coef_) for model in models])  # (M, K, D)
     intercept = np.stack([np.atleast_1d(model.intercept_) for model in models])
     outputs = coef.shape[0] * coef.shape[1]
-    if isinstance(X, Tensor):
+    if inputs.large_matrix(first, X, reset=False) is not None:
+        raw = raw_predictions(first, X, coef.reshape(outputs, -1), intercept.reshape(outputs))
+        raw = inputs.as_numpy(raw).T
+    elif isinstance(X, Tensor):
         rows = inputs.tensor_features(first, X, reset=False)
         with torch.no_grad(), torch.autocast(rows.device.type, enabled=False), full_precision:
             weights = torch.from_numpy(coef.reshape(outputs, -1)).to(rows)

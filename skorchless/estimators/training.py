@@ -14,17 +14,20 @@ from torch import Tensor
 from skorchless.engine import Controls, Watcher, train
 from skorchless.estimators.candidates import Parameters, batch_rows, chosen_optimizer
 from skorchless.estimators.data import Data
-from skorchless.estimators.memory import Memory
+from skorchless.estimators.head_start import enough_rows, head_of, roughly, start_from
+from skorchless.estimators.memory import Memory, go_on, kept
 from skorchless.estimators.settings import own_settings
 from skorchless.estimators.task import Outcome, Task
 from skorchless.losses import Loss, make_loss
 from skorchless.objective import Objective
 from skorchless.optimizers import (
     OPTIMIZERS,
+    AveragedAdam,
     Rule,
     Setup,
     TextbookRule,
     safe_rates,
+    target_moments,
     target_units,
 )
 from skorchless.optimizers.schedules import ADAPTIVE_FLOOR
@@ -40,14 +43,12 @@ Watch = Callable[[FoldBack], Watcher]
 #: Share of an automatic rate below which a falling one has fallen far enough.
 AUTOMATIC_FLOOR = 1e-3
 
+#: Steps of ``partial_fit``, whose mean counts, are so many times as long as a fit's, and fall with
+#: this power of the number of calls.
+PASS_SHARE, FALLING = 3.0, 0.25
+
 #: Rows that roughly tell means and deviations.
 SCALING_ROWS = 1024
-
-#: One row in so many is enough to begin with, if these are so many, also for each weight, ...
-HEAD_SHARE, HEAD_ROWS, HEAD_ROWS_A_WEIGHT = 16, 5000, 10
-
-#: ... and so near to their optimum is near enough.
-HEAD_TOL = 1e-2
 
 
 def fit_stack(
@@ -78,27 +79,9 @@ def fit_stack(
     training = _Training(candidates, loss_name, task, memory)
     with own_settings(task.data.X.device, training.work_of_a_batch):
         if training.gains_from_head_start and not task.start.any():
-            start = head_start(candidates, loss_name, task, training.shard)
-            training.task = replace(task, start=start)
+            head = fit_stack(roughly(candidates), loss_name, head_of(task, training.shard))
+            training.task = replace(task, start=start_from(head, task))
         return training.run(watch)
-
-
-def head_start(
-    candidates: Sequence[Parameters], loss_name: str, task: Task, shard: Shard
-) -> np.ndarray:
-    """Where the optimum of some of the rows is: near all rows', at a fraction of the passes.
-
-    A model that fails on them begins where it would have.
-    """
-    private, size = torch.Generator(device="cpu").manual_seed(0), (shard.total // HEAD_SHARE,)
-    rows = torch.randint(shard.total, size, generator=private, device="cpu")
-    roughly = [{**candidate, "tol": HEAD_TOL} for candidate in candidates]
-    some = replace(task, data=task.data.take(shard.own(rows.sort().values)), validation=None)
-    head = fit_stack(roughly, loss_name, some)
-    if head.interrupt is not None:
-        raise head.interrupt
-    zeros = np.zeros_like(task.start[0])
-    return np.stack([zeros if weights is None else weights for weights in head.weights])
 
 
 class _Training:
@@ -117,6 +100,8 @@ class _Training:
         self.shard = Shard.of(self.reducer, len(self.data.X))
         self.n_rows = self.shard.total
         self.one_pass, self.memory = memory is not None, memory or Memory()
+        self.moments: Moments | None = None
+        self.targets: Moments | None = None
         self.optimizer = chosen_optimizer(self.shared)
         if self.one_pass and self.optimizer == "quasi-newton":
             self.optimizer = "adam"
@@ -180,6 +165,11 @@ class _Training:
         return f"{self.optimizer} on standardised columns" if self.automatic else self.optimizer
 
     @property
+    def averages(self) -> bool:
+        """Whether the model is the mean of the steps, which may then be longer."""
+        return self.one_pass and self.automatic and self.optimizer == "adam"
+
+    @property
     def goes_on(self) -> bool:
         """Whether an earlier call of ``partial_fit`` left a state of the same rule."""
         return self.memory.passes > 0 and self.memory.optimizer == self.state_of
@@ -204,9 +194,8 @@ class _Training:
 
         Not where a single pass ends there, nor where early stopping wants to see the whole way.
         """
-        n_weights = self.data.n_outputs * (self.data.X.shape[1] + 1)
-        enough = HEAD_SHARE * max(HEAD_ROWS, HEAD_ROWS_A_WEIGHT * n_weights)
-        if not self.kind.full_batch or self.shared["early_stopping"] or self.n_rows < enough:
+        enough = self.kind.full_batch and enough_rows(self.data, self.n_rows)
+        if not enough or self.shared["early_stopping"]:
             return False
         return not self.loss.constant_curvature or self._penalty(None).has_l1
 
@@ -262,11 +251,8 @@ class _Training:
                 return sample
         parts = (chunk.moments() for chunk in source.chunks())
         moments = Moments.total(parts).over(self.reducer)
-        if self.memory.moments is not None:
-            earlier = Moments.from_numpy(self.memory.moments, self.data.X.device)
-            moments = earlier.merge(moments)
-        self.moments = moments
-        return moments
+        self.moments = go_on(self.memory.moments, moments)
+        return self.moments
 
     def _leaves_rows_alone(self, source: Source, scaling: Scaling) -> bool:
         """Whether to standardise the weights instead of the rows, which spares a copy a pass.
@@ -297,7 +283,8 @@ class _Training:
         if self.goes_on and self.memory.rates is not None:
             return self.memory.rates
         momentum = np.array([float(candidate["momentum"]) for candidate in self.candidates])
-        return safe_rates(self.optimizer, source, objective, momentum)
+        rates = safe_rates(self.optimizer, source, objective, momentum)
+        return PASS_SHARE * rates if self.averages else rates
 
     def _measure_targets(
         self, source: Source, objective: Objective, weights: Tensor
@@ -311,14 +298,18 @@ class _Training:
         """
         if not self.automatic or self.optimizer != "adam" or not objective.loss.has_units:
             return None
-        mean, size = target_units(source, self.reducer)
+        self.targets = target_moments(source, self.reducer)
+        if self.one_pass:
+            self.targets = go_on(self.memory.targets, self.targets)
+        mean, size = target_units(self.targets)
         if self.shared["fit_intercept"] and not self.goes_on and not bool(weights.any()):
             weights[..., -1] = torch.from_numpy(mean - size).to(weights)
         return size
 
     def _rule(self, source: Source, objective: Objective, weights: Tensor) -> Rule:
         tolerance = [float(candidate["tol"] or 0.0) for candidate in self.candidates]
-        rule = self.kind(
+        kind = AveragedAdam if self.averages else self.kind
+        rule = kind(
             Setup(
                 source=source,
                 objective=objective,
@@ -361,7 +352,7 @@ class _Training:
         judges_rate = threshold is not None and not self.automatic
         return Controls(
             max_iter=1 if self.one_pass else int(shared["max_iter"]),
-            rate=rates,
+            rate=rates * (1 + self.memory.passes) ** -FALLING if self.averages else rates,
             units=units,
             floor=AUTOMATIC_FLOOR * rates if self.automatic else ADAPTIVE_FLOOR,
             constant_loss=self.constant_loss.numpy(force=True) if judges_rate else None,
@@ -378,7 +369,7 @@ class _Training:
             return "constant"
         # An automatic rate has to shrink over the calls of partial_fit, which know no plateau.
         if self.one_pass and self.automatic:
-            return "invscaling"
+            return "constant" if self.averages else "invscaling"
         # It has no noise floor to stay on either: its rate falls at each plateau.
         if self.automatic and self.shared["schedule"] == "constant":
             return "adaptive"
@@ -398,7 +389,8 @@ class _Training:
             passes=self.memory.passes + 1,
             generator=self.generator.get_state().numpy(),
             rule={name: value.copy() for name, value in rule.state().items()},
-            moments=self.moments.to_numpy() if self.automatic else None,
+            moments=kept(self.moments),
+            targets=kept(self.targets),
             rates=rates if self.automatic else None,
             mean_weight=mean_weight,
             optimizer=self.state_of,

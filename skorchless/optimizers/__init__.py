@@ -1,9 +1,10 @@
 """Update rules: the textbook ones and the tuning-free one."""
 
+from skorchless.optimizers.averaged import AveragedAdam
 from skorchless.optimizers.base import PassOutcome, Rule, Setup
 from skorchless.optimizers.quasi_newton import QuasiNewton
 from skorchless.optimizers.schedules import SCHEDULES
-from skorchless.optimizers.step_size import safe_rates, target_units
+from skorchless.optimizers.step_size import safe_rates, target_moments, target_units
 from skorchless.optimizers.textbook import SGD, Adam, State, TextbookRule
 
 #: Every rule by name; the contract tests run over this table.
@@ -12,11 +13,13 @@ OPTIMIZERS: dict[str, type[Rule]] = {"sgd": SGD, "adam": Adam, "quasi-newton": Q
 __all__ = [
     "OPTIMIZERS",
     "SCHEDULES",
+    "AveragedAdam",
     "PassOutcome",
     "Rule",
     "Setup",
     "State",
     "TextbookRule",
     "safe_rates",
+    "target_moments",
     "target_units",
 ]

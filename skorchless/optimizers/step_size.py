@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from skorchless.objective import Objective
-from skorchless.reducer import ONE_PROCESS, Reducer
-from skorchless.sources import Chunk, Source
+from skorchless.reducer import Reducer
+from skorchless.sources import Chunk, Moments, Source
 from skorchless.stack import WIDE
 
 SAMPLE_ROWS = 4096
@@ -48,23 +48,22 @@ def safe_rates(
     return (1.0 - momentum) / (smoothness + l2)
 
 
-def target_units(source: Source, reducer: Reducer = ONE_PROCESS) -> tuple[np.ndarray, np.ndarray]:
+def target_moments(source: Source, reducer: Reducer) -> Moments:
+    """Means and deviations of numeric targets, from some rows that stand for all."""
+    chunk = source.sample(SAMPLE_ROWS)
+    target = chunk.target.squeeze(2).mT.reshape(-1, source.n_outputs).to(WIDE)
+    return Moments.of(target, chunk.shares().squeeze(0) * source.n_rows).over(reducer)
+
+
+def target_units(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
     """Mean and size of each numeric target, shapes ``(K,)``.
 
     The size is the deviation, or where there is none a thousandth of the mean, or 1.
     """
-    chunk = source.sample(SAMPLE_ROWS)
-    target = chunk.target.squeeze(2).mT.reshape(-1, source.n_outputs).to(WIDE)
-    share = chunk.shares().squeeze(0)
-    total, sums = share.sum(), share @ target
-    reducer.sum_(total, sums)
-    mean = sums / total
-    squares = share @ (target - mean).square()
-    reducer.sum_(squares)
-    deviation = (squares / total).sqrt()
-    size = torch.maximum(deviation, 1e-3 * mean.abs())
+    deviation = (moments.squares / moments.weight).clamp(min=0.0).sqrt()
+    size = torch.maximum(deviation, 1e-3 * moments.mean.abs())
     size = torch.where(size > 0, size, 1.0)
-    return mean.numpy(force=True), size.numpy(force=True)
+    return moments.mean.numpy(force=True), size.numpy(force=True)
 
 
 def _largest_eigenvalue(chunk: Chunk, n_columns: int, reducer: Reducer) -> float:

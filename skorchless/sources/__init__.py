@@ -7,17 +7,22 @@ from torch import Tensor
 from skorchless.sources.base import Batch, Chunk, Source
 from skorchless.sources.csr import SparseRows
 from skorchless.sources.dense import DenseSource
+from skorchless.sources.large import LargeMatrix
+from skorchless.sources.limits import is_large
 from skorchless.sources.matrix import Matrix, affords_gram, dense_blocks, tempered
 from skorchless.sources.moments import Moments
 from skorchless.sources.scaling import Scaling
 from skorchless.sources.shards import ShardedSource
 from skorchless.sources.side_by_side import SideBySide
 from skorchless.sources.sparse import SparseSource
+from skorchless.sources.stored import Stored
+from skorchless.sources.streamed import StreamedSource
 
 __all__ = [
     "Batch",
     "Chunk",
     "DenseSource",
+    "LargeMatrix",
     "Matrix",
     "Moments",
     "Scaling",
@@ -26,9 +31,12 @@ __all__ = [
     "Source",
     "SparseRows",
     "SparseSource",
+    "Stored",
+    "StreamedSource",
     "affords_gram",
     "as_source",
     "dense_blocks",
+    "is_large",
     "tempered",
 ]
 
@@ -40,7 +48,7 @@ def as_source(
 
     Parameters
     ----------
-    X : Tensor or SparseRows of shape (n, D)
+    X : Tensor, SparseRows or LargeMatrix of shape (n, D)
     target, sample_weight, **layout
         As of `DenseSource`, or of `SideBySide` if there is more than one set.
     sets : int
@@ -48,6 +56,8 @@ def as_source(
     """
     if isinstance(X, SparseRows):
         return SparseSource(X, target, sample_weight, **layout)
+    if isinstance(X, LargeMatrix):
+        return StreamedSource(X, target, sample_weight, **layout)
     if sets > 1:
         return SideBySide(X, target, sample_weight, sets=sets, **layout)
     return DenseSource(X, target, sample_weight, **layout)

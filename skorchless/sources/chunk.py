@@ -241,15 +241,19 @@ def count_parts(n_rows: int, n_columns: int, stack_width: int, device: torch.dev
 
 
 def drawn(n_rows: int, n_sample: int) -> Tensor | None:
-    """Numbers of `n_sample` of `n_rows` rows at random, with replacement and in ascending order.
+    """Numbers of `n_sample` of `n_rows` rows at random; None for all, if that is about as many."""
+    return None if 2 * n_sample >= n_rows else spread(n_rows, n_sample)
 
-    The same ones for the same sizes; None for all rows, if that is about as many.
+
+def spread(n_rows: int, n_sample: int) -> Tensor:
+    """Numbers of `n_sample` of `n_rows` rows, one at random of each of as many equal stretches.
+
+    In ascending order, and the same ones for the same sizes.
     """
-    if 2 * n_sample >= n_rows:
-        return None
     generator = torch.Generator(device="cpu").manual_seed(0)
-    chosen = torch.randint(n_rows, (n_sample,), generator=generator, device="cpu")
-    return chosen.sort().values
+    place = torch.rand(n_sample, generator=generator, dtype=WIDE, device="cpu")
+    place += torch.arange(n_sample, device="cpu")
+    return (place * (n_rows / n_sample)).long().clamp_(max=n_rows - 1)
 
 
 def lay_out(target: Tensor, out: Tensor) -> Tensor:

@@ -17,7 +17,9 @@ from skorchless.sources.chunk import (
     lay_out,
     slices,
 )
+from skorchless.sources.large import LargeMatrix
 from skorchless.sources.matrix import affords_gram
+from skorchless.sources.order import Order
 from skorchless.sources.scaling import Scaling
 from skorchless.stack import WIDE
 
@@ -30,7 +32,7 @@ class DenseSource:
 
     Parameters
     ----------
-    X : Tensor of shape (n, D)
+    X : Tensor or LargeMatrix of shape (n, D)
     target : Tensor of shape (n, K), or of shape (n,) with integer classes below `n_outputs`
     sample_weight : Tensor of shape (n,), or None for weights of 1
     n_outputs : int
@@ -51,7 +53,7 @@ class DenseSource:
 
     def __init__(
         self,
-        X: Tensor,
+        X: Tensor | LargeMatrix,
         target: Tensor,
         sample_weight: Tensor | None,
         *,
@@ -132,8 +134,7 @@ class DenseSource:
         A chunk's tensors are overwritten by the next one.
         """
         if generator is not None and self.n_batches > 1:
-            order = torch.randperm(self.n_rows, generator=generator, device="cpu")
-            yield from self._pass(order.to(self.X.device))
+            yield from self._pass(self._shuffled(generator))
         elif self.n_rows == self.batch_size <= self._chunk_rows:
             if self._whole is None:
                 self._whole = next(self._pass(None))
@@ -148,20 +149,34 @@ class DenseSource:
     def rows(self, chosen: Tensor | None) -> DenseChunk:
         """The rows of some numbers in ascending order, or all of them, as one batch."""
         rows = self.n_rows if chosen is None else len(chosen)
-        chosen = None if chosen is None else chosen.to(self.X.device)
         chunk = self._new_chunk((1, self._parts(rows), rows // self._parts(rows)))
         return self._fill(chunk, chosen, 0, rows)
+
+    def _shuffled(self, generator: torch.Generator) -> "Order":
+        """The rows in random order."""
+        order = torch.randperm(self.n_rows, generator=generator, device="cpu")
+        return order.to(self.device)
 
     def _rows_in(self, n_bytes: int) -> int:
         """Rows whose features, raw predictions and residuals take so much memory."""
         width = self.n_columns + 2 * self.stack_width
-        return max(1, n_bytes // (self.X.element_size() * width))
+        return max(1, n_bytes // (self.dtype.itemsize * width))
 
     @property
     def _chunk_rows(self) -> int:
         return self._rows_in(CHUNK_BYTES)
 
-    def _pass(self, order: Tensor | None) -> Iterator[DenseChunk]:
+    @property
+    def _lies_ready(self) -> bool:
+        """Whether rows can be used where they lie."""
+        return self.scaling is None
+
+    @property
+    def _keeps_targets(self) -> bool:
+        """Whether laid-out targets are so much smaller than the rows that they are kept."""
+        return MUCH_SMALLER * self.n_outputs <= self.n_columns
+
+    def _pass(self, order: Order | None) -> Iterator[DenseChunk]:
         batch, most = self.batch_size, self._chunk_rows
         if batch > most:
             for start, stop in slices(self.n_rows, batch):
@@ -190,7 +205,7 @@ class DenseSource:
             target = lay_out(self.target[start:stop], self._new_target(shape))
         weight = self.sample_weight
         chunk = DenseChunk(
-            X=self.X[start:stop].view(*shape, -1),
+            X=self._in_place(start, stop).view(*shape, -1),
             target=target,
             weight=None if weight is None else weight[start:stop].view(1, parts, 1, 1, shape[2]),
             bare=float(self.fit_intercept),
@@ -198,15 +213,20 @@ class DenseSource:
             starts=start == 0,
             ends=stop == self.n_rows,
         )
-        if MUCH_SMALLER * self.n_outputs <= self.n_columns:
+        if self._keeps_targets:
             self._bare_chunks[start] = chunk
         return chunk
 
-    def _spanning(self, order: Tensor | None, start: int, stop: int) -> Iterator[DenseChunk]:
+    def _in_place(self, start: int, stop: int) -> Tensor:
+        """Rows where they lie."""
+        assert isinstance(self.X, Tensor)
+        return self.X[start:stop]
+
+    def _spanning(self, order: Order | None, start: int, stop: int) -> Iterator[DenseChunk]:
         """Chunks of one batch that is larger than a chunk."""
         scale = 1.0 / (stop - start)
-        in_place = order is None and self.scaling is None and self.batch_size == self.n_rows
-        most = self._rows_in(BARE_CHUNK_BYTES if in_place else CHUNK_BYTES)
+        in_place = order is None and self._lies_ready and self.batch_size == self.n_rows
+        most = self._rows_in(BARE_CHUNK_BYTES) if in_place else self._chunk_rows
         for first, last in even_slices(stop - start, most):
             if in_place:
                 yield self._bare(first, last, scale)
@@ -217,17 +237,12 @@ class DenseSource:
             chunk.starts, chunk.ends = first == 0, start + last == stop
             yield chunk
 
-    def _fill(self, chunk: DenseChunk, order: Tensor | None, start: int, stop: int) -> DenseChunk:
+    def _fill(self, chunk: DenseChunk, order: Order | None, start: int, stop: int) -> DenseChunk:
         """Gather rows ``order[start:stop]`` (in their own order if None) into `chunk`."""
         features = chunk.rows[:, :-1]
-        if order is not None:
-            torch.index_select(self.X, 0, order[start:stop], out=features)
-            if self.scaling is not None:
-                self.scaling.apply(features, out=features)
-        elif self.scaling is not None:
-            self.scaling.apply(self.X[start:stop], out=features)
-        else:
-            features.copy_(self.X[start:stop])
+        self._read(order, start, stop, features)
+        if self.scaling is not None:
+            self.scaling.apply(features, out=features)
 
         batches, parts, rows = chunk.shape
         lay_out(_gather(self.target, order, start, stop), chunk.target)
@@ -237,12 +252,20 @@ class DenseSource:
             chunk.weight.copy_(weight.view_as(chunk.weight))
         return chunk
 
+    def _read(self, order: Order | None, start: int, stop: int, out: Tensor) -> None:
+        """Write rows ``order[start:stop]`` to `out`."""
+        assert isinstance(self.X, Tensor)
+        if order is None:
+            out.copy_(self.X[start:stop])
+        else:
+            torch.index_select(self.X, 0, order[start:stop].to(self.device), out=out)
+
     def _new_target(self, shape: tuple[int, int, int]) -> Tensor:
         batches, parts, rows = shape
-        return self.X.new_empty(batches, parts, 1, self.n_outputs, rows)
+        return self._empty(batches, parts, 1, self.n_outputs, rows)
 
     def _parts(self, n_rows: int) -> int:
-        return count_parts(n_rows, self.n_columns, self.stack_width, self.X.device)
+        return count_parts(n_rows, self.n_columns, self.stack_width, self.device)
 
     def _chunk(self, n_rows: int, batch: int) -> DenseChunk:
         """The chunk that is filled anew for every run of `n_rows` rows in batches of `batch`."""
@@ -254,17 +277,20 @@ class DenseSource:
 
     def _new_chunk(self, shape: tuple[int, int, int]) -> DenseChunk:
         batches, parts, rows = shape
-        X = self.X.new_empty(*shape, self.n_columns)
+        X = self._empty(*shape, self.n_columns)
         X[..., -1] = float(self.fit_intercept)
         target = self._new_target(shape)
-        weight = (
-            None if self.sample_weight is None else self.X.new_empty(batches, parts, 1, 1, rows)
-        )
+        weight = None if self.sample_weight is None else self._empty(batches, parts, 1, 1, rows)
         return DenseChunk(X, target, weight)
 
+    def _empty(self, *size: int) -> Tensor:
+        return torch.empty(*size, dtype=self.dtype, device=self.device)
 
-def _gather(rows: Tensor, order: Tensor | None, start: int, stop: int) -> Tensor:
-    return rows[start:stop] if order is None else rows.index_select(0, order[start:stop])
+
+def _gather(rows: Tensor, order: Order | None, start: int, stop: int) -> Tensor:
+    if order is None:
+        return rows[start:stop]
+    return rows.index_select(0, order[start:stop].to(rows.device))
 
 
 def mean_of(weight: Tensor | None) -> float:

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from skorchless.reducer import Reducer
 from skorchless.sources.csr import SparseRows
+from skorchless.sources.large import LargeMatrix
 from skorchless.sources.scaling import Scaling
 from skorchless.stack import WIDE
 
-Matrix = Tensor | SparseRows
+Matrix = Tensor | SparseRows | LargeMatrix
 
 #: From this many columns on second moments of dense rows are no longer worth their cost ...
 MOST_FACTORED_COLUMNS = 8000

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import reduce
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,18 +61,6 @@ class Moments:
             Moments(float(part[0]), part[1 : 1 + columns], part[1 + columns :])
             for part in reducer.rows(own.unsqueeze(0))
         )
-
-    @classmethod
-    def from_numpy(
-        cls, kept: tuple[float, np.ndarray, np.ndarray], device: torch.device
-    ) -> "Moments":
-        """What `to_numpy` has made of some."""
-        weight, mean, squares = kept
-        return cls(weight, torch.from_numpy(mean).to(device), torch.from_numpy(squares).to(device))
-
-    def to_numpy(self) -> tuple[float, np.ndarray, np.ndarray]:
-        """The same to be kept."""
-        return self.weight, self.mean.numpy(force=True), self.squares.numpy(force=True)
 
     def scaling(self, *, centre: bool, dtype: torch.dtype) -> Scaling:
         """Means and inverse deviations; about zero, not the mean, unless `centre`."""

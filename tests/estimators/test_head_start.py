@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.estimators import training
+from skorchless.estimators import head_start, training
 
 ROWS = 3000
 
@@ -12,15 +12,15 @@ ROWS = 3000
 @pytest.fixture
 def eager(monkeypatch):
     """Head starts also for few rows; how many are made."""
-    monkeypatch.setattr(training, "HEAD_ROWS", 100)
+    monkeypatch.setattr(head_start, "HEAD_ROWS", 100)
     made = []
-    whole = training.head_start
+    whole = training.head_of
 
     def counted(*arguments):
         made.append(arguments)
         return whole(*arguments)
 
-    monkeypatch.setattr(training, "head_start", counted)
+    monkeypatch.setattr(training, "head_of", counted)
     return made
 
 

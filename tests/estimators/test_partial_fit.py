@@ -1,11 +1,14 @@
 """Learning from rows as they come."""
 
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
-from sklearn.metrics import r2_score
+from sklearn.linear_model import SGDClassifier, SGDRegressor
+from sklearn.metrics import log_loss, r2_score
+from sklearn.preprocessing import StandardScaler
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
 
@@ -167,6 +170,53 @@ def test_a_pass_after_a_failed_one_is_as_if_nothing_had_happened(Estimator, data
     steady = Estimator(optimizer="sgd", learning_rate=0.01, batch_size=16, random_state=0)
     steady.partial_fit(X, y, **classes_for(Estimator)).partial_fit(X, y)
     assert_array_equal(model.coef_, steady.coef_)
+
+
+@pytest.mark.parametrize("rate", ["auto", 0.01])
+def test_a_model_may_be_put_aside_between_two_chunks(Estimator, make_data, rate):
+    X, y = make_data(n=1000)
+    model = Estimator(optimizer="adam", learning_rate=rate, random_state=0)
+    steady = Estimator(optimizer="adam", learning_rate=rate, random_state=0)
+    for chunk in np.split(np.arange(1000), 5):
+        steady.partial_fit(X[chunk], y[chunk], **classes_for(Estimator))
+        model.partial_fit(X[chunk], y[chunk], **classes_for(Estimator))
+        model = pickle.loads(pickle.dumps(model))
+    assert_array_equal(model.coef_, steady.coef_)
+
+
+@pytest.mark.parametrize("order", ["at random", "sorted by y"])
+def test_chunks_of_raw_columns_are_learnt_better_than_by_sgd_on_standardised_ones(
+    Estimator, make_data, order
+):
+    Z, y = make_data(n=10_000, d=10)
+    X = Z * np.geomspace(1e-3, 1e3, 10) + np.geomspace(1e2, 1e-2, 10)
+    Z = StandardScaler().fit_transform(X)
+    index = np.argsort(y, kind="stable") if order == "sorted by y" else np.arange(len(y))
+    ours = Estimator(alpha=0.0, random_state=0)
+    regression = Estimator is TorchLinearRegressor
+    theirs = SGDRegressor if regression else partial(SGDClassifier, loss="log_loss")
+    theirs = theirs(random_state=0)
+    for chunk in np.array_split(index, 100):
+        ours.partial_fit(X[chunk], y[chunk], **classes_for(Estimator))
+        theirs.partial_fit(Z[chunk], y[chunk], **classes_for(Estimator))
+
+    def loss(model, X):
+        if regression:
+            return np.mean((model.predict(X) - y) ** 2)
+        return log_loss(y, model.predict_proba(X))
+
+    assert loss(ours, X) < loss(theirs, Z)
+
+
+def test_targets_whose_first_chunks_hardly_vary_are_learnt():
+    """The rate goes by the deviation of all targets so far, not by one chunk's."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(5000, 3))
+    y = 100.0 * X @ [1.0, -2.0, 0.5] + rng.normal(size=5000)
+    model = TorchLinearRegressor(random_state=0).partial_fit(X[:50], 1e-3 * y[:50])
+    for chunk in np.split(np.arange(5000), 20) * 5:
+        model.partial_fit(X[chunk], y[chunk])
+    assert model.score(X, y) > 0.95
 
 
 def test_what_is_remembered_grows_with_columns_not_with_rows(Estimator, make_data):

@@ -1,0 +1,74 @@
+"""Raw predictions of fitted models: torch for torch, else in NumPy, so that a fork is safe."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_array
+from torch import Tensor
+
+from skorchless.estimators import inputs
+from skorchless.estimators.settings import full_precision
+from skorchless.sources import LargeMatrix
+
+
+def raw_predictions(
+    estimator: Any, X: Any, coef: np.ndarray, intercept: np.ndarray
+) -> np.ndarray | Tensor:
+    """``X W + b``, in the precision of X.
+
+    Parameters
+    ----------
+    estimator : object
+        Fitted, to check X for.
+    X : array-like or Tensor of shape (n, D)
+    coef : ndarray of shape (K, D)
+    intercept : ndarray of shape (K,)
+
+    Returns
+    -------
+    raw : ndarray or Tensor of shape (n, K)
+    """
+    if isinstance(X, Tensor):
+        large = inputs.large_matrix(estimator, X, reset=False)
+        rows = inputs.tensor_features(estimator, X, reset=False) if large is None else large
+        return _in_torch(rows, coef, intercept)
+    matrix = inputs.large_matrix(estimator, X, reset=False)
+    if matrix is not None:
+        return _in_runs(estimator, matrix, coef, intercept)
+    array = inputs.array_features(estimator, X, reset=False)
+    raw: np.ndarray = array @ coef.T.astype(array.dtype, copy=False)
+    raw += intercept.astype(array.dtype, copy=False)
+    return raw
+
+
+def _in_torch(rows: Tensor | LargeMatrix, coef: np.ndarray, intercept: np.ndarray) -> Tensor:
+    kind = rows.device.type
+    with torch.no_grad(), torch.autocast(kind, enabled=False), full_precision:
+        weights = torch.from_numpy(coef).to(rows.device, rows.dtype).T
+        bias = torch.from_numpy(intercept).to(rows.device, rows.dtype)
+        if isinstance(rows, Tensor):
+            return torch.addmm(bias, rows, weights)
+        raw = torch.empty(len(rows), len(bias), dtype=rows.dtype, device=rows.device)
+        done = 0
+        for run in rows.runs():
+            torch.addmm(bias, run.to(rows.dtype), weights, out=raw[done : done + len(run)])
+            done += len(run)
+        return raw
+
+
+def _in_runs(
+    estimator: Any, matrix: LargeMatrix, coef: np.ndarray, intercept: np.ndarray
+) -> np.ndarray:
+    """Some rows at a time, which are only checked now."""
+    dtype = np.float32 if matrix.dtype == torch.float32 else np.float64
+    raw = np.empty((len(matrix), len(coef)), dtype=dtype)
+    weights, done = coef.T.astype(dtype, copy=False), 0
+    for run in matrix.runs():
+        block = check_array(
+            run.numpy(), dtype=[np.float64, np.float32], estimator=estimator, input_name="X"
+        )
+        np.matmul(block, weights, out=raw[done : done + len(block)])
+        done += len(block)
+    raw += intercept.astype(dtype, copy=False)
+    return raw

@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+import torch
+from large import mapped
+
+from skorchless.estimators.inputs import as_tensor
+from skorchless.sources import LargeMatrix, Stored
+
+pytestmark = pytest.mark.usefixtures("everything_is_large")
+N_ROWS, N_COLUMNS = 301, 40  # more columns than are read together where they lie apart
+
+KINDS = [
+    "array",
+    "map",
+    "Fortran array",
+    "Fortran map",
+    "int16",
+    "float16 map",
+    "columns of a map",
+]
+
+
+def make_matrix(kind, folder, dtype=torch.float64):
+    """The same numbers, stored in one way or another."""
+    numbers = np.arange(N_ROWS * N_COLUMNS).reshape(N_ROWS, N_COLUMNS) % 1000 - 500
+    array = numbers.astype(np.float64)
+    if kind == "int16":
+        array = array.astype(np.int16)
+    elif kind == "float16 map":
+        array = array.astype(np.float16)
+    elif kind == "columns of a map":
+        array = np.concatenate([array, array], axis=1)
+    order = "F" if "Fortran" in kind else "C"
+    stored = mapped(array, folder, order) if "map" in kind else np.asarray(array, order=order)
+    stored = as_tensor(np.asarray(stored[:, :N_COLUMNS]))
+    return LargeMatrix(Stored(stored), dtype), torch.from_numpy(numbers.astype(np.float64))
+
+
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+@kinds
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rows_are_read_in_runs_and_by_number(kind, dtype, tmp_path):
+    matrix, expected = make_matrix(kind, tmp_path, dtype)
+    expected = expected.to(dtype)
+    assert matrix.shape == (N_ROWS, N_COLUMNS) and len(matrix) == N_ROWS
+    rows = torch.randint(N_ROWS, (100,), generator=torch.Generator().manual_seed(0))
+    out = torch.empty(100, N_COLUMNS, dtype=dtype)
+    for read in (matrix.gather, matrix.copy):
+        out.zero_()
+        read(rows, out)
+        assert torch.equal(out, expected[rows])
+    matrix.read(50, 150, out)
+    assert torch.equal(out, expected[50:150])
+    assert torch.equal(matrix[7:9], expected[7:9])
+    assert torch.equal(torch.cat([run.to(dtype) for run in matrix.runs()]), expected)
+
+
+@kinds
+def test_few_rows_are_copied_and_many_stay_where_they_are(kind, tmp_path):
+    matrix, expected = make_matrix(kind, tmp_path)
+    few = torch.arange(0, N_ROWS, 60)
+    assert torch.equal(matrix.index_select(0, few), expected[few])
+    most = torch.arange(N_ROWS)[torch.arange(N_ROWS) % 10 > 0]
+    some = matrix.index_select(0, most)
+    assert isinstance(some, LargeMatrix) and not some.lies_ready
+    assert torch.equal(some[0 : len(some)], expected[most])
+    some = some.index_select(0, torch.arange(100, 200))
+    assert torch.equal(some[0:100], expected[most][100:200])
+    assert [n for n, *_ in some.windows()] and sum(n for n, *_ in some.windows()) == 100
+
+
+def test_rows_in_the_right_dtype_lie_ready(tmp_path):
+    lie_ready = {kind: make_matrix(kind, tmp_path)[0].lies_ready for kind in KINDS}
+    assert [kind for kind, ready in lie_ready.items() if ready] == ["array", "map"]
+    assert not make_matrix("map", tmp_path)[0].to(torch.float32).lies_ready
+
+
+def test_half_precision_of_torch_is_widened(tmp_path):
+    rows = torch.arange(1000).view(-1, 4).to(torch.bfloat16)
+    matrix = LargeMatrix(Stored(rows), torch.float32)
+    assert torch.equal(matrix[3:5], rows[3:5].float())
+
+
+@pytest.mark.cuda
+def test_rows_stay_on_the_host_where_a_device_has_no_room(monkeypatch, tmp_path):
+    matrix, expected = make_matrix("map", tmp_path)
+    device = torch.device("cuda", 0)
+    moved = matrix.to(device)
+    assert moved.is_here and torch.equal(moved[0:N_ROWS].cpu(), expected)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 1000))
+    moved = matrix.to(device)
+    assert not moved.is_here and moved[3:5].device == device
