@@ -114,7 +114,7 @@ def test_the_gallery_has_each_tutorial_and_each_kind_of_data():
     subjects = [script.stem.removeprefix("plot_") for script in SCRIPTS]
     tutorials = [name.split("_")[1] for name in subjects if name.startswith("tutorial_")]
     assert tutorials == ["1", "2", "3", "4", "5"]
-    assert {"grid", "raw_table", "parquet", "loss_curves"} <= set(subjects)
+    assert {"grid", "raw_table", "text", "parquet", "loss_curves"} <= set(subjects)
 
 
 def test_the_picture_of_the_start_page_is_that_of_its_code():

@@ -49,6 +49,7 @@ def hold_out(
         shuffled = np.random.RandomState(seed).permutation(rows)
         n_held = int(fraction * len(rows))
         kept, held = shuffled[n_held:], shuffled[:n_held]
-    training, validation = (data.take(torch.from_numpy(part)) for part in (kept, held))
+    in_order = (torch.from_numpy(np.sort(part)) for part in (kept, held))
+    training, validation = (data.take(part) for part in in_order)
     check_some_rows(reducer, len(validation.X), f"{problem} so few rows on each rank. {cure}")
     return training, validation

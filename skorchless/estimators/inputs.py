@@ -61,7 +61,7 @@ def features(estimator: Any, X: Any, *, reset: bool, name: str = "X", min_rows: 
     if isinstance(X, Tensor):
         return tensor_features(estimator, X, reset=reset, name=name, min_rows=min_rows)
     array = array_features(
-        estimator, X, reset=reset, ensure_all_finite=False, ensure_min_samples=min_rows
+        estimator, X, reset=reset, order="C", ensure_all_finite=False, ensure_min_samples=min_rows
     )
     sparse = issparse(array)
     checked = as_tensor(array.data if sparse else array)
@@ -77,7 +77,6 @@ def array_features(estimator: Any, X: Any, *, reset: bool, **checks: Any) -> Any
         reset=reset,
         accept_sparse="csr",
         dtype=[np.float64, np.float32],
-        order="C",
         **checks,
     )
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from skorchless.estimators import inputs
 from skorchless.estimators.settings import full_precision
-from skorchless.sources import LargeMatrix
+from skorchless.sources import LargeMatrix, SparseRows
 
 
 def raw_predictions(
@@ -30,8 +30,8 @@ def raw_predictions(
     raw : ndarray or Tensor of shape (n, K)
     """
     if isinstance(X, Tensor):
-        large = inputs.large_matrix(estimator, X, reset=False)
-        rows = inputs.tensor_features(estimator, X, reset=False) if large is None else large
+        rows = inputs.features(estimator, X, reset=False)
+        assert not isinstance(rows, SparseRows)
         return _in_torch(rows, coef, intercept)
     matrix = inputs.large_matrix(estimator, X, reset=False)
     if matrix is not None:

@@ -175,7 +175,7 @@ def test_classes_of_weight_zero_lose_their_rows(make_data, tmp_path):
 
 def test_small_data_is_not_large(make, make_data):
     X, y = make_data()
-    data = make("auto")._training_data(X, y, None, reset=True)
+    data = make("auto")._prepare(X, y).data
     assert not isinstance(data.X, LargeMatrix)
 
 
