@@ -12,7 +12,7 @@ from torch import Tensor
 from skorchless.estimators.ranks import check_some_rows
 from skorchless.reducer import Reducer
 from skorchless.sources import Matrix
-from skorchless.sources.dense import mean_of
+from skorchless.sources.matrix_source import mean_of
 from skorchless.stack import WIDE
 
 

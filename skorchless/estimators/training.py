@@ -34,7 +34,7 @@ from skorchless.optimizers.schedules import ADAPTIVE_FLOOR
 from skorchless.penalties import ElasticNet
 from skorchless.reducer import Shard
 from skorchless.sources import Moments, Scaling, ShardedSource, Source, as_source, tempered
-from skorchless.sources.dense import mean_of
+from skorchless.sources.matrix_source import mean_of
 from skorchless.stack import WIDE, stack
 
 FoldBack = Callable[[Tensor | None], np.ndarray | None]

@@ -69,7 +69,7 @@ class Curvature:
         smooth = objective.loss.twice_differentiable and not self.constant
         self.has_hessian = smooth and self.covers_all_rows and work <= CHEAP_PRODUCT
         # One output shares its preconditioner with no other: where it is measured, it is exact.
-        self.is_hessian = self.has_hessian and source.n_outputs == 1 and not self._diagonal
+        self.is_hessian = self.has_hessian and source.n_outputs == 1
 
     @staticmethod
     def _saves_work(source: Source) -> bool:

@@ -50,7 +50,7 @@ def as_source(
     ----------
     X : Tensor, SparseRows or LargeMatrix of shape (n, D)
     target, sample_weight, **layout
-        As of `DenseSource`, or of `SideBySide` if there is more than one set.
+        As of `MatrixSource`, or of `SideBySide` if there is more than one set.
     sets : int
         Sets of rows with models of their own; of dense rows only.
     """

@@ -159,7 +159,7 @@ class Source(Protocol):
         """
 
     def sample(self, n_rows: int) -> Chunk:
-        """As many rows at random, with replacement, or all if that is about as many."""
+        """As many rows at random, or all if that is about as many."""
 
     def rows(self, chosen: Tensor | None) -> Chunk:
         """The rows of some numbers in ascending order, or all of them, as one batch."""

@@ -14,15 +14,14 @@ direction of far more curvature than any other.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Self
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from skorchless.sources.chunk import MOST_BATCHES, drawn, lay_out, slices
 from skorchless.sources.csr import WINDOW_NUMBERS, SparseRows, with_values
-from skorchless.sources.dense import mean_of
-from skorchless.sources.matrix import affords_gram
+from skorchless.sources.matrix_source import MatrixSource
 from skorchless.sources.moments import Moments
 from skorchless.sources.scaling import Scaling
 from skorchless.stack import WIDE
@@ -225,44 +224,16 @@ class SparseChunk:
             yield (start, stop), torch.cat([rows, last], dim=1)
 
 
-class SparseSource:
-    """Batches of a sparse ``X``, which is only ever read.
-
-    Parameters
-    ----------
-    X : SparseRows of shape (n, D)
-    target, sample_weight, n_outputs, fit_intercept, batch_size, stack_width, mean_weight, scaling
-        As of `DenseSource`.
-    """
+class SparseSource(MatrixSource[SparseRows]):
+    """Batches of a sparse ``X``; its parameters are those of `MatrixSource`."""
 
     def __init__(
-        self,
-        X: SparseRows,
-        target: Tensor,
-        sample_weight: Tensor | None,
-        *,
-        n_outputs: int,
-        fit_intercept: bool,
-        batch_size: int,
-        stack_width: int,
-        mean_weight: float | None = None,
-        scaling: Scaling | None = None,
+        self, X: SparseRows, target: Tensor, sample_weight: Tensor | None, **layout: Any
     ) -> None:
-        self.X, self.target = X, target
-        self.mean_weight = mean_of(sample_weight) if mean_weight is None else mean_weight
-        self.sample_weight = None
-        if sample_weight is not None or self.mean_weight != 1.0:
-            ones = torch.ones(len(X), dtype=WIDE, device=X.device)
-            weight = ones if sample_weight is None else sample_weight
-            self.sample_weight = (weight / self.mean_weight).to(X.dtype)
-        self.n_outputs = n_outputs
-        self.fit_intercept = fit_intercept
-        self.batch_size = min(batch_size, len(X))
-        self.stack_width = stack_width
-        self.scaling = scaling
-        mild = scaling is None or scaling.is_mild
+        super().__init__(X, target, sample_weight, **layout)
+        mild = self.scaling is None or self.scaling.is_mild
         self._rows = X if mild else X.to(WIDE)  # means of many deviations would cost their digits
-        self._frame = self._around(scaling)
+        self._frame = self._around(self.scaling)
         self._chunks: list[SparseChunk] = []
 
     def _around(self, scaling: Scaling | None) -> Frame:
@@ -277,53 +248,9 @@ class SparseSource:
         return Frame(mean, inverse, ones)
 
     @property
-    def n_rows(self) -> int:
-        """Number of rows."""
-        return len(self.X)
-
-    @property
-    def n_columns(self) -> int:
-        """Columns of a batch, D + 1."""
-        return self.X.shape[1] + 1
-
-    @property
-    def n_batches(self) -> int:
-        """Batches of a pass."""
-        return -(-self.n_rows // self.batch_size)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What is computed in."""
-        return self.X.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where products take place."""
-        return self.X.device
-
-    @property
     def fits_chunk(self) -> bool:
         """To standardise takes no copy."""
         return True
-
-    @property
-    def affords_gram(self) -> bool:
-        """As of `Source`."""
-        return affords_gram(self.X)
-
-    def scaled(self, scaling: Scaling) -> Self:
-        """The same rows, standardised."""
-        return type(self)(
-            self.X,
-            self.target,
-            self.sample_weight,
-            n_outputs=self.n_outputs,
-            fit_intercept=self.fit_intercept,
-            batch_size=self.batch_size,
-            stack_width=self.stack_width,
-            mean_weight=1.0,
-            scaling=scaling,
-        )
 
     def chunks(self, generator: torch.Generator | None = None) -> Iterator[SparseChunk]:
         """One pass over all rows, shuffled if there is a generator and more than one batch."""
@@ -337,7 +264,7 @@ class SparseSource:
             yield from self._pass(torch.randperm(self.n_rows, generator=generator, device="cpu"))
 
     def sample(self, n_rows: int) -> SparseChunk:
-        """As many rows at random, with replacement, or all if that is about as many."""
+        """As many rows at random, or all if that is about as many."""
         return self.rows(drawn(self.n_rows, n_rows))
 
     def rows(self, chosen: Tensor | None) -> SparseChunk:
