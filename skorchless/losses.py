@@ -73,6 +73,11 @@ class Loss(Protocol):
         """The loss of the models that stay in the stack."""
 
 
+def over_outputs(losses: Tensor) -> Tensor:
+    """Sums over the outputs, from ``(..., K, rows)``; a view where there is one only."""
+    return losses.squeeze(-2) if losses.shape[-2] == 1 else losses.sum(dim=-2)
+
+
 class _SharedLoss:
     """A loss without parameters is the same for every model of a stack."""
 
@@ -93,7 +98,7 @@ class HalfSquaredError(_SharedLoss):
     constant_curvature = True
 
     def value(self, raw: Tensor, target: Tensor) -> Tensor:
-        return (raw - target).square_().sum(dim=-2).mul_(0.5)
+        return over_outputs((raw - target).square_()).mul_(0.5)
 
     def residual(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
         return torch.sub(raw, target, out=out)
@@ -145,7 +150,7 @@ class Huber:
     def value(self, raw: Tensor, target: Tensor) -> Tensor:
         error = (raw - target).abs_()
         inside = torch.minimum(error, self.delta)
-        return (inside * (error - 0.5 * inside)).sum(dim=-2)
+        return over_outputs(inside * (error - 0.5 * inside))
 
     def residual(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
         torch.sub(raw, target, out=out)
@@ -153,7 +158,7 @@ class Huber:
 
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
         error = (raw - target).abs_()
-        return (self.delta / torch.maximum(error, self.delta)).mean(dim=-2)
+        return over_outputs(self.delta / torch.maximum(error, self.delta)).div_(raw.shape[-2])
 
     def hessian(self, raw: Tensor) -> Callable[[Tensor], Tensor]:
         raise NotImplementedError
@@ -206,7 +211,7 @@ class SoftmaxCrossEntropy(_SharedLoss):
     shift_invariant = True
 
     def value(self, raw: Tensor, target: Tensor) -> Tensor:
-        return torch.log_softmax(raw, dim=-2).mul_(target).sum(dim=-2).neg_()
+        return over_outputs(torch.log_softmax(raw, dim=-2).mul_(target)).neg_()
 
     def residual(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
         return torch.softmax(raw, dim=-2, out=out).sub_(target)
@@ -245,14 +250,14 @@ class LogisticLoss(_SharedLoss):
     smoothness = 0.25
 
     def value(self, raw: Tensor, target: Tensor) -> Tensor:
-        return (softplus(raw, threshold=40.0) - target * raw).sum(dim=-2)
+        return over_outputs(softplus(raw, threshold=40.0).addcmul_(target, raw, value=-1.0))
 
     def residual(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
         return torch.sigmoid(raw, out=out).sub_(target)
 
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
         p = torch.sigmoid(raw)
-        return (p * (1.0 - p)).mean(dim=-2)
+        return over_outputs(p * (1.0 - p)).div_(raw.shape[-2])
 
     def hessian(self, raw: Tensor) -> Callable[[Tensor], Tensor]:
         p = torch.sigmoid(raw)

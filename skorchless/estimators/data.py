@@ -87,7 +87,7 @@ class Data:
         target = self.target.to(device)
         if target.is_floating_point():
             target = target.to(self.X.dtype)
-            if not bool(target.isfinite().all()):
+            if not bool(target.sum().isfinite()) and not bool(target.isfinite().all()):
                 raise ValueError(
                     f"Input y contains infinity or a value too large for {self.X.dtype}, in which "
                     "X is. Pass X as float64, or y in other units."

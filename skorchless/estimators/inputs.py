@@ -13,6 +13,7 @@ from scipy.sparse import issparse
 from sklearn.utils.validation import check_array, check_consistent_length, validate_data
 from torch import Tensor
 
+from skorchless.estimators.settings import enough_threads
 from skorchless.sources import LargeMatrix, Matrix, SparseRows, Stored, is_large
 
 #: Half precision is widened; everything else keeps its own or becomes double.
@@ -103,7 +104,9 @@ def _check_finite(numbers: Tensor, array: Any, estimator: Any, name: str) -> Non
     A sum on all cores clears finite data in a fraction of the time of scikit-learn's check, which
     then only has to find the words.
     """
-    if not bool(numbers.sum().isfinite()):
+    with enough_threads(numbers.numel()):
+        finite_sum = bool(numbers.sum().isfinite())
+    if not finite_sum:
         check_array(array, accept_sparse=True, estimator=estimator, input_name=name)
 
 

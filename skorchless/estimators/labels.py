@@ -90,9 +90,8 @@ def encode(labels: np.ndarray | Tensor, classes: np.ndarray, name: str) -> Tenso
     if values is not None and known is not None:
         common = torch.promote_types(known.dtype, values.dtype)
         known, values = known.to(values.device, common), values.to(common)
-        index = torch.searchsorted(known, values).clamp_(max=len(known) - 1)
-        strange = known[index] != values
-        if bool(strange.any()):
+        index, strange = _places(known, values)
+        if strange is not None:
             inside = strange if isinstance(labels, Tensor) else strange.numpy()
             raise _unseen(name, classes_of(labels[inside]))
         return index
@@ -120,6 +119,19 @@ def _unique(values: Tensor) -> Tensor:
             return torch.bincount(values - lowest).nonzero().view(-1).add_(lowest)
     unique: Tensor = torch.unique(values)
     return unique
+
+
+def _places(known: Tensor, values: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Where each value is among the `known` ones, sorted; which are none of them, if any."""
+    last = len(known) - 1
+    whole = not known.is_floating_point() and len(known) > 0
+    if whole and int(known[-1]) - int(known[0]) == last:  # no number is missing: no search
+        index = values - known[0]
+        strange = (index < 0) | (index > last)
+    else:
+        index = torch.searchsorted(known, values).clamp_(max=last)
+        strange = known[index] != values
+    return index, strange if bool(strange.any()) else None
 
 
 def _unseen(name: str, labels: np.ndarray) -> ValueError:
