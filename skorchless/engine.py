@@ -224,8 +224,8 @@ class _Run:
         self.n_iter += 1
 
         value = outcome.value
-        finite = outcome.accepted.isfinite().flatten(1).all(dim=1).numpy(force=True)
-        finite = finite & np.isfinite(value)
+        largest = torch.linalg.vector_norm(outcome.accepted, torch.inf, dim=(1, 2))
+        finite = np.isfinite(largest.numpy(force=True)) & np.isfinite(value)
         judged, validation_loss = value, None
         if validation is not None:
             losses = self.objective.mean_loss(validation.chunks(), outcome.accepted)
@@ -311,6 +311,8 @@ class _Run:
     def _let_go(self, converged: np.ndarray, diverged: np.ndarray, stuck: np.ndarray) -> None:
         """Write down how models have ended."""
         done = (converged | diverged | stuck) & self.running
+        if not done.any():
+            return
         for i in np.flatnonzero(done):
             result = self.results[self.stack[i]]
             result.diverged = bool(diverged[i])

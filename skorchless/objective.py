@@ -56,7 +56,7 @@ class Objective:
         self.reducer = reducer
         self._raw: dict[tuple[int, int, int], _RawPredictions] = {}
         self._gradient: Tensor | None = None
-        self._at_zero = False
+        self._at_zero = True  # as most fits begin: weights of zero need no product
         self._penalty_sum: PenaltySum | None = None
         self._loss = self._losses = torch.zeros(0, device="cpu")
 
@@ -86,7 +86,7 @@ class Objective:
             else weights.new_empty(parts, width, columns)
         )
 
-        if chunk.starts:  # weights of zero, as most fits begin with, need no product
+        if chunk.starts and self._at_zero:
             self._at_zero = len(chunk.batches) == 1 and not bool(flat.any())
         for batch, (raw, raw_rows), scale in zip(
             chunk.batches, self._raw_predictions(chunk, weights).batches, chunk.scale, strict=True
@@ -103,9 +103,7 @@ class Objective:
                 total = sums.sum(dim=0).view_as(gradient)
                 gradient.copy_(total) if chunk.starts else gradient.add_(total)
             if self.reducer.size > 1:
-                self._loss += (
-                    self._sum_of_losses(raw, batch.target, batch.weight).sum(dim=0) * scale
-                )
+                self._loss += self._sum_of_losses(raw, batch.target, batch.weight) * scale
             if chunk.ends:
                 if self.reducer.size > 1:
                     self._over_processes(gradient)
@@ -158,16 +156,16 @@ class Objective:
 
     def _weighted_loss(self, raw: Tensor, chunk: Chunk) -> Tensor:
         scale = torch.tensor(chunk.scale, dtype=WIDE, device=raw.device)
-        sums = self._sum_of_losses(raw, chunk.target, chunk.weight)  # (batches, parts, M)
-        by_set = sums.view(len(sums), self.sets, -1, sums.shape[-1]).sum(dim=2)
-        return scale @ by_set.flatten(1)
+        return scale @ self._sum_of_losses(raw, chunk.target, chunk.weight)
 
     def _sum_of_losses(self, raw: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-        """Sums over the rows of each row block, shape ``(..., parts, M)``."""
+        """Sums over the rows of a batch, or of several, shape ``(..., sets * M)``."""
         losses = self.loss.value(raw, target)  # (..., parts, M, rows)
         if weight is not None:
             losses *= weight.squeeze(-2)
-        return losses.sum(dim=-1, dtype=WIDE)
+        *batches, parts, models, rows = losses.shape
+        by_set = losses.view(*batches, self.sets, parts // self.sets, models, rows)
+        return by_set.sum(dim=(-3, -1), dtype=WIDE).flatten(-2)
 
     def _raw_predictions(self, chunk: Chunk, weights: Tensor) -> "_RawPredictions":
         if chunk.shape not in self._raw:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from skorchless.objective import Objective, raw_predictions
+from skorchless.optimizers.history import dot
 from skorchless.optimizers.preconditioner import Diagonal, Factored, Preconditioner
 from skorchless.sources import Chunk, Source
 from skorchless.stack import WIDE
@@ -60,16 +61,18 @@ class Curvature:
         self.wants_pass = exact or not self.covers_all_rows
         self._moments: Tensor | None = None
         self._sample = None if exact else source.sample(n_sample)
-        self._gauge = self._sample if exact or self._diagonal else source.sample(GAUGE_ROWS)
         self._least_norm = few_rows and self.constant and not objective.penalty.has_l2
         models, squares = len(objective.penalty.l2), min(columns, source.n_rows) ** 2
         self._shared = models > 1 and models * n_sample * squares > WORTH_SHARING
         self._measured: tuple[Tensor, Tensor, Tensor] | None = None
+        self._raw: tuple[Tensor, Tensor] | None = None
         work = source.n_rows * columns * source.stack_width
         smooth = objective.loss.twice_differentiable and not self.constant
         self.has_hessian = smooth and self.covers_all_rows and work <= CHEAP_PRODUCT
         # One output shares its preconditioner with no other: where it is measured, it is exact.
         self.is_hessian = self.has_hessian and source.n_outputs == 1
+        gauges = not (exact or self._diagonal or self.is_hessian)
+        self._gauge = source.sample(GAUGE_ROWS) if gauges else self._sample
 
     @staticmethod
     def _saves_work(source: Source) -> bool:
@@ -132,8 +135,7 @@ class Curvature:
             return Factored(gram.unsqueeze(0), l2, None, self.noise)
         if self.constant and self._basis is None and not self._diagonal:
             gram = self._summed(self._sample.gram().unsqueeze(0) * self._sample.scale[0])
-            missed = self._missed_squares()
-            return Factored(gram + torch.diag_embed(missed), l2, None, self.noise)
+            return Factored(self._with_missed(gram, 1.0), l2, None, self.noise)
         if self._diagonal:
             return self._diagonal_preconditioner(weights, l2, cautious)
         moments, total = self._measure(weights)
@@ -143,9 +145,8 @@ class Curvature:
             bounds, total_bound = self._second_moments(bound)
             moments = torch.where(chosen, bounds, moments)
             total = torch.where(cautious.view(-1, 1), total_bound, total)
-        missed = self._missed_squares() * total
         if self._basis is None:
-            moments = moments + torch.diag_embed(missed)
+            moments = self._with_missed(moments, total)
         return Factored(moments, l2, self._basis, self.noise, self.objective.loss.shift_invariant)
 
     def hessian(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
@@ -153,7 +154,7 @@ class Curvature:
         assert self._sample is not None
         sample, dtype, l2 = self._sample, weights.dtype, self.objective.penalty.l2.to(WIDE)
         (batch,), (scale,) = sample.batches, sample.scale
-        of_rows = self.objective.loss.hessian(raw_predictions(sample, weights))
+        of_rows = self.objective.loss.hessian(self._predicted(weights))
         models, outputs, columns = weights.shape
         _, parts, rows = sample.shape
         sums = weights.new_empty(parts, models * outputs, columns)
@@ -167,6 +168,33 @@ class Curvature:
             return torch.addcmul(total, l2, vector)
 
         return product
+
+    def along(self, weights: Tensor, direction: Tensor, lengths: Tensor) -> Tensor:
+        """Objectives without L1 after steps of these `lengths`, where `has_hessian`.
+
+        Parameters
+        ----------
+        weights, direction : Tensor of shape (M, K, D + 1)
+        lengths : Tensor of shape (T,)
+
+        Returns
+        -------
+        values : Tensor of shape (T, M)
+            But for a term that is the same at all lengths; infinite beyond the finite numbers.
+        """
+        assert self._sample is not None
+        sample, of_batches = self._sample, lengths.view(-1, 1, 1, 1, 1).to(weights.dtype)
+        change = raw_predictions(sample, direction.to(weights.dtype))
+        raw = torch.addcmul(self._predicted(weights), of_batches, change)
+        losses = self.objective.loss.value(raw, sample.target)  # (T, parts, M, rows)
+        if sample.weight is not None:
+            losses *= sample.weight.squeeze(-2)
+        loss = self._summed(losses.sum(dim=(1, 3), dtype=WIDE) * sample.scale[0])
+        pull = self.objective.penalty.l2.to(WIDE) * direction
+        slope, curvature = dot(pull, weights).view(-1), dot(pull, direction).view(-1)
+        length = lengths.unsqueeze(1)
+        values = loss + length * (slope + 0.5 * length * curvature)
+        return values.nan_to_num_(nan=torch.inf, posinf=torch.inf)
 
     def _diagonal_preconditioner(
         self, weights: Tensor, l2: Tensor, cautious: Tensor | None
@@ -213,14 +241,19 @@ class Curvature:
         assert self._measured is not None
         return self._measured[1], self._measured[2]
 
-    def _missed_squares(self) -> Tensor:
-        """Mean square of each column over all rows, where the sample has less than half of it."""
-        assert self._sample is not None
+    def _with_missed(self, moments: Tensor, total: Tensor | float) -> Tensor:
+        """The sample's second moments, with the squares of the columns that it has missed.
+
+        Those of which it has less than half of the mean square over all rows, times the `total`
+        curvature, of shape ``(M, 1)``.
+        """
         if self._moments is None:
-            return torch.zeros(1, self.source.n_columns, dtype=WIDE, device=self.source.device)
+            return moments
+        assert self._sample is not None
         squares = self._all_squares()
         sampled = self._summed(self._sample.second_squares(self._sample.shares()))
-        return torch.where(squares > 2.0 * sampled, squares - sampled, 0.0)
+        missed = torch.where(squares > 2.0 * sampled, squares - sampled, 0.0)
+        return moments + torch.diag_embed(missed * total)
 
     def _all_squares(self) -> Tensor:
         """Mean square of each column over all rows, shape ``(D + 1,)``."""
@@ -240,9 +273,17 @@ class Curvature:
         loss = self.objective.loss
         if models is not None:
             weights, loss = weights.index_select(0, models), loss.select(models)
-        raw = raw_predictions(chunk, weights)  # (batches, parts, M, K, rows)
-        curvature = loss.curvature(raw, chunk.target).to(WIDE)
+        known = chunk is self._sample and models is None
+        raw = self._predicted(weights) if known else raw_predictions(chunk, weights)
+        curvature = loss.curvature(raw, chunk.target).to(WIDE)  # (batches, parts, M, rows)
         return curvature.movedim(2, 0).reshape(len(weights), -1) * chunk.shares()
+
+    def _predicted(self, weights: Tensor) -> Tensor:
+        """Raw predictions of the sample, taken once for each tensor of weights."""
+        assert self._sample is not None
+        if self._raw is None or self._raw[0] is not weights:
+            self._raw = weights, raw_predictions(self._sample, weights)
+        return self._raw[1]
 
     def _second_moments(self, share: Tensor) -> tuple[Tensor, Tensor]:
         """Of the sample for row weights, ``(M, r, r)``, and the sums of these, ``(M, 1)``."""

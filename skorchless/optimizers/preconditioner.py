@@ -88,16 +88,15 @@ class Factored:
         self._shift_invariant = shift_invariant
         if basis is None:
             self.diagonal = matrix.diagonal(dim1=-2, dim2=-1).unsqueeze(1) + l2
-            whole = matrix + torch.diag_embed(l2.squeeze(1))
+            whole, diagonal = matrix, self.diagonal.squeeze(1)
         else:
             self.diagonal = ((basis @ matrix) * basis).sum(dim=-1).unsqueeze(1) + l2
             whole = matrix + (basis.T * l2) @ basis
-        whole = whole.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)  # a trial far out, soon rejected
-        diagonal = whole.diagonal(dim1=-2, dim2=-1)
-        curved = diagonal > 0
-        self._scale = torch.where(curved, torch.where(curved, diagonal, 1.0).rsqrt(), 0.0)
+            diagonal = whole.diagonal(dim1=-2, dim2=-1)
+        self._scale = torch.where(diagonal > 0, diagonal.rsqrt(), 0.0)
         unit = whole * self._scale.unsqueeze(-1) * self._scale.unsqueeze(-2)
-        unit = unit + torch.diag_embed((~curved).to(unit.dtype))
+        unit.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)  # a trial far out, soon rejected
+        unit.diagonal(dim1=-2, dim2=-1).fill_(1.0)
         self._lower, self.lifted = self._cholesky(unit, noise)
 
     @staticmethod
@@ -106,17 +105,17 @@ class Factored:
 
         Returns the factors and which models' were lifted, by as little as makes it possible.
         """
-        eye = torch.eye(unit.shape[-1], dtype=unit.dtype, device=unit.device)
-        lift = torch.zeros(len(unit), 1, 1, dtype=unit.dtype, device=unit.device)
+        lift = torch.zeros(len(unit), dtype=unit.dtype, device=unit.device)
+        least = (0.5 * noise) ** 0.5
         lower: Tensor
         while True:
-            lower, info = torch.linalg.cholesky_ex(unit + lift * eye)
-            pivots = lower.diagonal(dim1=-2, dim2=-1).square().amin(dim=-1)
-            singular = (info > 0) | ~(pivots > 0.5 * noise)
-            if not bool(singular.any()):
-                return lower, lift.view(-1) > 0
+            lower, info = torch.linalg.cholesky_ex(unit)
+            sound = (info == 0) & (lower.diagonal(dim1=-2, dim2=-1).amin(dim=-1) > least)
+            if bool(sound.all()):
+                return lower, lift > 0
             more = torch.where(lift > 0, 100.0 * lift, noise)
-            lift = torch.where(singular.view(-1, 1, 1), more, lift)
+            lift = torch.where(sound, lift, more)
+            unit.diagonal(dim1=-2, dim2=-1).copy_((1.0 + lift).unsqueeze(-1))
 
     def solve(self, gradient: Tensor) -> Tensor:
         """``P g``."""

@@ -8,7 +8,9 @@ Per model, from the accepted weights W with gradient g:
   minimiser of the quadratic model plus penalty, found without reading data (proximal
   quasi-Newton; Lee, Sun and Saunders, 2014), so zeros are exact;
 * step: 1, shortened by quadratic interpolation until the Armijo condition holds. Every trial is
-  one pass, which brings the gradient as well. For squared error, whose gradient is linear, the two
+  one pass, which brings the gradient as well. With the Hessian, the best of a few lengths comes
+  first: Newton's steps fall short far from the optimum of classes that are nearly separable. For
+  squared error, whose gradient is linear, the two
   gradients tell where on the line the minimum is, and that point is accepted: with exact steps
   L-BFGS makes the iterates of preconditioned conjugate gradients;
 * :math:`P` is measured anew when the mean curvature has left ``[0.7, 1.4]`` times what it was;
@@ -41,6 +43,8 @@ REFRESH_BELOW, REFRESH_ABOVE = 0.7, 1.4
 EXACT_MODEL, ROUGH_MODEL = 1e-6, 1e-2
 #: Residual of a Newton direction, relative to the gradient.
 ROUGH_NEWTON = 0.3
+#: Lengths of a first trial, where it costs next to nothing to know which is best.
+LENGTHS = (1.0, 0.5, 1.5, 2.0, 3.0, 4.5)
 #: After this many shorter and shorter trials in a row the history is forgotten, and curvature is
 #: taken at its upper bound ...
 FORGET_AFTER = 5
@@ -117,6 +121,7 @@ class QuasiNewton:
         )
         self.history = History()
         self._dtype, self._eps = setup.weights.dtype, torch.finfo(setup.weights.dtype).eps
+        self._lengths = torch.tensor(LENGTHS, dtype=WIDE, device=setup.weights.device)
         self._batch_gradient: Tensor | None = None
         self._values: list[np.ndarray] = []
         self._preconditioner: Preconditioner | None = None
@@ -142,27 +147,25 @@ class QuasiNewton:
             accepted = np.ones(len(value), dtype=bool)
             self._weights, self._gradient = trial, gradient
             self._direction = torch.zeros_like(trial)
-            self._measured_at = trial
+            self._measured_at = weights.clone()
             self.numbers.value = value
         else:
             accepted = self._judge(trial, value, gradient)
         if accepted.any():
+            self._point = self._weights.to(self._dtype)
             self._follow_curvature()
         self._values = [*self._values[-2 * WINDOW :], self.numbers.value]
         confused = self.numbers.rejected == FORGET_AFTER
         if confused.any():
             mask = self._mask(confused)
             self.history.forget(mask)
-            self._preconditioner = self.curvature.preconditioner(
-                self._measured_at.to(self._dtype), cautious=mask
-            )
+            self._preconditioner = self.curvature.preconditioner(self._measured_at, cautious=mask)
         self._aim(accepted | confused)
         converged = self._converged(accepted) | self._refine(accepted)
         stuck = self.numbers.rejected >= MOST_REJECTED
         length = torch.from_numpy(self.numbers.length).to(self._weights)
         weights.copy_(self._weights + length.view(-1, 1, 1) * self._direction)
-        accepted_weights = self._weights.to(self._dtype)
-        return PassOutcome(accepted_weights, self.numbers.value, converged, stuck)
+        return PassOutcome(self._point, self.numbers.value, converged, stuck)
 
     def _mask(self, models: np.ndarray) -> Tensor:
         """`models` where the weights are."""
@@ -177,20 +180,22 @@ class QuasiNewton:
     def _judge(self, trial: Tensor, value: np.ndarray, gradient: Tensor) -> np.ndarray:
         """Make the trial the current point of the models that it is good for; return which."""
         assert self._weights is not None
-        now, step, change = self.numbers, trial - self._weights, gradient - self._gradient
+        now = self.numbers
         if self.exact:
+            step, change = trial - self._weights, gradient - self._gradient
             beyond, gain = self._to_line_minimum(step, change, gradient)
             trial, gradient, value = trial + beyond * step, gradient + beyond * change, value - gain
         bound = now.value + ARMIJO * now.length * now.slope
         accepted: np.ndarray = value <= bound + 4.0 * self._eps * np.abs(now.value)
         if accepted.any() and not self.curvature.has_hessian:
+            step, change = trial - self._weights, gradient - self._gradient
             self.history.add(self._mask(accepted), step, change)
         self._weights = self._choose(accepted, trial, self._weights)
         self._gradient = self._choose(accepted, gradient, self._gradient)
-        shorter = self._shortened(value)
+        if not accepted.all():
+            now.length = np.where(accepted, 1.0, self._shortened(value))
         # Rounding alone must not make a curve rise.
         now.value = np.where(accepted, np.minimum(value, now.value), now.value)
-        now.length = np.where(accepted, 1.0, shorter)
         now.rejected = np.where(accepted, 0.0, now.rejected + 1.0)
         return accepted
 
@@ -221,16 +226,16 @@ class QuasiNewton:
         if self.curvature.constant and self._preconditioner is not None:
             return
         if self.curvature.is_hessian:
-            self._measured_at = self._weights
-            self._preconditioner = self.curvature.preconditioner(self._weights.to(self._dtype))
+            self._measured_at = self._point
+            self._preconditioner = self.curvature.preconditioner(self._point)
             return
         before = self.numbers.curvature
-        mean = self.curvature.mean(self._weights.to(self._dtype)).numpy(force=True)
+        mean = self.curvature.mean(self._point).numpy(force=True)
         moved = (mean < REFRESH_BELOW * before) | (mean > REFRESH_ABOVE * before)
         if moved.any() or self._preconditioner is None:
-            self._measured_at = self._choose(moved, self._weights, self._measured_at)
+            self._measured_at = self._choose(moved, self._point, self._measured_at)
             self.numbers.curvature = np.where(moved, mean, before)
-            self._preconditioner = self.curvature.preconditioner(self._measured_at.to(self._dtype))
+            self._preconditioner = self.curvature.preconditioner(self._measured_at)
 
     def _aim(self, models: np.ndarray) -> None:
         """New directions for some of the models."""
@@ -252,16 +257,24 @@ class QuasiNewton:
             slope = dot(direction, self._gradient).view(-1).numpy(force=True)
         self._direction = self._choose(models, direction, self._direction)
         now.slope = np.where(models, slope, now.slope)
-        now.length = np.where(models, 1.0, now.length)
+        now.length = np.where(models, self._best_length(direction), now.length)
         now.last_decrease = np.where(models, now.decrease, now.last_decrease)
         now.decrease = np.where(models, -slope, now.decrease)
+
+    def _best_length(self, direction: Tensor) -> np.ndarray | float:
+        """The length that a search along the directions begins with."""
+        if not self.curvature.has_hessian or self.penalty.has_l1:
+            return 1.0
+        values = self.curvature.along(self._point, direction, self._lengths)
+        best: np.ndarray = self._lengths[values.argmin(dim=0)].numpy(force=True)
+        return best
 
     def _solve(self) -> Tensor:
         """Minus the Hessian's inverse, or what is known of it, times the gradient."""
         assert self._preconditioner is not None and self._weights is not None
         if self.curvature.is_hessian or not self.curvature.has_hessian:
             return -self.history.solve(self._preconditioner, self._gradient)
-        hessian = self.curvature.hessian(self._weights.to(self._dtype))
+        hessian = self.curvature.hessian(self._point)
         precondition = self._preconditioner.solve
         direction = newton_direction(hessian, precondition, self._gradient, ROUGH_NEWTON)
         confused = self.numbers.rejected >= FORGET_AFTER
@@ -273,7 +286,7 @@ class QuasiNewton:
         if self.curvature.constant and self.curvature.covers_all_rows:
             hessian = self._preconditioner.product
         elif self.curvature.has_hessian:
-            hessian = self.curvature.hessian(self._weights.to(self._dtype))
+            hessian = self.curvature.hessian(self._point)
         else:
             hessian = self.history.hessian(self._preconditioner)
         direction, slope = minimise_model(
@@ -300,6 +313,7 @@ class QuasiNewton:
             return np.zeros_like(accepted)
         last &= ~self._preconditioner.lifted.numpy(force=True)
         self._weights = self._choose(last, self._weights + self._direction, self._weights)
+        self._point = self._weights.to(self._dtype)
         now.value = np.where(last, now.value - 0.5 * now.decrease, now.value)
         return last
 
@@ -354,7 +368,8 @@ class QuasiNewton:
         self._weights = self._weights.index_select(0, keep)
         self._gradient = self._gradient.index_select(0, keep)
         self._direction = self._direction.index_select(0, keep)
+        self._point = self._point.index_select(0, keep)
         self._measured_at = self._measured_at.index_select(0, keep)
         self.history.select(keep)
         self.curvature.select(keep)
-        self._preconditioner = self.curvature.preconditioner(self._measured_at.to(self._dtype))
+        self._preconditioner = self.curvature.preconditioner(self._measured_at)

@@ -52,16 +52,25 @@ class DenseSource(MatrixSource[Tensor | LargeMatrix]):
         """
         if generator is not None and self.n_batches > 1:
             yield from self._pass(self._shuffled(generator))
-        elif self.n_rows == self.batch_size <= self._chunk_rows:
-            if self._whole is None:
-                self._whole = next(self._pass(None))
-            yield self._whole
+        elif self._is_one_chunk:
+            yield self._all_rows()
         else:
             yield from self._pass(None)
 
     def sample(self, n_rows: int) -> DenseChunk:
         """As many rows at random, or all if that is about as many."""
-        return self.rows(drawn(self.n_rows, n_rows))
+        chosen = drawn(self.n_rows, n_rows)
+        return self._all_rows() if chosen is None and self._is_one_chunk else self.rows(chosen)
+
+    @property
+    def _is_one_chunk(self) -> bool:
+        """Whether a pass is one batch of all rows in one chunk, which is then filled once."""
+        return self.n_rows == self.batch_size <= self._chunk_rows
+
+    def _all_rows(self) -> DenseChunk:
+        if self._whole is None:
+            self._whole = next(self._pass(None))
+        return self._whole
 
     def rows(self, chosen: Tensor | None) -> DenseChunk:
         """The rows of some numbers in ascending order, or all of them, as one batch."""

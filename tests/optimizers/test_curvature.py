@@ -107,6 +107,26 @@ def test_the_hessian_is_that_of_the_objective(loss, fit_intercept):
         close(problem.preconditioner().product(vector), slope, 1e-6)
 
 
+@pytest.mark.parametrize("loss", ["softmax", "logistic"])
+def test_values_along_a_line_are_those_of_the_objective(loss):
+    problem = Problem(loss)
+    curvature = Curvature(problem.source, problem.objective)
+    direction = problem.vector(n_outputs(loss), 6, seed=1)
+    lengths = torch.tensor([0.0, 0.5, 3.0], dtype=WIDE)
+    (chunk,) = problem.source.chunks()
+
+    def value(weights):
+        next(problem.objective.gradients(chunk, weights))
+        return problem.objective.value(chunk)
+
+    expected = torch.stack([value(problem.weights + t * direction) for t in lengths])
+    values = curvature.along(problem.weights, direction, lengths)
+    close(values - values[0], expected - expected[0])
+    lengths = torch.tensor([1e200, 1.0, 0.0], dtype=WIDE)
+    values = curvature.along(problem.weights, 1e200 * direction, lengths)
+    assert values[0].isinf().all() and not values.isnan().any()
+
+
 @each_loss
 @pytest.mark.parametrize("alpha", [(0.1, 0.3), (0.0, 0.0)])
 def test_of_few_rows_it_is_an_inverse_on_their_span(loss, alpha):

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import as_target, candidate, draw_data, make, n_outputs
+from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import ElasticNet, LogisticRegression, Ridge
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
@@ -188,6 +189,19 @@ def test_it_ends_where_others_do(n_classes):
     model = TorchLinearRegressor(alpha=0.3).fit(X, taste, weight)
     np.testing.assert_allclose(model.coef_, ridge.coef_, rtol=1e-9)
     np.testing.assert_allclose(model.intercept_, ridge.intercept_, rtol=1e-9)
+
+
+def test_nearly_separable_classes_take_longer_steps(way):
+    """Newton's own steps take 9 passes on breast_cancer, and 12 on the rare class."""
+    if way == "pairs":
+        pytest.skip("only where the Hessian is at hand")
+    X, y = load_breast_cancer(return_X_y=True)
+    assert TorchSoftmaxClassifier().fit(X, y).n_iter_ <= 7
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(2000, 10))
+    y = X @ rng.normal(size=10) > 9
+    assert 0 < y.sum() < 40
+    assert TorchSoftmaxClassifier().fit(X, y).n_iter_ <= 8
 
 
 @each_loss
