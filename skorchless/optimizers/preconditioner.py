@@ -94,7 +94,8 @@ class Factored:
             whole = matrix + (basis.T * l2) @ basis
             diagonal = whole.diagonal(dim1=-2, dim2=-1)
         self._scale = torch.where(diagonal > 0, diagonal.rsqrt(), 0.0)
-        unit = whole * self._scale.unsqueeze(-1) * self._scale.unsqueeze(-2)
+        unit = whole * self._scale.unsqueeze(-1)
+        unit.mul_(self._scale.unsqueeze(-2))
         unit.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)  # a trial far out, soon rejected
         unit.diagonal(dim1=-2, dim2=-1).fill_(1.0)
         self._lower, self.lifted = self._cholesky(unit, noise)

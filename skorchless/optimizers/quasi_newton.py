@@ -159,7 +159,7 @@ class QuasiNewton:
         if confused.any():
             mask = self._mask(confused)
             self.history.forget(mask)
-            self._preconditioner = self.curvature.preconditioner(self._measured_at, cautious=mask)
+            self._measure(cautious=mask)
         self._aim(accepted | confused)
         converged = self._converged(accepted) | self._refine(accepted)
         stuck = self.numbers.rejected >= MOST_REJECTED
@@ -222,12 +222,11 @@ class QuasiNewton:
 
     def _follow_curvature(self) -> None:
         """Measure the preconditioner anew for models whose mean curvature has moved."""
-        assert self._weights is not None
         if self.curvature.constant and self._preconditioner is not None:
             return
         if self.curvature.is_hessian:
             self._measured_at = self._point
-            self._preconditioner = self.curvature.preconditioner(self._point)
+            self._measure()
             return
         before = self.numbers.curvature
         mean = self.curvature.mean(self._point).numpy(force=True)
@@ -235,7 +234,12 @@ class QuasiNewton:
         if moved.any() or self._preconditioner is None:
             self._measured_at = self._choose(moved, self._point, self._measured_at)
             self.numbers.curvature = np.where(moved, mean, before)
-            self._preconditioner = self.curvature.preconditioner(self._measured_at)
+            self._measure()
+
+    def _measure(self, cautious: Tensor | None = None) -> None:
+        """Measure the preconditioner where the models are to have theirs from."""
+        self._preconditioner = None  # two at once would take twice the memory
+        self._preconditioner = self.curvature.preconditioner(self._measured_at, cautious)
 
     def _aim(self, models: np.ndarray) -> None:
         """New directions for some of the models."""
@@ -372,4 +376,4 @@ class QuasiNewton:
         self._measured_at = self._measured_at.index_select(0, keep)
         self.history.select(keep)
         self.curvature.select(keep)
-        self._preconditioner = self.curvature.preconditioner(self._measured_at)
+        self._measure()

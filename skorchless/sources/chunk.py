@@ -187,7 +187,7 @@ class DenseChunk:
         moments = share.new_zeros(len(share), columns, columns)
         for rows, weight in self._wide_blocks(share):
             inside = rows if basis is None else rows @ basis
-            moments += (inside.T * weight.unsqueeze(1)) @ inside
+            moments.baddbmm_(inside.T * weight.unsqueeze(1), inside.expand(len(share), -1, -1))
         return moments
 
     def second_squares(self, share: Tensor) -> Tensor:

@@ -207,7 +207,8 @@ class SparseChunk:
         moments = share.new_zeros(len(share), columns, columns)
         for (start, stop), rows in self._windows():
             inside = rows if basis is None else rows @ basis
-            moments += (inside.T * share[:, start:stop].unsqueeze(1)) @ inside
+            weighted = inside.T * share[:, start:stop].unsqueeze(1)
+            moments.baddbmm_(weighted, inside.expand(len(share), -1, -1))
         return moments
 
     def wide_rows(self) -> Tensor:
