@@ -211,7 +211,7 @@ class _Run:
     ) -> None:
         """One pass: move the weights, record what was accepted, let go of what is done."""
         rates = self._rates()
-        total = torch.zeros(len(self.weights), dtype=WIDE, device=self.weights.device)
+        total = torch.zeros(self.weights.shape[0], dtype=WIDE, device=self.weights.device)
         for chunk in source.chunks(generator):
             for gradient in self.objective.gradients(chunk, self.weights):
                 self.rule.on_batch(self.weights, gradient)

@@ -66,7 +66,7 @@ class Objective:
         Whoever iterates may move `weights` in place between two batches. The gradient, of shape
         ``(M, K, D + 1)``, is overwritten by the next one.
         """
-        models, outputs, columns = len(weights) // self.sets, *weights.shape[1:]
+        models, outputs, columns = weights.shape[0] // self.sets, *weights.shape[1:]
         width = models * outputs
         _, parts, rows = chunk.shape
         if self._gradient is None:
@@ -182,7 +182,7 @@ class _RawPredictions:
 
     def __init__(self, chunk: Chunk, weights: Tensor, sets: int) -> None:
         batches, parts, rows = chunk.shape
-        models, outputs = len(weights) // sets, weights.shape[1]
+        models, outputs = weights.shape[0] // sets, weights.shape[1]
         self.whole = weights.new_empty(batches, parts, models, outputs, rows)
         flat = self.whole.view(batches, parts, models * outputs, rows)
         self.batches = list(zip(self.whole.unbind(), flat.unbind(), strict=True))

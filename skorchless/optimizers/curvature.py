@@ -276,7 +276,7 @@ class Curvature:
         known = chunk is self._sample and models is None
         raw = self._predicted(weights) if known else raw_predictions(chunk, weights)
         curvature = loss.curvature(raw, chunk.target).to(WIDE)  # (batches, parts, M, rows)
-        return curvature.movedim(2, 0).reshape(len(weights), -1) * chunk.shares()
+        return curvature.movedim(2, 0).reshape(weights.shape[0], -1) * chunk.shares()
 
     def _predicted(self, weights: Tensor) -> Tensor:
         """Raw predictions of the sample, taken once for each tensor of weights."""

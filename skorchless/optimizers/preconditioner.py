@@ -106,7 +106,7 @@ class Factored:
 
         Returns the factors and which models' were lifted, by as little as makes it possible.
         """
-        lift = torch.zeros(len(unit), dtype=unit.dtype, device=unit.device)
+        lift = torch.zeros(unit.shape[0], dtype=unit.dtype, device=unit.device)
         least = (0.5 * noise) ** 0.5
         lower: Tensor
         while True:

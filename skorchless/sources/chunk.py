@@ -141,7 +141,7 @@ class DenseChunk:
 
     def shares(self) -> Tensor:
         """As of `Chunk`."""
-        share = torch.full((1, len(self.rows)), self.scale[0], dtype=WIDE, device=self.X.device)
+        share = torch.full((1, self.rows.shape[0]), self.scale[0], dtype=WIDE, device=self.X.device)
         return share if self.weight is None else share * self.weight.view(1, -1)
 
     def moments(self) -> Moments:
@@ -184,10 +184,10 @@ class DenseChunk:
     def second_moments(self, share: Tensor, basis: Tensor | None = None) -> Tensor:
         """As of `Chunk`."""
         columns = self.n_columns if basis is None else basis.shape[1]
-        moments = share.new_zeros(len(share), columns, columns)
+        moments = share.new_zeros(share.shape[0], columns, columns)
         for rows, weight in self._wide_blocks(share):
             inside = rows if basis is None else rows @ basis
-            moments.baddbmm_(inside.T * weight.unsqueeze(1), inside.expand(len(share), -1, -1))
+            moments.baddbmm_(inside.T * weight.unsqueeze(1), inside.expand(share.shape[0], -1, -1))
         return moments
 
     def second_squares(self, share: Tensor) -> Tensor:
@@ -208,7 +208,7 @@ class DenseChunk:
 
     def _wide_blocks(self, share: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Some rows at a time, in double precision, with their shares."""
-        for start, stop in slices(len(self.rows), WIDE_ROWS):
+        for start, stop in slices(self.rows.shape[0], WIDE_ROWS):
             yield self.rows[start:stop].to(WIDE), share[:, start:stop]
 
 

@@ -65,7 +65,7 @@ class MatrixSource(Generic[MatrixT]):
     @property
     def n_rows(self) -> int:
         """Number of rows."""
-        return len(self.X)
+        return self.X.shape[0]
 
     @property
     def n_columns(self) -> int:
