@@ -77,6 +77,14 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         """Targets for the engine, and the number of outputs; `reset` learns shape or classes."""
         raise NotImplementedError
 
+    def _check_pass(self, *, first: bool) -> None:
+        """Refuse what `partial_fit` cannot do; here a rank's error is one on all."""
+        if self.early_stopping:
+            raise ValueError(
+                "partial_fit does not support early_stopping=True: it makes one pass a call. "
+                "Set early_stopping=False."
+            )
+
     def _class_weights(self, data: Data, reducer: Reducer) -> Tensor | None:
         """What each class counts, shape ``(n_classes,)``."""
         return None
@@ -202,11 +210,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         """One pass; the `first` call learns shapes, the others go on from where it stopped."""
         reducer = reducer_of(self.distributed)
         with reducer.together(), restored_on_error(self):
-            if self.early_stopping:
-                raise ValueError(
-                    "partial_fit does not support early_stopping=True: it makes one pass a call. "
-                    "Set early_stopping=False."
-                )
+            self._check_pass(first=first)
             previous = dict(self.__dict__)
             facts = {"the method": "partial_fit", "whether it is the first call": first}
             data = self._training_data(X, y, sample_weight, reducer, facts, reset=first)

@@ -9,10 +9,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from skorchless.estimators import inputs, scores
+from skorchless.estimators import scores
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.data import Data, class_weights
-from skorchless.estimators.labels import checked_labels, classes_of, encode, united
+from skorchless.estimators.labels import checked_classes, checked_labels, classes_of, encode, united
 from skorchless.reducer import Reducer
 
 
@@ -220,28 +220,11 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
             As `fit`; also without `classes` in the first call, for a label that is not among
             them, and with ``early_stopping=True`` or ``class_weight="balanced"``.
         """
-        if self.class_weight == "balanced":
-            raise ValueError(
-                "partial_fit does not support class_weight='balanced': it cannot know how frequent "
-                "the classes will be. Compute weights with compute_class_weight('balanced', ...) "
-                "and pass them as a dict."
-            )
-        first = not hasattr(self, "coef_")
-        if first and classes is None:
-            raise ValueError("classes must be passed on the first call to partial_fit.")
-        if classes is not None:
-            classes = np.unique(inputs.as_numpy(classes))
-            if first:
-                self._announced = classes
-            elif not np.array_equal(classes, self.classes_):
-                raise ValueError(
-                    f"`classes={classes!r}` is not the same as on last call to partial_fit, was: "
-                    f"{self.classes_!r}"
-                )
+        self._announced = classes
         try:
-            return self._partial_fit(X, y, sample_weight, first=first)
+            return self._partial_fit(X, y, sample_weight, first=not hasattr(self, "coef_"))
         finally:
-            self.__dict__.pop("_announced", None)
+            del self._announced
 
     def decision_function(self, X: Any) -> Any:
         """Compute the logits.
@@ -389,6 +372,19 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         if len(self.classes_) == 2:
             return encoded.to(torch.float64).unsqueeze(1), 1
         return encoded, len(self.classes_)
+
+    def _check_pass(self, *, first: bool) -> None:
+        super()._check_pass(first=first)
+        if self.class_weight == "balanced":
+            raise ValueError(
+                "partial_fit does not support class_weight='balanced': it cannot know how frequent "
+                "the classes will be. Compute weights with compute_class_weight('balanced', ...) "
+                "and pass them as a dict."
+            )
+        if self._announced is not None:
+            self._announced = checked_classes(self._announced, None if first else self.classes_)
+        elif first:
+            raise ValueError("classes must be passed on the first call to partial_fit.")
 
     def _class_weights(self, data: Data, reducer: Reducer) -> Tensor | None:
         if self.class_weight is None:

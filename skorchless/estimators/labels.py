@@ -47,6 +47,26 @@ def checked_labels(y: Any, name: str) -> np.ndarray | Tensor:
     return array
 
 
+def checked_classes(classes: Any, known: np.ndarray | None) -> np.ndarray:
+    """The labels that calls of `partial_fit` will bring, sorted.
+
+    Raises
+    ------
+    ValueError
+        If there is no list of them, or they are not those that are `known` from an earlier call.
+    """
+    array = np.asarray(as_numpy(classes))
+    if array.ndim == 0:
+        raise ValueError(f"classes must list the labels, such as [0, 1, 2]. Got {classes!r}.")
+    announced: np.ndarray = np.unique(array)
+    if known is not None and not np.array_equal(announced, known):
+        raise ValueError(
+            f"`classes={announced!r}` is not the same as on last call to partial_fit, was: "
+            f"{known!r}"
+        )
+    return announced
+
+
 def united(classes: list[np.ndarray]) -> np.ndarray:
     """All classes that some of the ranks have, sorted.
 

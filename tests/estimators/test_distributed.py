@@ -303,6 +303,40 @@ def test_rows_have_to_weigh_something_on_some_rank(group):
         )
 
 
+#: What rank 1 alone passes to the first call of partial_fit, and what it is told.
+FIRST_CALLS = {
+    "no classes": (None, {}, "classes must be passed on the first call to partial_fit."),
+    "a number": (3, {}, "classes must list the labels, such as [0, 1, 2]. Got 3."),
+    "balanced": (
+        ["ant", "bee", "cat"],
+        {"class_weight": "balanced"},
+        "partial_fit does not support class_weight='balanced': it cannot know how frequent the "
+        "classes will be. Compute weights with compute_class_weight('balanced', ...) and pass "
+        "them as a dict.",
+    ),
+}
+
+
+def first_call(rank, name):
+    given, parameters, _ = FIRST_CALLS[name]
+    X, y = classes()
+    rows = rows_of(rank, len(X))
+    model = TorchSoftmaxClassifier(distributed=True)
+    if rank == 1:
+        model.set_params(**parameters)
+    labels = given if rank == 1 else ["ant", "bee", "cat"]
+    model.partial_fit(X[rows], y[rows], classes=labels)
+
+
+@pytest.mark.parametrize("name", FIRST_CALLS)
+def test_a_first_call_that_one_rank_cannot_make_is_an_error_on_all(group, name):
+    *_, words = FIRST_CALLS[name]
+    first, failed, last = group.outcomes(first_call, name)
+    assert (failed.kind, failed.message) == ("ValueError", words)
+    for other in first, last:
+        assert (other.kind, other.message) == ("GroupError", f"rank 1 failed: ValueError: {words}")
+
+
 def out_of_memory(rank, optimizer):
     X, y = classes()
     rows = rows_of(rank, len(X))

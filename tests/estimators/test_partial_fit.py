@@ -151,6 +151,11 @@ def test_the_first_pass_needs_the_classes():
         TorchSoftmaxClassifier().partial_fit(np.eye(3), [0, 1, 2])
 
 
+def test_the_number_of_classes_is_no_list_of_them():
+    with pytest.raises(ValueError, match=r"classes must list the labels, such as \[0, 1, 2\]"):
+        TorchSoftmaxClassifier().partial_fit(np.eye(3), [0, 1, 2], classes=3)
+
+
 def test_the_classes_may_be_said_again_but_not_changed():
     X, y = np.eye(3), [0, 1, 2]
     model = TorchSoftmaxClassifier().partial_fit(X, y, classes=[2, 1, 0])
