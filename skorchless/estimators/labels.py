@@ -32,7 +32,7 @@ def checked_labels(y: Any, name: str) -> np.ndarray | Tensor:
     Raises
     ------
     ValueError
-        For labels of another shape, or that are fractions or not finite.
+        For labels of another shape, or that are missing, fractions or not finite.
     """
     if isinstance(y, Tensor) and y.ndim == 1 and y.dtype in ENCODED_IN_PLACE:
         labels = y.detach()
@@ -41,6 +41,11 @@ def checked_labels(y: Any, name: str) -> np.ndarray | Tensor:
         if bool((labels.isfinite() & (labels == labels.round())).all()):
             return labels
     array: np.ndarray = column_or_1d(as_numpy(y), warn=True)
+    if array.dtype == object and any(label is None for label in array):
+        raise ValueError(
+            f"Input {name} contains None. Leave out the rows whose label is missing, or give them "
+            "a label of their own."
+        )
     if array.dtype.kind not in "biu":  # whole numbers are always labels, and the check is slow
         assert_all_finite(array, input_name=name)
         check_classification_targets(array)

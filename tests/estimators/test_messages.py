@@ -196,6 +196,15 @@ def test_numbers_are_no_classes():
         TorchSoftmaxClassifier().fit(np.eye(4), [0.5, 1.5, 2.5, 1.5])
 
 
+@pytest.mark.parametrize("labels", [["a", None, "b"], [1, None, 2]], ids=["strings", "numbers"])
+def test_a_missing_label_is_named_with_the_cure(labels):
+    words = "Input y contains None. Leave out the rows whose label is missing"
+    with pytest.raises(ValueError, match=words):
+        TorchSoftmaxClassifier().fit(np.eye(3), labels)
+    with pytest.raises(ValueError, match=words):
+        TorchSoftmaxClassifier().partial_fit(np.eye(3), labels, classes=["a", "b"])
+
+
 def test_a_column_of_labels_is_flattened_with_a_warning():
     with pytest.warns(DataConversionWarning, match="A column-vector y was passed"):
         TorchSoftmaxClassifier().fit(np.eye(4), [[0], [1], [0], [1]])
