@@ -4,7 +4,7 @@ Parquet files
 =============
 
 A directory of files that need not fit into memory: read in pieces, learned with ``partial_fit``,
-one pass over each piece.
+one pass over each piece. Needs pandas and pyarrow.
 """
 
 # %%
@@ -49,7 +49,8 @@ held_out = draw(5_000)
 # Only 2,000 rows are in memory at a time. With ``learning_rate="auto"`` the columns' means and
 # deviations are estimated as the rows go by, and the rate falls as the calls go on. Whatever yields
 # pieces would do, such as a database cursor. The model may be put aside between two pieces: what it
-# has to remember is pickled with it.
+# has to remember is pickled with it. A classifier is told all labels in the first call,
+# ``partial_fit(X, y, classes=[...])``, and pieces without rows are to be skipped.
 
 model = TorchLinearRegressor(random_state=0)
 seen, scores = [], []
