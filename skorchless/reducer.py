@@ -250,7 +250,8 @@ class Group:
             self._reachable = False
             raise GroupError(
                 f"rank {self.rank} cannot reach the others: a process of the group has died, or "
-                f"did not answer within the group's timeout. {error}"
+                "did not answer within the group's timeout. Every rank has to make as many calls "
+                f"as the others. {error}"
             ) from error
         finally:
             self._busy = False

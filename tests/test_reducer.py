@@ -151,6 +151,7 @@ def test_a_rank_that_hangs_is_an_error_within_the_timeout():
     seconds, message = waiting
     assert seconds < 3.0
     assert "cannot reach the others" in message
+    assert "Every rank has to make as many calls as the others" in message
 
 
 def test_without_a_group_the_cure_is_named():
