@@ -44,7 +44,7 @@ EXACT_MODEL, ROUGH_MODEL = 1e-6, 1e-2
 #: Residual of a Newton direction, relative to the gradient.
 ROUGH_NEWTON = 0.3
 #: Lengths of a first trial, where it costs next to nothing to know which is best.
-LENGTHS = (1.0, 0.5, 1.5, 2.0, 3.0, 4.5)
+LENGTHS = (1.0, 0.6, 1.5, 2.5)
 #: After this many shorter and shorter trials in a row the history is forgotten, and curvature is
 #: taken at its upper bound ...
 FORGET_AFTER = 5

@@ -17,7 +17,7 @@ CHUNK_BYTES = 4 * 2**20
 BARE_CHUNK_BYTES = 16 * 2**20
 
 #: Numbers whose squares are held at once.
-SQUARED_NUMBERS = 2**20
+SQUARED_NUMBERS = 2**18
 
 #: Rows that are taken to double precision at once.
 WIDE_ROWS = 1024
