@@ -148,20 +148,25 @@ class SparseChunk:
     def moments(self) -> Moments:
         """As of `Chunk`: deviations of the numbers that are stored, and of the zeros that are not.
 
-        A column of one number throughout has a deviation of 0 to rounding.
+        In a column that all rows store they are taken about its first number, as of dense rows.
         """
         X_t, weight = self.rows.by_column, self._weights.T
-        total = float(weight.sum())
+        total, starts = float(weight.sum()), X_t.crow_indices()
+        stored = starts.diff()
+        full = stored == len(self.rows)
         values = X_t.values().to(WIDE)
-        mean = with_values(X_t, values) @ weight / total  # (D, 1)
-        stored = with_values(X_t, torch.ones_like(values)) @ weight
-        offset = mean.view(-1).repeat_interleave(X_t.crow_indices().diff())
-        squares = with_values(X_t, (values - offset).square_()) @ weight
-        squares += (total - stored).clamp_(min=0.0) * mean.square()
+        first = values.new_zeros(len(full), 1)
+        first[full, 0] = values[starts[:-1][full]]
+        values = values - first.view(-1).repeat_interleave(stored)
+        offset = with_values(X_t, values) @ weight / (total or 1.0)  # (D, 1)
+        deviations = values - offset.view(-1).repeat_interleave(stored)
+        missing = total - with_values(X_t, torch.ones_like(values)) @ weight
+        missing = torch.where(full.unsqueeze(1), 0.0, missing).clamp_(min=0.0)
+        squares = with_values(X_t, deviations.square_()) @ weight + missing * offset.square()
         frame = self.frame
         return Moments(
             total,
-            ((mean - frame.mean) * frame.inverse).view(-1),
+            ((first + offset - frame.mean) * frame.inverse).view(-1),
             (squares * frame.inverse.to(WIDE).square()).view(-1),
         )
 

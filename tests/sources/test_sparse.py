@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse
 import torch
 
-from skorchless.sources import DenseSource, Scaling, SparseRows, SparseSource
+from skorchless.sources import DenseSource, Moments, Scaling, SparseRows, SparseSource
 from skorchless.stack import WIDE
 
 N_ROWS, N_COLUMNS, OUTPUTS = 50, 6, 2
@@ -124,20 +124,25 @@ def test_float32_stays_float32():
     torch.testing.assert_close(gradient, gradient_of_dense)
 
 
-def test_a_column_of_one_number_does_not_vary():
-    matrix = scipy.sparse.csr_array(np.array([[0.1, 0.0, 1.0]] * 49 + [[0.1, 0.0, 0.0]]))
-    ones = torch.ones(50, 1, dtype=WIDE)
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("n_rows", [50, 3000])
+def test_a_column_of_one_number_does_not_vary(n_rows, weighted):
+    """Also where its mean does not come out as that number to the last digit."""
+    dense = np.tile([0.1, 1e6 / 3, 0.0, 1.0], (n_rows, 1))
+    dense[-1, -1] = 0.0
+    weight = torch.rand(n_rows, dtype=WIDE) + 0.1 if weighted else None
     source = SparseSource(
-        SparseRows.of(matrix),
-        ones,
-        None,
+        SparseRows.of(scipy.sparse.csr_array(dense)),
+        torch.ones(n_rows, 1, dtype=WIDE),
+        weight,
         n_outputs=1,
         fit_intercept=True,
-        batch_size=50,
+        batch_size=n_rows // 2,
         stack_width=1,
     )
-    scaling = next(source.chunks()).moments().scaling(centre=True, dtype=WIDE)
-    assert (scaling.inverse > 0).tolist() == [False, False, True]
+    moments = Moments.total(chunk.moments() for chunk in source.chunks())
+    scaling = moments.scaling(centre=True, dtype=WIDE)
+    assert (scaling.inverse > 0).tolist() == [False, False, False, True]
 
 
 def test_order_and_duplicates_do_not_matter_and_stay_with_the_user():
