@@ -65,6 +65,7 @@ def stack_key(parameters: Parameters) -> Parameters:
     key : dict
         The parameters that do not stack, and of those that do whether they are numbers. For the
         quasi-Newton method also whether there is L1: without it squared error is solved exactly.
+        For the others, where they choose their rates, the penalty: columns are scaled by it too.
     """
     key = {name: value for name, value in parameters.items() if name not in STACKED}
     for name in STACKED:
@@ -72,6 +73,8 @@ def stack_key(parameters: Parameters) -> Parameters:
         key[name] = value if value is None or isinstance(value, str) else "a number"
     if chosen_optimizer(parameters) == "quasi-newton":
         key["has L1"] = bool(parameters["alpha"]) and bool(parameters["l1_ratio"])
+    elif parameters["learning_rate"] == "auto":
+        key |= {name: parameters[name] for name in ("alpha", "l1_ratio")}
     return key
 
 

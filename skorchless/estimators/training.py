@@ -106,6 +106,7 @@ class _Training:
         if self.one_pass and self.optimizer == "quasi-newton":
             self.optimizer = "adam"
         self.kind = OPTIMIZERS[self.optimizer]
+        self.centres = bool(self.shared["fit_intercept"])
         self.automatic = self.shared["learning_rate"] == "auto"
         if self.memory.generator is not None:
             self.generator.set_state(torch.from_numpy(self.memory.generator.copy()))
@@ -127,7 +128,8 @@ class _Training:
         start, validation = self.task.start, self.task.validation
         alike = np.broadcast_to(start, (len(self.candidates), *start.shape[1:]))
         weights = torch.from_numpy(alike.copy()).to(self.data.X.device)
-        weights = weights if scaling is None else scaling.standardise(weights)
+        if scaling is not None:
+            weights = scaling.standardise(weights)
         weights = weights.to(self.data.X.dtype, copy=True)
         rates = self._rates(source, objective)
         units = self._measure_targets(source, objective, weights)
@@ -219,7 +221,7 @@ class _Training:
             data.target,
             data.weight,
             n_outputs=data.n_outputs,
-            fit_intercept=bool(self.shared["fit_intercept"]),
+            fit_intercept=self.centres,
             stack_width=self._stack_width,
             sets=data.sets,
         )
@@ -231,13 +233,12 @@ class _Training:
 
     def _scaling(self, source: Source) -> Scaling:
         moments = self._moments(source)
-        centre = bool(self.shared["fit_intercept"])
-        scaling = moments.scaling(centre=centre, dtype=self.data.X.dtype)
+        scaling = moments.scaling(centre=self.centres, dtype=self.data.X.dtype)
         if not self.kind.full_batch:
+            scaling = scaling.damped(float(self._penalty(None).l2[0, 0, 0]))
             return tempered(scaling, self.data.X, self.data.weight, self.reducer)
         # With fewer rows than columns the least norm is meant in the user's own units.
-        few_rows = source.n_rows <= source.n_columns
-        return scaling.centring() if few_rows else scaling
+        return scaling.centring() if source.n_rows <= source.n_columns else scaling
 
     def _moments(self, source: Source) -> Moments:
         """Means and deviations of the columns, to standardise by.
@@ -302,7 +303,7 @@ class _Training:
         if self.one_pass:
             self.targets = go_on(self.memory.targets, self.targets)
         mean, size = target_units(self.targets)
-        if self.shared["fit_intercept"] and not self.goes_on and not bool(weights.any()):
+        if self.centres and not self.goes_on and not bool(weights.any()):
             weights[..., -1] = torch.from_numpy(mean - size).to(weights)
         return size
 
@@ -330,12 +331,11 @@ class _Training:
     def constant_loss(self) -> Tensor:
         """Objective of the best constant model, shape ``(M,)``."""
         data = self.data
-        ones = torch.ones(len(data.X), dtype=data.X.dtype, device=data.X.device)
-        weight = ones if data.weight is None else data.weight
+        weight = torch.ones(len(data.X), dtype=data.X.dtype, device=data.X.device)
+        weight = weight if data.weight is None else data.weight
         of_sets = zip(data.target.chunk(data.sets), weight.chunk(data.sets), strict=True)
-        intercept = bool(self.shared["fit_intercept"])
         values = [
-            self.loss.constant_value(target, weight, data.n_outputs, intercept, self.reducer)
+            self.loss.constant_value(target, weight, data.n_outputs, self.centres, self.reducer)
             for target, weight in of_sets
         ]
         n_models = len(self.candidates) // data.sets

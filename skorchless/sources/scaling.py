@@ -32,6 +32,17 @@ class Scaling:
         """The same means, every column that varies in its own units."""
         return Scaling(self.mean, self.inverse > 0, self.dtype)
 
+    def damped(self, l2: float) -> "Scaling":
+        r"""Columns over :math:`\sqrt{\sigma^2 + \lambda}` rather than their deviation alone.
+
+        A penalty of `l2` on the user's weights is one of :math:`\lambda / \sigma^2` on standardised
+        ones: where a column hardly varies, more curved than all the data, and no rate that is safe
+        for it is of use to the others. This way it is of :math:`\lambda / (\sigma^2 + \lambda)`.
+        """
+        inverse = self.inverse.to(WIDE)
+        damping = torch.hypot(inverse.new_ones(()), l2**0.5 * inverse)
+        return Scaling(self.mean, inverse / damping, self.dtype)
+
     def pull_back(self, gradient: Tensor) -> Tensor:
         """Gradient in the weights on standardised columns, from that on the user's columns."""
         wide = gradient.to(WIDE)

@@ -230,6 +230,21 @@ def test_automatic_rates_get_near_the_optimum_of_raw_columns(
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("unit", [1e-4, 1e-20])
+def test_automatic_rates_do_not_go_by_what_the_penalty_forbids(
+    Estimator, make_data, optimizer, unit
+):
+    """A column that hardly varies takes a weight that costs more than all it can explain."""
+    Z, y = make_data(n=600, d=5)
+    X, parameters = Z * [unit, 1.0, 1.0, 1.0, 1.0], {"alpha": 1e-4, "random_state": 0}
+    best = Estimator(tol=1e-12, **parameters).fit(X, y).loss_curve_[-1]
+    model = Estimator(optimizer=optimizer, **parameters).fit(X, y)
+    start = {"coef_init": model.coef_, "intercept_init": model.intercept_}
+    found = Estimator(max_iter=1, tol=None, **parameters).fit(X, y, **start).loss_curve_[0]
+    assert best - 1e-9 <= found <= 1.02 * best
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("factor", [1e-6, 1e6])
 @pytest.mark.parametrize("offset", [0, 1000])
 def test_automatic_rates_do_not_depend_on_the_units_of_y(optimizer, factor, offset):

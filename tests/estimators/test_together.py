@@ -133,9 +133,12 @@ def test_a_model_that_diverges_on_one_set_leaves_the_others_alone(make_data, sta
 
 @pytest.mark.parametrize("option", ["automatic rate", "auto", "large steps", "large rows"])
 def test_other_sets_train_one_after_the_other(Estimator, make_data, stacks, option, monkeypatch):
-    shared = {"optimizer": "sgd", "learning_rate": 0.05, "max_iter": 3, "tol": None}
+    shared, differ = (
+        {"optimizer": "sgd", "learning_rate": 0.05, "max_iter": 3, "tol": None},
+        "alpha",
+    )
     if option == "automatic rate":
-        shared["learning_rate"] = "auto"
+        shared["learning_rate"], differ = "auto", "momentum"
     elif option == "auto":
         shared.update(optimizer="auto", learning_rate="auto", tol=0.1, max_iter=100)
     elif option == "large steps":
@@ -144,7 +147,7 @@ def test_other_sets_train_one_after_the_other(Estimator, make_data, stacks, opti
         monkeypatch.setattr(candidates, "SMALL_ROWS", 100)
     sets = [make_data(seed=seed) for seed in range(2)]
     models, _ = fit_sets(
-        lambda: [Estimator(alpha=a, random_state=0, **shared) for a in (0.1, 0.2)], sets
+        lambda: [Estimator(**{differ: v}, random_state=0, **shared) for v in (0.1, 0.2)], sets
     )
     assert stacks == [2, 2]
     for some, rows in zip(models, sets, strict=True):
@@ -192,6 +195,8 @@ def test_what_stacks():
     l1 = {"alpha": 0.1, "l1_ratio": 0.5}
     assert stack_key({**base, **l1}) != stack_key(base)
     sgd = {**base, "optimizer": "sgd"}
+    assert stack_key({**sgd, **l1}) != stack_key(sgd)  # columns are scaled by the penalty too
+    sgd["learning_rate"] = 0.1
     assert stack_key({**sgd, **l1}) == stack_key(sgd)
 
 

@@ -19,9 +19,14 @@ def test_numbers_that_stack_make_one_group():
     assert members(TorchSoftmaxClassifier(optimizer="sgd"), candidates) == [[0, 1, 2, 3]]
 
 
+def test_automatic_rates_go_by_the_penalty():
+    candidates = [{"alpha": a, "momentum": m} for a in (0.0, 0.1) for m in (0.0, 0.9)]
+    assert members(TorchSoftmaxClassifier(optimizer="sgd"), candidates) == [[0, 1], [2, 3]]
+
+
 def test_what_does_not_stack_splits_the_candidates_in_their_order():
     candidates = [{"batch_size": 8}, {"batch_size": None}, {"batch_size": 8, "alpha": 0.1}, {}]
-    sgd = TorchSoftmaxClassifier(optimizer="sgd", batch_size=8)
+    sgd = TorchSoftmaxClassifier(optimizer="sgd", learning_rate=0.1, batch_size=8)
     assert members(sgd, candidates) == [[0, 2, 3], [1]]
 
 
@@ -55,7 +60,9 @@ def test_transformers_settings_make_groups_and_equal_ones_do_not():
 
 
 def test_finals_carry_their_candidates_parameters_and_nothing_is_shared():
-    template = TorchSoftmaxClassifier(optimizer="sgd", random_state=np.random.RandomState(3))
+    template = TorchSoftmaxClassifier(
+        optimizer="sgd", learning_rate=0.1, random_state=np.random.RandomState(3)
+    )
     candidates = [{"alpha": 0.1}, {"alpha": 0.2}]
     (found,) = group(template, candidates, "BatchedGridSearchCV")
     assert [final.alpha for final in found.finals] == [0.1, 0.2]

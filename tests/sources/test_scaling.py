@@ -190,3 +190,15 @@ def test_gradients_and_second_moments_go_with_the_weights(seed):
 def test_rows_are_left_alone_where_digits_allow(mean, deviation, is_mild):
     means, inverse = torch.tensor([0.0, mean, 5.0]), torch.tensor([1.0, 1.0 / deviation, 0.0])
     assert Scaling(means, inverse, torch.float32).is_mild is is_mild
+
+
+def test_damped_columns_are_as_curved_as_their_penalty_and_data_together():
+    deviation = torch.tensor([1e-30, 1e-3, 1.0, 1e30], dtype=WIDE)
+    inverse = torch.cat([1.0 / deviation, torch.zeros(1, dtype=WIDE)])
+    scaling = Scaling(torch.arange(5, dtype=WIDE), inverse, WIDE)
+    damped = scaling.damped(1e-4)
+    wanted = 1.0 / (deviation.square() + 1e-4).sqrt()
+    torch.testing.assert_close(damped.inverse[:-1], wanted)
+    assert damped.inverse[-1] == 0.0
+    assert torch.equal(damped.mean, scaling.mean)
+    assert torch.equal(scaling.damped(0.0).inverse, scaling.inverse)
