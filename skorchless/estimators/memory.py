@@ -4,11 +4,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from skorchless.optimizers import State
 from skorchless.sources import Moments
+from skorchless.stack import WIDE, pack
 
 KeptMoments = tuple[float, np.ndarray, np.ndarray]
+
+#: A weight grows by so much, in deviations of its column, when these turn out to be larger.
+MOST_GROWTH = 2.0
 
 
 @dataclass
@@ -53,8 +58,41 @@ def kept(moments: Moments | None) -> KeptMoments | None:
 
 def go_on(earlier: KeptMoments | None, moments: Moments) -> Moments:
     """Earlier moments with those of more rows."""
-    if earlier is None:
-        return moments
+    return moments if earlier is None else _restored(earlier, moments).merge(moments)
+
+
+def within_reach(
+    weights: Tensor, earlier: KeptMoments | None, moments: Moments | None, *, centre: bool
+) -> Tensor:
+    """Weights of columns that turn out to vary far more than they did, held back.
+
+    What was learnt where a column varied by a millionth may be a million times too large, and once
+    it varies by one, steps that suit it would not lead back. So no weight grows by more than
+    MOST_GROWTH deviations a call. Predictions for the mean of the earlier rows stay as they are.
+
+    Parameters
+    ----------
+    weights : Tensor of shape (M, K, D + 1)
+        On the user's columns.
+    earlier, moments : KeptMoments and Moments, or None
+        Of the rows so far, without and with those to come.
+    centre : bool
+        Whether columns vary about their mean rather than zero.
+    """
+    if earlier is None or moments is None:
+        return weights
+    before = _restored(earlier, moments).scaling(centre=centre, dtype=WIDE)
+    now = moments.scaling(centre=centre, dtype=WIDE)
+    varied = before.inverse > 0
+    growth = torch.where(varied, before.inverse, 1.0) / torch.where(varied, now.inverse, 1.0)
+    wide = weights.to(WIDE)
+    coef, intercept = wide[..., :-1], wide[..., -1]
+    held = torch.where(growth > MOST_GROWTH, coef * (MOST_GROWTH / growth), coef)
+    return pack(held, intercept + (coef - held) @ before.mean)
+
+
+def _restored(earlier: KeptMoments, like: Moments) -> Moments:
+    """Moments that were kept, where others are."""
     weight, *tensors = earlier
-    mean, squares = (torch.from_numpy(values).to(moments.mean.device) for values in tensors)
-    return Moments(weight, mean, squares).merge(moments)
+    mean, squares = (torch.from_numpy(values).to(like.mean.device) for values in tensors)
+    return Moments(weight, mean, squares)

@@ -15,7 +15,7 @@ from skorchless.engine import Controls, Watcher, train
 from skorchless.estimators.candidates import Parameters, batch_rows, chosen_optimizer
 from skorchless.estimators.data import Data
 from skorchless.estimators.head_start import enough_rows, head_of, roughly, start_from
-from skorchless.estimators.memory import Memory, go_on, kept
+from skorchless.estimators.memory import Memory, go_on, kept, within_reach
 from skorchless.estimators.settings import own_settings
 from skorchless.estimators.task import Outcome, Task
 from skorchless.losses import Loss, make_loss
@@ -129,6 +129,7 @@ class _Training:
         alike = np.broadcast_to(start, (len(self.candidates), *start.shape[1:]))
         weights = torch.from_numpy(alike.copy()).to(self.data.X.device)
         if scaling is not None:
+            weights = within_reach(weights, self.memory.moments, self.moments, centre=self.centres)
             weights = scaling.standardise(weights)
         weights = weights.to(self.data.X.dtype, copy=True)
         rates = self._rates(source, objective)
@@ -281,11 +282,13 @@ class _Training:
             return np.array([float(candidate["learning_rate"]) for candidate in self.candidates])
         if self.kind.full_batch:
             return np.ones(len(self.candidates))
-        if self.goes_on and self.memory.rates is not None:
-            return self.memory.rates
+        earlier, calls = self.memory.rates if self.goes_on else None, self.memory.passes
+        if earlier is not None and calls & (calls - 1):  # measured when calls have doubled
+            return earlier
         momentum = np.array([float(candidate["momentum"]) for candidate in self.candidates])
         rates = safe_rates(self.optimizer, source, objective, momentum)
-        return PASS_SHARE * rates if self.averages else rates
+        rates = PASS_SHARE * rates if self.averages else rates
+        return rates if earlier is None else np.minimum(rates, earlier)
 
     def _measure_targets(
         self, source: Source, objective: Objective, weights: Tensor

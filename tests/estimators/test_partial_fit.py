@@ -230,3 +230,40 @@ def test_what_is_remembered_grows_with_columns_not_with_rows(Estimator, make_dat
         return len(pickle.dumps(model))
 
     assert size(5000) <= size(500) + 16
+
+
+def left_to_learn(model, first, X, y, n_chunks=100):
+    """After `first` and then X in chunks: the excess loss, as a share of a constant model's."""
+    model.partial_fit(*first, **classes_for(type(model)))
+    for chunk in np.array_split(np.arange(len(y)), n_chunks):
+        model.partial_fit(X[chunk], y[chunk])
+
+    def loss(model, X):
+        if isinstance(model, TorchLinearRegressor):
+            return np.mean((model.predict(X) - y) ** 2)
+        return log_loss(y, model.predict_proba(X))
+
+    best = loss(type(model)(alpha=0.0).fit(X, y), X)
+    constant = loss(type(model)(alpha=0.0).fit(0 * X, y), X)
+    return (loss(model, X) - best) / (constant - best)
+
+
+@pytest.mark.parametrize("optimizer", ["auto", "sgd"])
+@pytest.mark.parametrize(("first", "most"), [("hardly varies", 0.3), ("is far away", 1.5)])
+def test_a_first_chunk_unlike_all_others_does_no_lasting_harm(
+    Estimator, make_data, first, most, optimizer
+):
+    """If it is far away, the others hardly vary beside it, and little can be learnt from them."""
+    X, y = make_data(n=10_000, d=20)
+    start = X[:100] * 1e-6 if first == "hardly varies" else X[:100] + 1e4
+    model = Estimator(optimizer=optimizer, random_state=0)
+    assert left_to_learn(model, (start, y[:100]), X, y) < most
+
+
+@pytest.mark.parametrize("optimizer", ["auto", "sgd"])
+def test_a_first_row_does_not_decide_on_the_rate(Estimator, make_data, optimizer):
+    """It shows no curvature; of columns that are nearly the same there is a lot."""
+    Z, y = make_data(n=10_000, d=30)
+    X = Z + 30.0 * Z[:, :1]
+    model = Estimator(optimizer=optimizer, random_state=0)
+    assert left_to_learn(model, (X[:1], y[:1]), X, y) < 2.0
