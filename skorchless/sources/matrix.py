@@ -15,7 +15,7 @@ Matrix = Tensor | SparseRows | LargeMatrix
 
 #: From this many columns on second moments of dense rows are no longer worth their cost ...
 MOST_FACTORED_COLUMNS = 8000
-#: ... and of sparse rows, whose second moments are dense.
+#: ... and of sparse rows, whose second moments, or whose span, are dense.
 MOST_DENSE_COLUMNS = 1000
 
 
@@ -30,7 +30,7 @@ def affords_gram(X: Matrix, n_rows: int | None = None) -> bool:
     """
     n, d = len(X) if n_rows is None else n_rows, X.shape[1]
     if isinstance(X, SparseRows):
-        return d < min(MOST_DENSE_COLUMNS, n)
+        return d < MOST_DENSE_COLUMNS
     return min(n, d + 1) <= MOST_FACTORED_COLUMNS
 
 

@@ -153,6 +153,16 @@ def test_few_rows_end_at_the_solution_of_least_norm():
     assert_allclose(model.coef_, wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(60, 60), (40, 100)], ids=str)
+def test_few_rows_of_unlike_lengths_take_few_passes(shape):
+    X, y = draw(TorchLinearRegressor, *shape)
+    X = X * np.geomspace(1e-3, 1e3, len(X))[:, None]
+    model = TorchLinearRegressor(alpha=0.01)
+    sparse, dense = (clone(model).fit(rows, y) for rows in (scipy.sparse.csr_array(X), X))
+    assert sparse.n_iter_ <= dense.n_iter_ + 2
+    assert_same_fit(sparse, dense, 1e-6)
+
+
 @pytest.mark.usefixtures("many_columns")
 def test_scikit_learn_finds_the_same(Estimator, sparse_data):
     X, y = sparse_data
