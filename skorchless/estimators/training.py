@@ -125,8 +125,8 @@ class _Training:
             sets=self.data.sets,
             reducer=self.reducer,
         )
-        start, validation = self.task.start, self.task.validation
-        alike = np.broadcast_to(start, (len(self.candidates), *start.shape[1:]))
+        validation, shape = self.task.validation, self.task.start.shape[1:]
+        alike = np.broadcast_to(self.task.start, (len(self.candidates), *shape))
         weights = torch.from_numpy(alike.copy()).to(self.data.X.device)
         if scaling is not None:
             weights = within_reach(weights, self.memory.moments, self.moments, centre=self.centres)
@@ -134,7 +134,7 @@ class _Training:
         weights = weights.to(self.data.X.dtype, copy=True)
         rates = self._rates(source, objective)
         units = self._measure_targets(source, objective, weights)
-        rule = self._rule(source, objective, weights)
+        rule = self._rule(source, objective, weights, units)
         validation_source = None
         if validation is not None:
             shard = Shard.of(self.reducer, len(validation.X))
@@ -251,8 +251,7 @@ class _Training:
             sample = source.sample(SCALING_ROWS).moments().over(self.reducer)
             if bool((sample.squares > 0).all()):
                 return sample
-        parts = (chunk.moments() for chunk in source.chunks())
-        moments = Moments.total(parts).over(self.reducer)
+        moments = Moments.total(chunk.moments() for chunk in source.chunks()).over(self.reducer)
         self.moments = go_on(self.memory.moments, moments)
         return self.moments
 
@@ -287,7 +286,7 @@ class _Training:
             return earlier
         momentum = np.array([float(candidate["momentum"]) for candidate in self.candidates])
         rates = safe_rates(self.optimizer, source, objective, momentum)
-        rates = PASS_SHARE * rates if self.averages else rates
+        rates *= PASS_SHARE if self.averages else 1.0
         return rates if earlier is None else np.minimum(rates, earlier)
 
     def _measure_targets(
@@ -310,21 +309,22 @@ class _Training:
             weights[..., -1] = torch.from_numpy(mean - size).to(weights)
         return size
 
-    def _rule(self, source: Source, objective: Objective, weights: Tensor) -> Rule:
+    def _rule(
+        self, source: Source, objective: Objective, weights: Tensor, units: np.ndarray | None
+    ) -> Rule:
         tolerance = [float(candidate["tol"] or 0.0) for candidate in self.candidates]
-        kind = AveragedAdam if self.averages else self.kind
-        rule = kind(
-            Setup(
-                source=source,
-                objective=objective,
-                weights=weights,
-                momentum=self._stacked("momentum"),
-                nesterov=bool(self.shared["nesterov"]),
-                betas=tuple(self.shared["betas"]),
-                tolerance=torch.tensor(tolerance, dtype=WIDE, device=weights.device),
-                constant_loss=self.constant_loss if self.kind.full_batch else None,
-            )
+        setup = Setup(
+            source=source,
+            objective=objective,
+            weights=weights,
+            momentum=self._stacked("momentum"),
+            nesterov=bool(self.shared["nesterov"]),
+            betas=tuple(self.shared["betas"]),
+            tolerance=torch.tensor(tolerance, dtype=WIDE, device=weights.device),
+            constant_loss=self.constant_loss if self.kind.full_batch else None,
+            units=None if units is None else torch.from_numpy(units).to(weights).view(1, -1, 1),
         )
+        rule = (AveragedAdam if self.averages else self.kind)(setup)
         if self.goes_on:
             assert isinstance(rule, TextbookRule)
             rule.load_state(self.memory.rule)

@@ -28,6 +28,8 @@ class Setup:
         Relative distance to the optimum to stop at, for rules that can tell.
     constant_loss : Tensor of shape (M,), optional
         Objective of the best constant model, for the same rules.
+    units : Tensor of shape (1, K, 1), optional
+        Sizes of the targets, where rates, and so gradients, are in units of them.
     """
 
     source: Source
@@ -38,6 +40,7 @@ class Setup:
     betas: tuple[float, float]
     tolerance: Tensor
     constant_loss: Tensor | None
+    units: Tensor | None = None
 
 
 @dataclass

@@ -116,7 +116,8 @@ class Adam(TextbookRule):
         W \leftarrow W - \frac{\eta}{\sqrt{\hat v} + \epsilon} \hat m
 
     with :math:`\hat m = m / (1 - \beta_1^t)`, :math:`\hat v = v / (1 - \beta_2^t)` and
-    :math:`\epsilon = 10^{-8}`. The proximal metric is :math:`\eta / (\sqrt{\hat v} + \epsilon)`,
+    :math:`\epsilon = 10^{-8}`, of the targets' size where rates
+    are in units of it. The proximal metric is :math:`\eta / (\sqrt{\hat v} + \epsilon)`,
     weight by weight.
     """
 
@@ -129,6 +130,7 @@ class Adam(TextbookRule):
         super().__init__(setup)
         like = setup.weights
         self.betas = setup.betas
+        self._eps = self.EPS if setup.units is None else self.EPS * setup.units
         self.steps = 0
         self.mean = torch.zeros_like(like)
         self.square = torch.zeros_like(like)
@@ -152,7 +154,7 @@ class Adam(TextbookRule):
             yield from zip(
                 first.tolist(),
                 (second * rate).unbind(),
-                (second * self.EPS).unbind(),
+                (second * self._eps).unbind(),
                 strict=True,
             )
             steps += self.AHEAD

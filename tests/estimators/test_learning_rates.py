@@ -245,7 +245,7 @@ def test_automatic_rates_do_not_go_by_what_the_penalty_forbids(
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("factor", [1e-6, 1e6])
+@pytest.mark.parametrize("factor", [1e-20, 1e-6, 1e6, 1e20])
 @pytest.mark.parametrize("offset", [0, 1000])
 def test_automatic_rates_do_not_depend_on_the_units_of_y(optimizer, factor, offset):
     rng = np.random.default_rng(0)

@@ -213,6 +213,18 @@ def test_chunks_of_raw_columns_are_learnt_better_than_by_sgd_on_standardised_one
     assert loss(ours, X) < loss(theirs, Z)
 
 
+@pytest.mark.parametrize("unit", [2.0**-70, 2.0**70])
+def test_units_of_targets_are_nothing_but_units(unit):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 3))
+    y = X @ [1.0, -2.0, 0.5] + rng.normal(size=400)
+    model, scaled = (TorchLinearRegressor(random_state=0) for _ in range(2))
+    for chunk in np.split(np.arange(400), 4):
+        model.partial_fit(X[chunk], y[chunk])
+        scaled.partial_fit(X[chunk], unit * y[chunk])
+    np.testing.assert_allclose(scaled.coef_, unit * model.coef_, rtol=1e-12)
+
+
 def test_targets_whose_first_chunks_hardly_vary_are_learnt():
     """The rate goes by the deviation of all targets so far, not by one chunk's."""
     rng = np.random.default_rng(0)
