@@ -379,10 +379,15 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         return result.converged or self.tol is None
 
     def _warn_of_early_end(self, result: ModelResult) -> None:
+        if result.n_iter < self.max_iter:
+            what = f"found no lower objective after {result.n_iter} passes, although"
+            why, cure = "was not reached", "Rounding may hide it: pass X as float64, or raise tol."
+        else:
+            what, why = f"made max_iter={self.max_iter} passes before", "was reached"
+            cure = "Raise max_iter or tol, or set tol=None if a fixed number of passes is meant."
         warnings.warn(
-            f"{type(self).__name__} made max_iter={self.max_iter} passes before tol={self.tol} "
-            f"was reached; the objective is {result.loss_curve[-1]:.6g}. Raise max_iter or tol, "
-            "or set tol=None if a fixed number of passes is meant.",
+            f"{type(self).__name__} {what} tol={self.tol} {why}; the objective is "
+            f"{result.loss_curve[-1]:.6g}. {cure}",
             ConvergenceWarning,
             stacklevel=3,
         )
