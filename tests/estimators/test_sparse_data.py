@@ -237,6 +237,18 @@ def test_it_is_validated_on(Estimator, sparse_data, optimizer):
     assert_allclose(sparse.validation_loss_curve_, dense.validation_loss_curve_)
 
 
+@pytest.mark.parametrize("optimizer", ["auto", "sgd", "adam"])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_a_column_of_one_number_learns_nothing(Estimator, optimizer, weighted):
+    X, y = draw(Estimator, n=2000)
+    X[:, [2, 5]] = 0.1, 1e3 / 7
+    weight = np.random.default_rng(1).random(len(X)) if weighted else None
+    model = Estimator(optimizer=optimizer, max_iter=20, tol=None, random_state=0)
+    coef = model.fit(scipy.sparse.csr_array(X), y, weight).coef_
+    assert_array_equal(coef[..., [2, 5]], 0.0)
+    assert np.abs(coef).max() < 100.0
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_no_number_is_refused(Estimator, sparse_data, bad):
     X, y = sparse_data
