@@ -37,12 +37,22 @@ class TakesSparse:
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
-    """A tensor that shares the array's memory, read-only or not: it is never written to."""
+    """A tensor that shares the array's memory, read-only or not: it is never written to.
+
+    What torch cannot stride over, such as reversed rows or a field of records, is copied.
+    """
+    if not _has_steps_of_torch(array):
+        array = array.copy()
     if array.flags.writeable:
         return torch.from_numpy(array)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
+
+
+def _has_steps_of_torch(array: np.ndarray) -> bool:
+    """Whether torch can go from number to number as NumPy does."""
+    return not any(step < 0 or step % array.itemsize for step in array.strides)
 
 
 def features(estimator: Any, X: Any, *, reset: bool, name: str = "X", min_rows: int = 1) -> Matrix:
@@ -132,7 +142,7 @@ def _as_it_lies(X: Any) -> tuple[Tensor | None, torch.dtype]:
         return None, torch.float64
     dtype = torch.float32 if X.dtype == np.float32 else torch.float64
     readable = X.dtype.isnative and X.itemsize <= 8
-    if not readable or any(step < 0 or step % X.itemsize for step in X.strides):
+    if not readable or not _has_steps_of_torch(X):
         return None, dtype
     return as_tensor(np.asarray(X)), dtype
 

@@ -59,10 +59,27 @@ def test_the_form_of_x_changes_nothing(Estimator, data, form, optimizer):
     assert_allclose(model.predict(form(X)), model.fit(X, y).predict(X), rtol=1e-13)
 
 
+def reversed_in_memory(y):
+    return y[::-1].copy()[::-1]
+
+
+def field_of_records(y):
+    records = np.zeros(len(y), dtype=[("flag", "i1"), ("y", y.dtype)])
+    records["y"] = y
+    return records["y"]
+
+
 @pytest.mark.parametrize(
     "form",
-    [np.ndarray.tolist, pd.Series, pl.Series, torch.tensor],
-    ids=["list", "pandas", "polars", "torch"],
+    [
+        np.ndarray.tolist,
+        reversed_in_memory,
+        field_of_records,
+        pd.Series,
+        pl.Series,
+        torch.tensor,
+    ],
+    ids=["list", "reversed", "records", "pandas", "polars", "torch"],
 )
 def test_the_form_of_y_and_of_weights_changes_nothing(Estimator, data, form):
     X, y = data
