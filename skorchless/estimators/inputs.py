@@ -82,7 +82,7 @@ def features(estimator: Any, X: Any, *, reset: bool, name: str = "X", min_rows: 
 
 def array_features(estimator: Any, X: Any, *, reset: bool, **checks: Any) -> Any:
     """Check X and return it as an array of shape ``(n, D)``, or a CSR matrix if it is sparse."""
-    return validate_data(
+    array = validate_data(
         estimator,
         X,
         reset=reset,
@@ -90,6 +90,8 @@ def array_features(estimator: Any, X: Any, *, reset: bool, **checks: Any) -> Any
         dtype=[np.float64, np.float32],
         **checks,
     )
+    # scikit-learn leaves the sparse booleans of a pandas frame as they are.
+    return array.astype(np.float64) if array.dtype == np.bool_ else array
 
 
 def tensor_features(

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+import scipy.sparse
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn import config_context
 from sklearn.compose import make_column_transformer
@@ -158,6 +159,17 @@ def test_pipelines_that_transform_to_frames(Estimator, data, form):
     plain = make_pipeline(StandardScaler(), Estimator()).fit(X, y)
     assert_allclose(model[-1].coef_, plain[-1].coef_, rtol=1e-9)
     assert_allclose(predictions, plain.predict(X), rtol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.float32])
+def test_sparse_columns_stay_sparse(Estimator, data, dtype):
+    X, y = data
+    columns = scipy.sparse.csr_array((X > 0).astype(dtype))
+    frame = pd.DataFrame.sparse.from_spmatrix(columns, columns=NAMES)
+    model, plain = Estimator().fit(frame, y), Estimator().fit(columns.astype(float), y)
+    assert model.feature_names_in_.tolist() == NAMES
+    assert_allclose(model.coef_, plain.coef_, rtol=1e-3, atol=1e-5)
+    assert_allclose(model.predict(frame), plain.predict(columns), rtol=1e-3, atol=1e-5)
 
 
 def test_a_table_of_numbers_and_words_through_a_column_transformer():
