@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skorchless.estimators.ranks import check_some_rows
 from skorchless.reducer import Reducer
-from skorchless.sources import Matrix
+from skorchless.sources import Matrix, Moments, SparseRows
 from skorchless.sources.matrix_source import mean_of
 from skorchless.stack import WIDE
 
@@ -58,6 +58,20 @@ class Data:
     def n_rows(self) -> int:
         """Rows of each set."""
         return len(self.X) // self.sets
+
+    def stored_share(self, reducer: Reducer) -> Moments:
+        """In what share of all ranks' rows each column is stored: the mean of ones and zeros.
+
+        Dense rows store every column. Squares are of no use here, and are zero.
+        """
+        ones = torch.ones(len(self.X), dtype=WIDE, device=self.X.device)
+        weight = ones if self.weight is None else self.weight
+        total = weight.sum(dtype=WIDE)
+        stored = total.repeat(self.X.shape[1])
+        if isinstance(self.X, SparseRows):
+            stored = self.X.stored_weight(weight)
+        reducer.sum_(stored, total)
+        return Moments(float(total), stored / total, torch.zeros_like(stored))
 
     def take(self, rows: Tensor) -> "Data":
         """Some of the rows, by index."""

@@ -33,7 +33,7 @@ from skorchless.optimizers import (
 from skorchless.optimizers.schedules import ADAPTIVE_FLOOR
 from skorchless.penalties import ElasticNet
 from skorchless.reducer import Shard
-from skorchless.sources import Moments, Scaling, ShardedSource, Source, as_source, tempered
+from skorchless.sources import Moments, Scaling, ShardedSource, Source, as_source
 from skorchless.sources.matrix_source import mean_of
 from skorchless.stack import WIDE, stack
 
@@ -101,6 +101,7 @@ class _Training:
         self.n_rows = self.shard.total
         self.one_pass, self.memory = memory is not None, memory or Memory()
         self.moments: Moments | None = None
+        self.stored: Moments | None = None
         self.targets: Moments | None = None
         self.optimizer = chosen_optimizer(self.shared)
         if self.one_pass and self.optimizer == "quasi-newton":
@@ -233,11 +234,11 @@ class _Training:
         return ShardedSource.of(partial(of_rows, mean_weight=mean_weight), shard, batch_size)
 
     def _scaling(self, source: Source) -> Scaling:
-        moments = self._moments(source)
-        scaling = moments.scaling(centre=self.centres, dtype=self.data.X.dtype)
+        scaling = self._moments(source).scaling(centre=self.centres, dtype=self.data.X.dtype)
         if not self.kind.full_batch:
             scaling = scaling.damped(float(self._penalty(None).l2[0, 0, 0]))
-            return tempered(scaling, self.data.X, self.data.weight, self.reducer)
+            self.stored = go_on(self.memory.stored, self.data.stored_share(self.reducer))
+            return scaling.tempered(self.stored.mean)
         # With fewer rows than columns the least norm is meant in the user's own units.
         return scaling.centring() if source.n_rows <= source.n_columns else scaling
 
@@ -301,9 +302,7 @@ class _Training:
         """
         if not self.automatic or self.optimizer != "adam" or not objective.loss.has_units:
             return None
-        self.targets = target_moments(source, self.reducer)
-        if self.one_pass:
-            self.targets = go_on(self.memory.targets, self.targets)
+        self.targets = go_on(self.memory.targets, target_moments(source, self.reducer))
         mean, size = target_units(self.targets)
         if self.centres and not self.goes_on and not bool(weights.any()):
             weights[..., -1] = torch.from_numpy(mean - size).to(weights)
@@ -393,6 +392,7 @@ class _Training:
             generator=self.generator.get_state().numpy(),
             rule={name: value.copy() for name, value in rule.state().items()},
             moments=kept(self.moments),
+            stored=kept(self.stored),
             targets=kept(self.targets),
             rates=rates if self.automatic else None,
             mean_weight=mean_weight,

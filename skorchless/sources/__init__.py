@@ -9,7 +9,7 @@ from skorchless.sources.csr import SparseRows
 from skorchless.sources.dense import DenseSource
 from skorchless.sources.large import LargeMatrix
 from skorchless.sources.limits import is_large
-from skorchless.sources.matrix import Matrix, affords_gram, dense_blocks, tempered
+from skorchless.sources.matrix import Matrix, affords_gram, dense_blocks
 from skorchless.sources.moments import Moments
 from skorchless.sources.scaling import Scaling
 from skorchless.sources.shards import ShardedSource
@@ -37,7 +37,6 @@ __all__ = [
     "as_source",
     "dense_blocks",
     "is_large",
-    "tempered",
 ]
 
 

@@ -2,14 +2,10 @@
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor
 
-from skorchless.reducer import Reducer
 from skorchless.sources.csr import SparseRows
 from skorchless.sources.large import LargeMatrix
-from skorchless.sources.scaling import Scaling
-from skorchless.stack import WIDE
 
 Matrix = Tensor | SparseRows | LargeMatrix
 
@@ -32,25 +28,6 @@ def affords_gram(X: Matrix, n_rows: int | None = None) -> bool:
     if isinstance(X, SparseRows):
         return d < MOST_DENSE_COLUMNS
     return min(n, d + 1) <= MOST_FACTORED_COLUMNS
-
-
-def tempered(scaling: Scaling, X: Matrix, weight: Tensor | None, reducer: Reducer) -> Scaling:
-    """The scaling for rules that step after a few rows each.
-
-    A column that is stored in a share p of sparse rows only, scaled to a deviation of 1, is of the
-    order of ``p**-0.5`` where it is stored: a single row then outweighs all others, rates that are
-    safe for it are useless for the rest, and an equal step for every weight moves its prediction
-    out of all proportion. So rare columns are scaled to the order of 1 where they are stored.
-    """
-    if not isinstance(X, SparseRows):
-        return scaling
-    n_rows = torch.tensor(float(len(X)), dtype=WIDE, device="cpu")
-    total = n_rows.clone() if weight is None else weight.sum(dtype=WIDE)
-    stored = X.stored_weight(weight)
-    reducer.sum_(stored, total, n_rows)
-    share = (stored / total.item()).clamp_(min=1.0 / n_rows.item())
-    inverse = scaling.inverse * share.sqrt()
-    return Scaling(scaling.mean, inverse, scaling.dtype)
 
 
 def dense_blocks(X: Matrix, n_rows: int) -> Iterator[Tensor]:

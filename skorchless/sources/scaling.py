@@ -43,6 +43,23 @@ class Scaling:
         damping = torch.hypot(inverse.new_ones(()), l2**0.5 * inverse)
         return Scaling(self.mean, inverse / damping, self.dtype)
 
+    def tempered(self, share: Tensor) -> "Scaling":
+        """The scaling for rules that step after a few rows each.
+
+        A column that is stored in a share p of sparse rows only, scaled to a deviation of 1, is of
+        the order of ``p**-0.5`` where it is stored: a single row then outweighs all others, rates
+        that are safe for it are useless for the rest, and an equal step for every weight moves its
+        prediction out of all proportion. So rare columns are scaled to the order of 1 where they
+        are stored. Of one that is stored nowhere there is nothing to tell: it stays as it is.
+
+        Parameters
+        ----------
+        share : Tensor of shape (D,)
+            Share of the rows that store each column, by weight.
+        """
+        factor = torch.where(share > 0, share, 1.0).sqrt()
+        return Scaling(self.mean, self.inverse * factor, self.dtype)
+
     def pull_back(self, gradient: Tensor) -> Tensor:
         """Gradient in the weights on standardised columns, from that on the user's columns."""
         wide = gradient.to(WIDE)

@@ -205,6 +205,23 @@ def test_passes_over_raw_parts_need_no_rate(Estimator, sparse_data, optimizer):
 
 
 @pytest.mark.parametrize("optimizer", ["auto", "sgd"])
+def test_rows_that_come_one_by_one_tell_what_is_rare(Estimator, optimizer):
+    """Where the row at hand is all that there is, every column that it stores is frequent."""
+    rng = np.random.default_rng(0)
+    n, d = 250, 100
+    X = scipy.sparse.csr_array((rng.random((n, d)) < 0.9 / np.arange(1, d + 1)).astype(float))
+    signal, first = X @ rng.normal(size=d), {}
+    y = signal + rng.normal(size=n)
+    if Estimator is TorchSoftmaxClassifier:
+        y, first = (y > y.mean()).astype(int), {"classes": [0, 1]}
+    model = Estimator(optimizer=optimizer, random_state=0)
+    for row in range(n):
+        part = slice(row, row + 1)
+        model.partial_fit(X[part] if row % 10 else X[part].toarray(), y[part], **first)
+    assert model.score(X, y) > (0.1 if Estimator is TorchLinearRegressor else 0.6)
+
+
+@pytest.mark.parametrize("optimizer", ["auto", "sgd"])
 def test_partial_fit_takes_it(Estimator, sparse_data, optimizer):
     X, y = sparse_data
     sparse, dense = (
