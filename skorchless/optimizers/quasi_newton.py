@@ -52,8 +52,9 @@ FORGET_AFTER = 5
 MOST_REJECTED = 15
 #: Predicted decrease, in objectives, that rounding can hide from a search.
 LITTLE = 1e-6
-#: Passes in each of the two windows that the geometric series is read off.
-WINDOW = 5
+#: Passes in each of the two windows that the geometric series is read off: so many at least, and
+#: one in so many of all. Slow progress comes in spurts, and between two looks like none.
+WINDOW, WINDOW_SHARE = 5, 8
 #: How far the series may raise the estimate, and what is added for safety.
 MOST_RAISED, SAFETY = 10.0, 3.0
 #: Where rounding is near, a pass that does not divide the predicted decrease by this is the last:
@@ -154,7 +155,7 @@ class QuasiNewton:
         if accepted.any():
             self._point = self._weights.to(self._dtype)
             self._follow_curvature()
-        self._values = [*self._values[-2 * WINDOW :], self.numbers.value]
+        self._values.append(self.numbers.value)
         confused = self.numbers.rejected == FORGET_AFTER
         if confused.any():
             mask = self._mask(confused)
@@ -355,7 +356,8 @@ class QuasiNewton:
         decrease = self.numbers.decrease
         if len(self._values) <= 2 * WINDOW:
             return SAFETY * decrease
-        first, middle, last = (self._values[-1 - i] for i in (2 * WINDOW, WINDOW, 0))
+        window = max(WINDOW, len(self._values) // WINDOW_SHARE)
+        first, middle, last = (self._values[-1 - i] for i in (2 * window, window, 0))
         earlier, recent = first - middle, middle - last
         slowing = earlier > recent
         series = recent**2 / np.where(slowing, earlier - recent, 1.0)

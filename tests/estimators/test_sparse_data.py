@@ -175,6 +175,17 @@ def test_scikit_learn_finds_the_same(Estimator, sparse_data):
     assert_allclose(model.coef_, peer.coef_, atol=1e-5)
 
 
+def test_progress_that_is_slow_is_not_taken_for_the_end():
+    """Rows of very unlike lengths: after 900 passes there are five percent left to gain."""
+    rng = np.random.default_rng(0)
+    lengths = scipy.sparse.diags(10.0 ** rng.uniform(-3, 3, 400))
+    rows = scipy.sparse.random(400, 1200, 0.05, random_state=0, data_rvs=rng.standard_normal)
+    X = scipy.sparse.csr_array(lengths @ rows)
+    y = (X.sign() @ rng.normal(size=(1200, 2)) + rng.gumbel(size=(400, 2))).argmax(axis=1)
+    with pytest.warns(ConvergenceWarning, match="max_iter=1000"):
+        TorchSoftmaxClassifier().fit(X, y)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_rare_columns_need_no_rate_of_their_own(Estimator, optimizer):
     """Words as they come: a few all the time, most of them hardly ever."""
