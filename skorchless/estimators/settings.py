@@ -7,8 +7,28 @@ from functools import partial
 
 import torch
 
+from skorchless.sources import Matrix
+
 #: Multiply-adds a batch from which more than one thread pays.
 WORTH_THREADS = 3 * 2**19
+
+
+#: What the loss of one raw prediction costs, in multiply-adds.
+LOSS_WORK = 32
+
+
+def work_of_batch(X: Matrix, n_rows: int, stack_width: int) -> int:
+    """Multiply-adds of one step with a batch of `n_rows` rows of X, a weight's being one at least.
+
+    Parameters
+    ----------
+    X : Matrix
+    n_rows : int
+    stack_width : int
+        Rows of weights that each row is multiplied with.
+    """
+    a_row = X.numel() // max(len(X), 1) + LOSS_WORK
+    return max(n_rows * a_row, X.shape[1]) * stack_width
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from skorchless.estimators.candidates import Parameters, batch_rows, chosen_opti
 from skorchless.estimators.data import Data
 from skorchless.estimators.head_start import enough_rows, head_of, roughly, start_from
 from skorchless.estimators.memory import Memory, go_on, kept, within_reach
-from skorchless.estimators.settings import own_settings
+from skorchless.estimators.settings import own_settings, work_of_batch
 from skorchless.estimators.task import Outcome, Task
 from skorchless.losses import Loss, make_loss
 from skorchless.objective import Objective
@@ -77,7 +77,8 @@ def fit_stack(
         user's columns.
     """
     training = _Training(candidates, loss_name, task, memory)
-    with own_settings(task.data.X.device, training.work_of_a_batch):
+    work = work_of_batch(task.data.X, training.rows_of_a_set, training.stack_width)
+    with own_settings(task.data.X.device, work):
         if training.gains_from_head_start and not task.start.any():
             head = fit_stack(roughly(candidates), loss_name, head_of(task, training.shard))
             training.task = replace(task, start=start_from(head, task))
@@ -185,14 +186,6 @@ class _Training:
         return make_loss(self.loss_name, self._stacked("delta")[:n_models])
 
     @property
-    def work_of_a_batch(self) -> int:
-        """Multiply-adds of one step with a batch of one set, a weight's being one at least."""
-        rows = self._batch_size() // self.data.sets
-        n, columns = self.data.X.shape
-        a_row = self.data.X.numel() // max(n, 1) + 1
-        return max(rows * a_row, columns) * self._stack_width
-
-    @property
     def gains_from_head_start(self) -> bool:
         """Whether a share of the rows is enough to tell roughly where the optimum is.
 
@@ -210,7 +203,12 @@ class _Training:
         return self.data.sets * batch_rows(self.shared, self.n_rows // self.data.sets)
 
     @property
-    def _stack_width(self) -> int:
+    def rows_of_a_set(self) -> int:
+        """Rows of a batch, of one set."""
+        return self._batch_size() // self.data.sets
+
+    @property
+    def stack_width(self) -> int:
         """Rows of weights that each row of X is multiplied with."""
         return len(self.candidates) // self.data.sets * self.data.n_outputs
 
@@ -224,7 +222,7 @@ class _Training:
             data.weight,
             n_outputs=data.n_outputs,
             fit_intercept=self.centres,
-            stack_width=self._stack_width,
+            stack_width=self.stack_width,
             sets=data.sets,
         )
         if self.reducer.size == 1:
