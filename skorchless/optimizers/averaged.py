@@ -1,4 +1,4 @@
-r"""The mean of an optimizer's steps, which is nearer to the optimum than the last of them.
+r"""Adam for rows that come once: the mean of steps that begin short and leave rare columns alone.
 
 With steps of about constant length the weights end as far from the optimum as a step is long. Their
 mean, the later ones counting more (Shamir and Zhang, 2013),
@@ -6,6 +6,13 @@ mean, the later ones counting more (Shamir and Zhang, 2013),
 .. math:: \bar W_t = \bar W_{t-1} + \frac{p + 1}{t + p} (W_t - \bar W_{t-1}),
 
 does not, and forgets where they began.
+
+Adam moves every weight by about the rate, however little is known of it. Where a row is of many
+columns in effect, :math:`N = \mathbb{E} \lVert x \rVert^2` of standardised ones, that moves
+predictions too far, in two ways. Before the signs of the gradient mean anything, all weights err
+at once: the t-th step is :math:`\min(1, 2 \sqrt{t / N})` of the rate. And a weight whose column
+shows up in few batches moves as far in one of them as others in many: :math:`v_j` counts as
+:math:`\sum_i v_i / N` at least.
 """
 
 import numpy as np
@@ -13,10 +20,13 @@ import torch
 from torch import Tensor
 
 from skorchless.optimizers.base import PassOutcome, Setup
+from skorchless.optimizers.step_size import mean_row_square
 from skorchless.optimizers.textbook import Adam, State
 
 #: p: how fast the beginning is forgotten.
 FORGETTING = 3.0
+#: Share of the rate, per root of t / N.
+RISE = 2.0
 
 
 class AveragedAdam(Adam):
@@ -24,6 +34,7 @@ class AveragedAdam(Adam):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
+        self._columns_of_a_row = mean_row_square(setup.source, setup.objective.reducer)
         self._weights = setup.weights
         self.average = setup.weights.clone()
 
@@ -31,6 +42,13 @@ class AveragedAdam(Adam):
         """Take one step."""
         super().on_batch(weights, gradient)
         self.average.lerp_(weights, (FORGETTING + 1.0) / (self.steps + FORGETTING))
+
+    def _share_of_rate(self, steps: Tensor) -> Tensor:
+        return (RISE * (steps / self._columns_of_a_row).sqrt()).clamp_(max=1.0)
+
+    def _root_of_squares(self) -> Tensor:
+        least = self.square.sum(dim=-1, keepdim=True).div_(self._columns_of_a_row)
+        return torch.maximum(self.square, least, out=self._metric).sqrt_()
 
     def on_pass(self, weights: Tensor, value: np.ndarray) -> PassOutcome:
         """Accept the mean of the weights."""

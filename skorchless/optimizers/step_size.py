@@ -48,6 +48,14 @@ def safe_rates(
     return (1.0 - momentum) / (smoothness + l2)
 
 
+def mean_row_square(source: Source, reducer: Reducer) -> float:
+    """Mean squared length of the rows, 1 at least: of standardised columns, how many a row has."""
+    chunk = source.sample(SAMPLE_ROWS)
+    mean = chunk.shares().view(-1) @ chunk.row_squares()
+    reducer.sum_(mean)
+    return max(float(mean), 1.0)
+
+
 def target_moments(source: Source, reducer: Reducer) -> Moments:
     """Means and deviations of numeric targets, from some rows that stand for all."""
     chunk = source.sample(SAMPLE_ROWS)

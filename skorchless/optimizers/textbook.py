@@ -150,10 +150,12 @@ class Adam(TextbookRule):
         while True:
             t = torch.arange(steps + 1, steps + 1 + self.AHEAD, dtype=WIDE, device="cpu")
             first = 1.0 / (1.0 - self.betas[0] ** t)
-            second = (1.0 - self.betas[1] ** t).sqrt().to(rate).view(-1, 1, 1, 1)
+            second = (1.0 - self.betas[1] ** t).sqrt()
+            shared = (second * self._share_of_rate(t)).to(rate).view(-1, 1, 1, 1)
+            second = second.to(rate).view(-1, 1, 1, 1)
             yield from zip(
                 first.tolist(),
-                (second * rate).unbind(),
+                (shared * rate).unbind(),
                 (second * self._eps).unbind(),
                 strict=True,
             )
@@ -166,10 +168,18 @@ class Adam(TextbookRule):
         self.mean.lerp_(gradient, 1.0 - self.betas[0])
         self.square.mul_(self._decay).addcmul_(gradient, gradient, value=1.0 - self.betas[1])
         # rate / (sqrt(v_hat) + epsilon), the correction of v moved out of the root
-        metric = torch.sqrt(self.square, out=self._metric).add_(eps)
+        metric = self._root_of_squares().add_(eps)
         torch.div(rate, metric, out=metric)
         weights.addcmul_(self.mean, metric, value=-correction)
         self.penalty.prox_(weights, metric)
+
+    def _share_of_rate(self, steps: Tensor) -> Tensor:
+        """What share of the rate steps of these numbers take."""
+        return torch.ones_like(steps)
+
+    def _root_of_squares(self) -> Tensor:
+        """What the steps of each weight are divided by, in a tensor that may be written to."""
+        return torch.sqrt(self.square, out=self._metric)
 
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""

@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import scipy.sparse
 from numpy.testing import assert_array_equal
 from sklearn.linear_model import SGDClassifier, SGDRegressor
 from sklearn.metrics import log_loss, r2_score
@@ -211,6 +212,23 @@ def test_chunks_of_raw_columns_are_learnt_better_than_by_sgd_on_standardised_one
         return log_loss(y, model.predict_proba(X))
 
     assert loss(ours, X) < loss(theirs, Z)
+
+
+@pytest.mark.parametrize("rows_a_call", [100, 1000, 4000])
+@pytest.mark.parametrize("kind", ["many", "rare", "sparse"])
+def test_a_few_steps_over_many_columns_are_no_worse_than_none(kind, rows_a_call):
+    """Adam's steps, all of one length, ended at up to a hundred times the constant's error."""
+    rng = np.random.default_rng(0)
+    n, d = 4000, 2000 if kind == "sparse" else 300
+    X = rng.normal(size=(n, d))
+    if kind != "many":
+        X = (rng.random((n, d)) < 0.9 / np.arange(1, d + 1)) * np.abs(X)
+    y = X @ rng.normal(size=d) + rng.normal(size=n)
+    rows = scipy.sparse.csr_array(X) if kind == "sparse" else X
+    model = TorchLinearRegressor(random_state=0)
+    for start in range(0, n, rows_a_call):
+        model.partial_fit(rows[start : start + rows_a_call], y[start : start + rows_a_call])
+    assert r2_score(y, model.predict(X)) > (0.2 if rows_a_call == 100 else -0.2)
 
 
 @pytest.mark.parametrize("unit", [2.0**-70, 2.0**70])

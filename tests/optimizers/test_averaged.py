@@ -5,7 +5,6 @@ from problems import draw_data, make, stacked
 
 from skorchless.objective import Objective
 from skorchless.optimizers import AveragedAdam, Setup
-from skorchless.optimizers.textbook import Adam
 from skorchless.penalties import ElasticNet
 from skorchless.sources import DenseSource
 from skorchless.stack import WIDE
@@ -13,8 +12,9 @@ from skorchless.stack import WIDE
 
 def make_rule(kind, weights):
     data = draw_data("squared_error", 0, n=20, d=3)
+    target = data.target[:, :1]
     source = DenseSource(
-        data.X, data.target, None, n_outputs=1, fit_intercept=True, batch_size=4, stack_width=1
+        data.X, target, None, n_outputs=1, fit_intercept=True, batch_size=4, stack_width=1
     )
     penalty = ElasticNet(stacked([0.0]), stacked([0.0]), torch.ones(4, dtype=WIDE))
     setup = Setup(
@@ -36,22 +36,28 @@ def gradients(n):
     return torch.randn(n, 1, 1, 4, dtype=WIDE, generator=torch.Generator().manual_seed(0))
 
 
-def test_the_mean_counts_later_steps_more():
-    weights, steps = torch.zeros(1, 1, 4, dtype=WIDE), []
-    rule = make_rule(Adam, weights)
-    for gradient in gradients(6):
-        rule.on_batch(weights, gradient)
-        steps.append(weights.clone())
-    averaged = torch.zeros(1, 1, 4, dtype=WIDE)
-    rule = make_rule(AveragedAdam, averaged)
-    for gradient in gradients(6):
-        rule.on_batch(averaged, gradient)
-    assert torch.equal(averaged, weights)
+def test_steps_rise_rare_weights_are_held_back_and_the_mean_counts_later_steps_more():
+    rows = np.column_stack([draw_data("squared_error", 0, n=20, d=3).X, np.ones(20)])
+    columns = (rows**2).sum(axis=1).mean()
+    weights = m = v = np.zeros(4)
+    moved, steps = torch.zeros(1, 1, 4, dtype=WIDE), []
+    rule = make_rule(AveragedAdam, moved)
+    for t, gradient in enumerate(gradients(6), 1):
+        gradient = gradient * torch.tensor([1.0, 1.0, 1.0, 1e-3], dtype=WIDE)
+        rule.on_batch(moved, gradient)
+        g = gradient.numpy().ravel()
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        least = np.maximum(v, v.sum() / columns)
+        rate = 0.1 * min(1.0, 2.0 * np.sqrt(t / columns))
+        root = np.sqrt(least / (1 - 0.999**t)) + 1e-8
+        weights = weights - rate * m / (1 - 0.9**t) / root
+        steps.append(weights)
+        np.testing.assert_allclose(moved.numpy().ravel(), weights, rtol=1e-6)
     # t (t + 1) (t + 2): what the recursion makes of the t-th step.
-    share = torch.tensor([t * (t + 1) * (t + 2) for t in range(1, 7)], dtype=WIDE)
-    mean = (share.view(-1, 1, 1, 1) * torch.stack(steps)).sum(0) / share.sum()
-    outcome = rule.on_pass(averaged, np.zeros(1))
-    torch.testing.assert_close(outcome.accepted, mean)
+    share = np.array([t * (t + 1) * (t + 2) for t in range(1, 7)])
+    mean = share @ np.array(steps) / share.sum()
+    outcome = rule.on_pass(moved, np.zeros(1))
+    np.testing.assert_allclose(outcome.accepted.numpy().ravel(), mean, rtol=1e-6)
 
 
 @pytest.mark.parametrize("pause", [1, 3])
