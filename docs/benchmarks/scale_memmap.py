@@ -111,11 +111,12 @@ def run(kind: str, rule: str, folder: str, limit: int) -> None:
     done.set()
     watcher.join()
 
-    seconds = []
-    for parameters in RULES[rule]:
-        begun = time.perf_counter()
-        TorchSoftmaxClassifier(random_state=0, tol=None, **parameters).fit(X, y)
-        seconds.append(time.perf_counter() - begun)
+    seconds = [np.inf, np.inf]  # the best of two turns: what else runs only ever costs time
+    for _ in range(2):
+        for i, parameters in enumerate(RULES[rule]):
+            begun = time.perf_counter()
+            TorchSoftmaxClassifier(random_state=0, tol=None, **parameters).fit(X, y)
+            seconds[i] = min(seconds[i], time.perf_counter() - begun)
     passes = RULES[rule][1]["max_iter"] - RULES[rule][0]["max_iter"]
     print((seconds[1] - seconds[0]) / passes, model.loss_curve_[-1], (most - before) / MIB)
 
