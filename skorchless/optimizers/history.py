@@ -14,7 +14,7 @@ from skorchless.optimizers.preconditioner import Preconditioner
 
 #: Pairs that are kept; more cost time and win nothing once the metric is right. From so many
 #: weights on a model's pairs leave the cache, and fewer of them serve it as well.
-MEMORY, MANY_WEIGHTS, FEW_PAIRS = 10, 2**19, 5
+MEMORY, MANY_WEIGHTS, FEW_PAIRS = 10, 2**19, 3
 #: A pair counts only if ``s.y`` is above this share of ``|s| |y|``.
 CURVED = 1e-10
 #: What keeps the pairs' matrix of unit diagonal definite where steps repeat each other.
@@ -50,7 +50,7 @@ class History:
         self.changes: Tensor | None = None
 
     def add(self, accepted: Tensor, step: Tensor, change: Tensor) -> None:
-        """Put down a pair for the `accepted` models, of shape ``(M,)``."""
+        """Put down a pair for the `accepted` models, of shape ``(M,)``; overwrites its tensors."""
         product = dot(step, change)
         enough = CURVED * (dot(step, step) * dot(change, change)).sqrt()
         valid = accepted.view(-1, 1, 1) & (product > enough)
@@ -64,7 +64,7 @@ class History:
             self._products = step.new_zeros(len(step), pairs, pairs)
             self.taken = torch.zeros(len(step), dtype=torch.int64, device=step.device)
         norm = torch.where(valid, product, 1.0).rsqrt()
-        step, change = (norm * step).flatten(1), (norm * change).flatten(1)
+        step, change = step.mul_(norm).flatten(1), change.mul_(norm).flatten(1)
         place = self.taken % self.steps.shape[1]
         self._put(self.steps, step, models, place)
         self._put(self.changes, change, models, place)

@@ -189,8 +189,9 @@ class QuasiNewton:
         bound = now.value + ARMIJO * now.length * now.slope
         accepted: np.ndarray = value <= bound + 4.0 * self._eps * np.abs(now.value)
         if accepted.any() and not self.curvature.has_hessian:
-            step, change = trial - self._weights, gradient - self._gradient
-            self.history.add(self._mask(accepted), step, change)
+            self.history.add(
+                self._mask(accepted), trial - self._weights, gradient - self._gradient
+            )
         self._weights = self._choose(accepted, trial, self._weights)
         self._gradient = self._choose(accepted, gradient, self._gradient)
         if not accepted.all():
@@ -278,7 +279,7 @@ class QuasiNewton:
         """Minus the Hessian's inverse, or what is known of it, times the gradient."""
         assert self._preconditioner is not None and self._weights is not None
         if self.curvature.is_hessian or not self.curvature.has_hessian:
-            return -self.history.solve(self._preconditioner, self._gradient)
+            return self.history.solve(self._preconditioner, self._gradient).neg_()
         hessian = self.curvature.hessian(self._point)
         precondition = self._preconditioner.solve
         direction = newton_direction(hessian, precondition, self._gradient, ROUGH_NEWTON)
