@@ -21,10 +21,10 @@ class SideBySide(DenseSource):
     X : Tensor of shape (sets * n, D)
         The rows of the first set, as many of the second, and so on.
     target, sample_weight
-        As of `DenseSource`, in the same order; weights have a mean of 1 in every set.
+        As of `MatrixSource`, in the same order; weights have a mean of 1 in every set.
     sets : int
     **layout
-        As of `DenseSource`, `batch_size` being that of all sets together.
+        As of `MatrixSource`, `batch_size` being that of all sets together.
     """
 
     def __init__(
