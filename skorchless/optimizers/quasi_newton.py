@@ -189,9 +189,7 @@ class QuasiNewton:
         bound = now.value + ARMIJO * now.length * now.slope
         accepted: np.ndarray = value <= bound + 4.0 * self._eps * np.abs(now.value)
         if accepted.any() and not self.curvature.has_hessian:
-            self.history.add(
-                self._mask(accepted), trial - self._weights, gradient - self._gradient
-            )
+            self.history.add(self._mask(accepted), trial - self._weights, gradient - self._gradient)
         self._weights = self._choose(accepted, trial, self._weights)
         self._gradient = self._choose(accepted, gradient, self._gradient)
         if not accepted.all():

@@ -165,7 +165,7 @@ def test_pipelines_that_transform_to_frames(Estimator, data, form):
 def test_sparse_columns_stay_sparse(Estimator, data, dtype):
     X, y = data
     columns = scipy.sparse.csr_array((X > 0).astype(dtype))
-    frame = pd.DataFrame.sparse.from_spmatrix(columns, columns=NAMES)
+    frame = pd.DataFrame(columns.toarray(), columns=NAMES).astype(pd.SparseDtype(dtype, dtype(0)))
     model, plain = Estimator().fit(frame, y), Estimator().fit(columns.astype(float), y)
     assert model.feature_names_in_.tolist() == NAMES
     assert_allclose(model.coef_, plain.coef_, rtol=1e-3, atol=1e-5)
