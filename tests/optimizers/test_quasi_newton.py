@@ -193,15 +193,14 @@ def test_it_ends_where_others_do(n_classes):
 
 def test_nearly_separable_classes_take_longer_steps(way):
     """Newton's own steps take 9 passes on breast_cancer, and 12 on the rare class."""
-    if way == "pairs":
-        pytest.skip("only where the Hessian is at hand")
+    passes = {"Newton": (7, 8), "pairs": (20, 20)}[way]
     X, y = load_breast_cancer(return_X_y=True)
-    assert TorchSoftmaxClassifier().fit(X, y).n_iter_ <= 7
+    assert TorchSoftmaxClassifier().fit(X, y).n_iter_ <= passes[0]
     rng = np.random.default_rng(0)
     X = rng.normal(size=(2000, 10))
     y = X @ rng.normal(size=10) > 9
     assert 0 < y.sum() < 40
-    assert TorchSoftmaxClassifier().fit(X, y).n_iter_ <= 8
+    assert TorchSoftmaxClassifier().fit(X, y).n_iter_ <= passes[1]
 
 
 @each_loss
