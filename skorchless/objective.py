@@ -103,7 +103,7 @@ class Objective:
                 total = sums.sum(dim=0).view_as(gradient)
                 gradient.copy_(total) if chunk.starts else gradient.add_(total)
             if self.reducer.size > 1:
-                self._loss += self._sum_of_losses(raw, batch.target, batch.weight) * scale
+                self._loss += self.sum_of_losses(raw, batch.target, batch.weight) * scale
             if chunk.ends:
                 if self.reducer.size > 1:
                     self._over_processes(gradient)
@@ -156,9 +156,9 @@ class Objective:
 
     def _weighted_loss(self, raw: Tensor, chunk: Chunk) -> Tensor:
         scale = torch.tensor(chunk.scale, dtype=WIDE, device=raw.device)
-        return scale @ self._sum_of_losses(raw, chunk.target, chunk.weight)
+        return scale @ self.sum_of_losses(raw, chunk.target, chunk.weight)
 
-    def _sum_of_losses(self, raw: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+    def sum_of_losses(self, raw: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         """Sums over the rows of a batch, or of several, shape ``(..., sets * M)``."""
         losses = self.loss.value(raw, target)  # (..., parts, M, rows)
         if weight is not None:

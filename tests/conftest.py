@@ -9,6 +9,8 @@ import torch
 from hypothesis import settings
 from ranks import Ranks
 
+from skorchless.estimators import together
+
 # Each run draws examples of its own, but on CI, where a change is judged, always the same ones.
 settings.register_profile(
     "skorchless", deadline=None, print_blob=True, derandomize="CI" in os.environ
@@ -49,3 +51,17 @@ def group():
     ranks = Ranks(3)
     yield ranks
     ranks.close()
+
+
+@pytest.fixture
+def stacks(monkeypatch):
+    """How many models each stack has had."""
+    sizes = []
+    ordinary = together.fit_candidates
+
+    def counted(parameters, *rest):
+        sizes.append(len(parameters))
+        return ordinary(parameters, *rest)
+
+    monkeypatch.setattr(together, "fit_candidates", counted)
+    return sizes

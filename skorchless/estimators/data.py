@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skorchless.estimators.ranks import check_some_rows
 from skorchless.reducer import Reducer
-from skorchless.sources import Matrix, Moments, SparseRows
+from skorchless.sources import Matrix, SparseRows
 from skorchless.sources.matrix_source import mean_of
 from skorchless.stack import WIDE
 
@@ -59,19 +59,18 @@ class Data:
         """Rows of each set."""
         return len(self.X) // self.sets
 
-    def stored_share(self, reducer: Reducer) -> Moments:
-        """In what share of all ranks' rows each column is stored: the mean of ones and zeros.
+    def stored_weight(self, reducer: Reducer) -> Tensor:
+        """Weight of the rows, of all ranks, that store each column, and of all, ``(D + 1,)``.
 
-        Dense rows store every column. Squares are of no use here, and are zero.
+        Dense rows store every column.
         """
         ones = torch.ones(len(self.X), dtype=WIDE, device=self.X.device)
         weight = ones if self.weight is None else self.weight
-        total = weight.sum(dtype=WIDE)
-        stored = total.repeat(self.X.shape[1])
+        stored = weight.sum(dtype=WIDE).repeat(self.X.shape[1] + 1)
         if isinstance(self.X, SparseRows):
-            stored = self.X.stored_weight(weight)
-        reducer.sum_(stored, total)
-        return Moments(float(total), stored / total, torch.zeros_like(stored))
+            stored[:-1] = self.X.stored_weight(weight)
+        reducer.sum_(stored)
+        return stored
 
     def take(self, rows: Tensor) -> "Data":
         """Some of the rows, by index."""

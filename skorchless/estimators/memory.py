@@ -31,9 +31,8 @@ class Memory:
     moments, targets : tuple of float, ndarray, ndarray, or None
         Running weight, means and squared deviations of the columns, where the estimator scales,
         and of numeric targets.
-    stored : tuple of float, ndarray, ndarray, or None
-        Running weight and shares of the rows that store each column, and zeros; where the
-        estimator scales.
+    stored : ndarray of shape (D + 1,), optional
+        Weight so far of the rows that store each column, and of all, where the estimator scales.
     rates : ndarray of shape (M,), optional
         Learning rates, where the estimator chooses them.
     mean_weight : float, optional
@@ -49,7 +48,7 @@ class Memory:
     rule: State = field(default_factory=dict)
     moments: KeptMoments | None = None
     targets: KeptMoments | None = None
-    stored: KeptMoments | None = None
+    stored: np.ndarray | None = None
     rates: np.ndarray | None = None
 
 

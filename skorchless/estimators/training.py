@@ -102,7 +102,7 @@ class _Training:
         self.n_rows = self.shard.total
         self.one_pass, self.memory = memory is not None, memory or Memory()
         self.moments: Moments | None = None
-        self.stored: Moments | None = None
+        self.stored: Tensor | None = None
         self.targets: Moments | None = None
         self.optimizer = chosen_optimizer(self.shared)
         if self.one_pass and self.optimizer == "quasi-newton":
@@ -235,8 +235,10 @@ class _Training:
         scaling = self._moments(source).scaling(centre=self.centres, dtype=self.data.X.dtype)
         if not self.kind.full_batch:
             scaling = scaling.damped(float(self._penalty(None).l2[0, 0, 0]))
-            self.stored = go_on(self.memory.stored, self.data.stored_share(self.reducer))
-            return scaling.tempered(self.stored.mean)
+            self.stored = self.data.stored_weight(self.reducer)
+            if self.memory.stored is not None:
+                self.stored += torch.from_numpy(self.memory.stored).to(self.stored)
+            return scaling.tempered(self.stored[:-1] / self.stored[-1])
         # With fewer rows than columns the least norm is meant in the user's own units.
         return scaling.centring() if source.n_rows <= source.n_columns else scaling
 
@@ -390,7 +392,7 @@ class _Training:
             generator=self.generator.get_state().numpy(),
             rule={name: value.copy() for name, value in rule.state().items()},
             moments=kept(self.moments),
-            stored=kept(self.stored),
+            stored=None if self.stored is None else self.stored.numpy(force=True),
             targets=kept(self.targets),
             rates=rates if self.automatic else None,
             mean_weight=mean_weight,

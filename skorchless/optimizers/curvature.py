@@ -186,10 +186,8 @@ class Curvature:
         sample, of_batches = self._sample, lengths.view(-1, 1, 1, 1, 1).to(weights.dtype)
         change = raw_predictions(sample, direction.to(weights.dtype))
         raw = torch.addcmul(self._predicted(weights), of_batches, change)
-        losses = self.objective.loss.value(raw, sample.target)  # (T, parts, M, rows)
-        if sample.weight is not None:
-            losses *= sample.weight.squeeze(-2)
-        loss = self._summed(losses.sum(dim=(1, 3), dtype=WIDE) * sample.scale[0])
+        sums = self.objective.sum_of_losses(raw, sample.target, sample.weight)  # (T, M)
+        loss = self._summed(sums * sample.scale[0])
         pull = self.objective.penalty.l2.to(WIDE) * direction
         slope, curvature = dot(pull, weights).view(-1), dot(pull, direction).view(-1)
         length = lengths.unsqueeze(1)

@@ -63,12 +63,10 @@ class SparseRows:
         """How many numbers a product reads: those that are stored."""
         return int(self.matrix.nnz)
 
-    def stored_weight(self, weight: Tensor | None) -> Tensor:
+    def stored_weight(self, weight: Tensor) -> Tensor:
         """Sum of the weights, of shape ``(n,)``, of the rows that store each column, ``(D,)``."""
-        n, d = self.shape
-        of_rows = np.ones(n) if weight is None else weight.numpy(force=True)
-        of_numbers = np.repeat(of_rows, np.diff(self.matrix.indptr))
-        stored = np.bincount(self.matrix.indices, of_numbers, minlength=d)
+        of_numbers = np.repeat(weight.numpy(force=True), np.diff(self.matrix.indptr))
+        stored = np.bincount(self.matrix.indices, of_numbers, minlength=self.shape[1])
         return torch.from_numpy(stored).to(self.device)
 
     def index_select(self, dim: int, rows: Tensor) -> "SparseRows":

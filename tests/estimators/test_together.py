@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose
 from sklearn.base import clone
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.estimators import alphas, candidates, together
+from skorchless.estimators import alphas, candidates
 from skorchless.estimators.alphas import interpolate
 from skorchless.estimators.candidates import stack_key
 from skorchless.estimators.together import fit_prepared, predict_together, prepare
@@ -43,20 +43,6 @@ def test_each_is_as_if_fitted_alone(Estimator, data, optimizer, early_stopping):
     verdicts = fit_together(models, X, y)
     assert all(verdict.error is None and verdict.converged for verdict in verdicts)
     assert_as_alone(models, X, y, rtol=1e-6)
-
-
-@pytest.fixture
-def stacks(monkeypatch):
-    """How many models each stack has had."""
-    sizes = []
-    ordinary = together.fit_candidates
-
-    def counted(parameters, *rest):
-        sizes.append(len(parameters))
-        return ordinary(parameters, *rest)
-
-    monkeypatch.setattr(together, "fit_candidates", counted)
-    return sizes
 
 
 def test_stacks_that_do_not_fit_are_split(Estimator, data, stacks, monkeypatch):

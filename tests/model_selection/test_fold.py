@@ -33,20 +33,6 @@ def test_rows_of_unknown_size_go_one_fold_at_a_time():
     assert folds_at_once([[1.0]] * 10, 5, 1) == 1
 
 
-@pytest.fixture
-def stacks(monkeypatch):
-    """How many models each stack has had."""
-    sizes = []
-    ordinary = together.fit_candidates
-
-    def counted(parameters, *rest):
-        sizes.append(len(parameters))
-        return ordinary(parameters, *rest)
-
-    monkeypatch.setattr(together, "fit_candidates", counted)
-    return sizes
-
-
 @pytest.mark.parametrize("n, sizes", [(90, [9]), (91, [3, 6]), (92, [6, 3])])
 def test_folds_of_as_many_rows_train_side_by_side(sgd, stacks, n, sizes):
     X, y = make_classes(n)
