@@ -40,13 +40,15 @@ def checked_labels(y: Any, name: str) -> np.ndarray | Tensor:
             return labels
         if bool((labels.isfinite() & (labels == labels.round())).all()):
             return labels
+    if isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype.kind in "biu":
+        return np.asarray(y)  # whole numbers are always labels, and the checks are slow
     array: np.ndarray = column_or_1d(as_numpy(y), warn=True)
     if array.dtype == object and any(label is None for label in array):
         raise ValueError(
             f"Input {name} contains None. Leave out the rows whose label is missing, or give them "
             "a label of their own."
         )
-    if array.dtype.kind not in "biu":  # whole numbers are always labels, and the check is slow
+    if array.dtype.kind not in "biu":
         assert_all_finite(array, input_name=name)
         check_classification_targets(array)
     return array
@@ -140,6 +142,8 @@ def _unique(values: Tensor) -> Tensor:
     """The different numbers, sorted; whole ones that lie close together are counted."""
     if not values.is_floating_point() and len(values):
         lowest, highest = (int(bound) for bound in values.aminmax())
+        if highest - lowest == 1:
+            return torch.tensor([lowest, highest], device=values.device)
         if highest - lowest < len(values):
             return torch.bincount(values - lowest).nonzero().view(-1).add_(lowest)
     unique: Tensor = torch.unique(values)
@@ -152,10 +156,10 @@ def _places(known: Tensor, values: Tensor) -> tuple[Tensor, Tensor | None]:
     whole = not known.is_floating_point() and len(known) > 0
     if whole and int(known[-1]) - int(known[0]) == last:  # no number is missing: no search
         index = values - known[0]
-        strange = (index < 0) | (index > last)
-    else:
-        index = torch.searchsorted(known, values).clamp_(max=last)
-        strange = known[index] != values
+        inside = index.clamp(0, last)
+        return index, None if torch.equal(index, inside) else index != inside
+    index = torch.searchsorted(known, values).clamp_(max=last)
+    strange = known[index] != values
     return index, strange if bool(strange.any()) else None
 
 

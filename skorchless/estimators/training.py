@@ -77,8 +77,7 @@ def fit_stack(
         user's columns.
     """
     training = _Training(candidates, loss_name, task, memory)
-    work = work_of_batch(task.data.X, training.rows_of_a_set, training.stack_width)
-    with own_settings(task.data.X.device, work):
+    with own_settings(task.data.X.device, training.work):
         if training.gains_from_head_start and not task.start.any():
             head = fit_stack(roughly(candidates), loss_name, head_of(task, training.shard))
             training.task = replace(task, start=start_from(head, task))
@@ -203,9 +202,10 @@ class _Training:
         return self.data.sets * batch_rows(self.shared, self.n_rows // self.data.sets)
 
     @property
-    def rows_of_a_set(self) -> int:
-        """Rows of a batch, of one set."""
-        return self._batch_size() // self.data.sets
+    def work(self) -> int:
+        """Multiply-adds of a step, with the rows of one set."""
+        rows = self._batch_size() // self.data.sets
+        return work_of_batch(self.data.X, rows, self.stack_width, full_batch=self.kind.full_batch)
 
     @property
     def stack_width(self) -> int:

@@ -19,6 +19,9 @@ BARE_CHUNK_BYTES = 16 * 2**20
 #: Numbers whose squares are held at once.
 SQUARED_NUMBERS = 2**18
 
+#: So few columns are squared sooner by a product of all with all.
+NARROW = 16
+
 #: Rows that are taken to double precision at once.
 WIDE_ROWS = 1024
 
@@ -152,6 +155,19 @@ class DenseChunk:
         """As of `Chunk`."""
         rows = self.rows
         weight = rows.new_ones(len(rows)) if self.weight is None else self.weight.view(-1)
+        if rows.shape[1] <= NARROW:
+            weighted = rows if self.weight is None else rows * weight.unsqueeze(1)
+            sums = torch.stack([(weighted.T @ rows).diagonal(), weight @ rows]).to(WIDE)
+        else:
+            sums = self._sums_of_wide(weight)
+        if self.bare is None:
+            return sums
+        last = (self.bare * weight.sum(dtype=WIDE)).expand(2, 1)
+        return torch.cat([sums, last], dim=1)
+
+    def _sums_of_wide(self, weight: Tensor) -> Tensor:
+        """Of squares and of numbers of many columns, some rows at a time, ``(2, columns)``."""
+        rows = self.rows
         sums = torch.zeros(2, rows.shape[1], dtype=WIDE, device=rows.device)
         most = -(-SQUARED_NUMBERS // rows.shape[1])
         squared = torch.empty_like(rows[:most])
@@ -159,10 +175,7 @@ class DenseChunk:
             block, share = rows[start:stop], weight[start:stop]
             sums[0] += share @ torch.mul(block, block, out=squared[: stop - start])
             sums[1] += share @ block
-        if self.bare is None:
-            return sums
-        last = (self.bare * weight.sum(dtype=WIDE)).expand(2, 1)
-        return torch.cat([sums, last], dim=1)
+        return sums
 
     def gram(self) -> Tensor:
         """As of `Chunk`: the products run in the rows' own precision, only their sums are wide."""

@@ -51,6 +51,20 @@ def test_gram_is_the_sum_of_outer_products(kind, ones, weighted, halved_from, mo
 
 
 @either
+@ones_or_zeros
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("narrow", [0, 16])
+def test_squares_and_numbers_are_summed(kind, ones, weighted, narrow, monkeypatch):
+    monkeypatch.setattr("skorchless.sources.chunk.NARROW", narrow)
+    monkeypatch.setattr("skorchless.sources.chunk.SQUARED_NUMBERS", 20)
+    chunks = draw(weighted, ones)
+    rows = chunks[0].rows
+    weight = chunks[0].weight.view(-1, 1) if weighted else 1.0
+    expected = torch.stack([(weight * rows.square()).sum(dim=0), (weight * rows).sum(dim=0)])
+    torch.testing.assert_close(chunks[kind].squares(), expected)
+
+
+@either
 def test_features_are_all_but_the_last_column(kind):
     chunks = draw(False, 1.0)
     assert torch.equal(chunks[kind].features, chunks[0].rows[:, :-1])
