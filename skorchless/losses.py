@@ -9,14 +9,14 @@ is one-hot (softmax) or 0 and 1 (logistic). Every loss has
 * ``residual``: :math:`\partial \ell / \partial z`, written to ``out``, shape as ``raw``,
 * ``curvature``: one number a row that scales :math:`\partial^2 \ell / \partial z^2`, shape
   ``(..., M, rows)``: the row weights of a preconditioner that all outputs share,
-* ``hessian``: the map :math:`t \mapsto (\partial^2 \ell / \partial z^2)\, t` of tangents of
-  ``raw``'s shape, if the loss has a second derivative everywhere,
+* ``hessian``: :math:`\partial^2 \ell / \partial z^2` itself, if the loss has a second derivative
+  everywhere,
 * ``smoothness``: the least upper bound of the second derivative over all ``z``,
 * ``constant_value``: the mean loss of the best model that ignores X, one number or shape ``(M,)``,
 * ``select``: the same loss for some of the models.
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -28,6 +28,30 @@ from skorchless.stack import WIDE
 
 #: Rows of a sample that tells a median.
 MEDIAN_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class SecondDerivative:
+    r"""Of each row's loss in its raw predictions, a symmetric matrix of shape ``(K, K)``.
+
+    :math:`\mathrm{diag}(a) - a a^\top` where outputs are `coupled`, else :math:`\mathrm{diag}(a)`.
+
+    Attributes
+    ----------
+    diagonal : Tensor of shape (..., K, rows)
+        a.
+    coupled : bool
+    """
+
+    diagonal: Tensor
+    coupled: bool = False
+
+    def product(self, tangent: Tensor) -> Tensor:
+        """The matrix times a vector for each row, shape ``(..., K, rows)``."""
+        pulled = self.diagonal * tangent
+        if not self.coupled:
+            return pulled
+        return pulled.addcmul_(self.diagonal, pulled.sum(dim=-2, keepdim=True), value=-1.0)
 
 
 class Loss(Protocol):
@@ -52,8 +76,8 @@ class Loss(Protocol):
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
         """One positive weight a row in place of the second derivative."""
 
-    def hessian(self, raw: Tensor) -> Callable[[Tensor], Tensor]:
-        """Second derivative in the raw predictions as a map; no target has a part in it."""
+    def hessian(self, raw: Tensor) -> SecondDerivative:
+        """Second derivative in the raw predictions; no target has a part in it."""
 
     def constant_value(
         self,
@@ -106,8 +130,8 @@ class HalfSquaredError(_SharedLoss):
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
         return torch.ones_like(raw[..., 0, :])
 
-    def hessian(self, raw: Tensor) -> Callable[[Tensor], Tensor]:
-        return Tensor.clone
+    def hessian(self, raw: Tensor) -> SecondDerivative:
+        return SecondDerivative(torch.ones_like(raw))
 
     def constant_value(
         self,
@@ -160,7 +184,7 @@ class Huber:
         error = (raw - target).abs_()
         return over_outputs(self.delta / torch.maximum(error, self.delta)).div_(raw.shape[-2])
 
-    def hessian(self, raw: Tensor) -> Callable[[Tensor], Tensor]:
+    def hessian(self, raw: Tensor) -> SecondDerivative:
         raise NotImplementedError
 
     def constant_value(
@@ -219,14 +243,8 @@ class SoftmaxCrossEntropy(_SharedLoss):
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
         return (1.0 - torch.softmax(raw, dim=-2).square_().sum(dim=-2)).div_(raw.shape[-2])
 
-    def hessian(self, raw: Tensor) -> Callable[[Tensor], Tensor]:
-        p = torch.softmax(raw, dim=-2)
-
-        def product(tangent: Tensor) -> Tensor:
-            pulled = p * tangent
-            return pulled.addcmul_(p, pulled.sum(dim=-2, keepdim=True), value=-1.0)
-
-        return product
+    def hessian(self, raw: Tensor) -> SecondDerivative:
+        return SecondDerivative(torch.softmax(raw, dim=-2), coupled=True)
 
     def constant_value(
         self,
@@ -259,9 +277,9 @@ class LogisticLoss(_SharedLoss):
         p = torch.sigmoid(raw)
         return over_outputs(p * (1.0 - p)).div_(raw.shape[-2])
 
-    def hessian(self, raw: Tensor) -> Callable[[Tensor], Tensor]:
+    def hessian(self, raw: Tensor) -> SecondDerivative:
         p = torch.sigmoid(raw)
-        return (p * (1.0 - p)).mul
+        return SecondDerivative(p * (1.0 - p))
 
     def constant_value(
         self,

@@ -124,8 +124,15 @@ class Objective:
         if self.reducer.size > 1:
             losses, self._losses = self._losses, torch.zeros_like(self._losses)
         else:
-            losses = self._weighted_loss(self._raw[chunk.shape].whole, chunk)
+            losses = self._weighted_loss(self.predictions(chunk), chunk)
         return losses + self._penalty_sum.take()
+
+    def predictions(self, chunk: Chunk) -> Tensor:
+        """Raw predictions that a chunk's gradients came from, ``(batches, parts, M, K, rows)``.
+
+        Its next gradients overwrite them.
+        """
+        return self._raw[chunk.shape].whole
 
     def mean_loss(self, chunks: Iterable[Chunk], weights: Tensor) -> Tensor:
         """Mean loss without the penalty over the one batch of a pass, shape ``(M,)``."""
@@ -155,8 +162,10 @@ class Objective:
         self._loss.zero_()
 
     def _weighted_loss(self, raw: Tensor, chunk: Chunk) -> Tensor:
-        scale = torch.tensor(chunk.scale, dtype=WIDE, device=raw.device)
-        return scale @ self.sum_of_losses(raw, chunk.target, chunk.weight)
+        sums = self.sum_of_losses(raw, chunk.target, chunk.weight)
+        if len(sums) == 1:
+            return sums[0] * chunk.scale[0]
+        return torch.tensor(chunk.scale, dtype=WIDE, device=raw.device) @ sums
 
     def sum_of_losses(self, raw: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         """Sums over the rows of a batch, or of several, shape ``(..., sets * M)``."""

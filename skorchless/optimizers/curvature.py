@@ -8,6 +8,7 @@ from torch import Tensor
 
 from skorchless.objective import Objective, raw_predictions
 from skorchless.optimizers.history import dot
+from skorchless.optimizers.joint import Joint, joint_moments
 from skorchless.optimizers.preconditioner import Diagonal, Factored, Preconditioner
 from skorchless.sources import Chunk, Source
 from skorchless.stack import WIDE
@@ -20,6 +21,8 @@ GAUGE_ROWS = 1024
 PASS_WORK = 32
 #: Multiply-adds of a product with the rows below which the small operations around it cost more.
 CHEAP_PRODUCT = 2**22
+#: Multiply-adds that second moments of all weights and their factor may take.
+CHEAP_HESSIAN = 3 * 2**23
 #: Models of a stack whose mean curvatures are within this factor share one measurement ...
 ALIKE = 1.4
 #: ... if one for each of them would take as many multiply-adds as this.
@@ -43,6 +46,11 @@ class Curvature:
     source : Source
         Rows as the weights see them.
     objective : Objective
+
+    Attributes
+    ----------
+    basis : Tensor of shape (D + 1, r), or None
+        Orthonormal columns that span all rows and the intercept, where rows are few.
     """
 
     def __init__(self, source: Source, objective: Objective) -> None:
@@ -52,7 +60,7 @@ class Curvature:
         columns = source.n_columns
         self._diagonal = not source.affords_gram
         few_rows = source.n_rows < columns
-        self._basis = self._row_space() if few_rows and not self._diagonal else None
+        self.basis = self._row_space() if few_rows and not self._diagonal else None
         sampled = few_rows or self._diagonal or not self.constant or self._saves_work(source)
         n_sample = sample_size(columns, SOLVING_ROWS if self.constant else CURVATURE_ROWS)
         n_sample = GAUGE_ROWS if self._diagonal else n_sample
@@ -66,11 +74,15 @@ class Curvature:
         self._shared = models > 1 and models * n_sample * squares > WORTH_SHARING
         self._measured: tuple[Tensor, Tensor, Tensor] | None = None
         self._raw: tuple[Tensor, Tensor] | None = None
+        self._of_pass: Tensor | None = None
         work = source.n_rows * columns * source.stack_width
         smooth = objective.loss.twice_differentiable and not self.constant
         self.has_hessian = smooth and self.covers_all_rows and work <= CHEAP_PRODUCT
+        several = source.n_outputs > 1
+        couples = several and objective.loss.shift_invariant
+        self._joint = self.has_hessian and couples and self._affords_joint(models)
         # One output shares its preconditioner with no other: where it is measured, it is exact.
-        self.is_hessian = self.has_hessian and source.n_outputs == 1
+        self.is_hessian = self.has_hessian and (not several or self._joint)
         gauges = not (exact or self._diagonal or self.is_hessian)
         self._gauge = source.sample(GAUGE_ROWS) if gauges else self._sample
 
@@ -89,7 +101,33 @@ class Curvature:
         work = second_moments * share + passes * (PASS_WORK + 2 * source.stack_width)
         return second_moments > work
 
-    def add(self, chunk: Chunk) -> None:
+    def _affords_joint(self, models: int) -> bool:
+        """Whether second moments of all weights of a model, and their factor, are little work."""
+        rank = self.source.n_columns if self.basis is None else self.basis.shape[1]
+        weights = self.source.n_outputs * rank
+        return models * (self.source.n_rows + weights) * weights**2 <= CHEAP_HESSIAN
+
+    def shared_by_outputs(self) -> None:
+        """Let outputs share a preconditioner from now on.
+
+        The whole Hessian is of no use where the rows are so certain, and wrong, that it is flat.
+        """
+        if self._joint:
+            self._joint = self.is_hessian = False
+
+    def see(self, chunk: Chunk) -> None:
+        """Take what is of use of a chunk of a pass: sums, and predictions of the whole sample."""
+        if self.wants_pass:
+            self._add(chunk)
+        self._raw = None
+        self._of_pass = self.objective.predictions(chunk) if chunk is self._sample else None
+
+    def is_at(self, weights: Tensor) -> None:
+        """The last pass was at these `weights`."""
+        if self._of_pass is not None:
+            self._raw = weights, self._of_pass
+
+    def _add(self, chunk: Chunk) -> None:
         """Add a chunk of the pass that `wants_pass` asks for.
 
         Constant curvature takes all second moments. Otherwise the squares of the columns are
@@ -133,11 +171,14 @@ class Curvature:
             assert self._moments is not None
             gram = self._moments if scaling is None else scaling.standardise_gram(self._moments)
             return Factored(gram.unsqueeze(0), l2, None, self.noise)
-        if self.constant and self._basis is None and not self._diagonal:
+        if self.constant and self.basis is None and not self._diagonal:
             gram = self._summed(self._sample.gram().unsqueeze(0) * self._sample.scale[0])
             return Factored(self._with_missed(gram, 1.0), l2, None, self.noise)
         if self._diagonal:
             return self._diagonal_preconditioner(weights, l2, cautious)
+        if self._joint:
+            moments = self._joint_moments(weights)
+            return Joint(moments, l2, self.basis, self.noise, weights.shape[1])
         moments, total = self._measure(weights)
         if cautious is not None:
             bound = self._sample.shares() * self.objective.loss.smoothness
@@ -145,16 +186,25 @@ class Curvature:
             bounds, total_bound = self._second_moments(bound)
             moments = torch.where(chosen, bounds, moments)
             total = torch.where(cautious.view(-1, 1), total_bound, total)
-        if self._basis is None:
+        if self.basis is None:
             moments = self._with_missed(moments, total)
-        return Factored(moments, l2, self._basis, self.noise, self.objective.loss.shift_invariant)
+        return Factored(moments, l2, self.basis, self.noise, self.objective.loss.shift_invariant)
+
+    def _joint_moments(self, weights: Tensor) -> Tensor:
+        """Second derivative of the loss in all weights of each model, shape ``(M, K r, K r)``."""
+        assert self._sample is not None
+        loss, rows = self.objective.loss, self._sample.wide_rows()
+        p = loss.hessian(self._predicted(weights)).diagonal.to(WIDE)
+        p = p.movedim((2, 3), (0, 1)).flatten(2)  # (M, K, rows)
+        rows = rows if self.basis is None else rows @ self.basis
+        return self._summed(joint_moments(rows, self._sample.shares(), p))
 
     def hessian(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
         """``v -> H v`` at `weights`, both of shape ``(M, K, D + 1)``, where `has_hessian`."""
         assert self._sample is not None
         sample, dtype, l2 = self._sample, weights.dtype, self.objective.penalty.l2.to(WIDE)
         (batch,), (scale,) = sample.batches, sample.scale
-        of_rows = self.objective.loss.hessian(self._predicted(weights))
+        of_rows = self.objective.loss.hessian(self._predicted(weights)).product
         models, outputs, columns = weights.shape
         _, parts, rows = sample.shape
         sums = weights.new_empty(parts, models * outputs, columns)
@@ -286,7 +336,7 @@ class Curvature:
     def _second_moments(self, share: Tensor) -> tuple[Tensor, Tensor]:
         """Of the sample for row weights, ``(M, r, r)``, and the sums of these, ``(M, 1)``."""
         assert self._sample is not None
-        moments = self._sample.second_moments(share, self._basis)
+        moments = self._sample.second_moments(share, self.basis)
         total = share.sum(dim=-1, keepdim=True)
         self.objective.reducer.sum_(moments, total)
         return moments, total
@@ -301,7 +351,10 @@ class Curvature:
         own = self.source.sample(self.source.n_rows).wide_rows()
         rows = self.objective.reducer.rows(own)
         _, singular, directions = torch.linalg.svd(rows[:, :-1], full_matrices=False)
-        eps = torch.finfo(self.source.dtype).eps
+        # What has a penalty may keep directions that rounding could have made.
+        penalty = self.objective.penalty
+        all_have = bool((penalty.l1 + penalty.l2).any(dim=2).all())
+        eps = torch.finfo(WIDE if all_have else self.source.dtype).eps
         cutoff = max(rows.shape) * eps * singular.max()
         directions = directions[singular > cutoff]
         basis = rows.new_zeros(rows.shape[1], len(directions) + 1)

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from skorchless.optimizers.history import dot
 
-MOST_STEPS = 50
+MOST_STEPS = 200
 
 
 def newton_direction(
     hessian: Callable[[Tensor], Tensor],
     precondition: Callable[[Tensor], Tensor],
     gradient: Tensor,
-    accuracy: float,
+    accuracy: Tensor,
 ) -> Tensor:
     """Roughly ``-H^-1 g`` for each model of a stack.
 
@@ -31,7 +31,7 @@ def newton_direction(
     hessian, precondition : callable
         ``v -> H v`` and ``v -> P v``, both positive semi-definite.
     gradient : Tensor of shape (M, K, D + 1)
-    accuracy : float
+    accuracy : Tensor of shape (M, 1, 1)
         Residual to stop at, relative to the gradient.
 
     Returns
@@ -42,7 +42,7 @@ def newton_direction(
     residual = -gradient
     search = first = precondition(residual)
     square = dot(residual, search)
-    enough = accuracy**2 * square
+    enough = accuracy.square() * square
     goes_on = square > 0
     direction = torch.zeros_like(gradient)
     for _ in range(MOST_STEPS):

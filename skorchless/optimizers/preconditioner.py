@@ -1,4 +1,4 @@
-r"""Preconditioners: the inverse of one curvature matrix that all outputs share.
+r"""Preconditioners: the inverse of one curvature matrix that all outputs share (see also `joint`).
 
 With row curvatures :math:`w_i` of the loss at the current weights,
 
@@ -25,8 +25,9 @@ class Preconditioner(Protocol):
     def product(self, weights: Tensor) -> Tensor:
         """``B v``."""
 
-    diagonal: Tensor
-    """Of B, shape ``(M, 1, D + 1)``."""
+    @property
+    def diagonal(self) -> Tensor:
+        """Of B, shape ``(M, 1, D + 1)``, or ``(M, K, D + 1)`` where outputs differ."""
 
 
 class Diagonal:
@@ -54,8 +55,8 @@ class Diagonal:
 
     def product(self, weights: Tensor) -> Tensor:
         """``B v``."""
-        apart = _apart(weights) if self._shift_invariant else weights
-        return (self.diagonal - self.l2) * apart + self.l2 * weights
+        seen = apart(weights) if self._shift_invariant else weights
+        return (self.diagonal - self.l2) * seen + self.l2 * weights
 
 
 class Factored:
@@ -128,12 +129,12 @@ class Factored:
 
     def product(self, weights: Tensor) -> Tensor:
         """``B v``."""
-        apart = _apart(weights) if self._shift_invariant else weights
+        seen = apart(weights) if self._shift_invariant else weights
         if self.basis is None:
-            return apart @ self.matrix + self.l2 * weights
-        return (apart @ self.basis) @ self.matrix @ self.basis.T + self.l2 * weights
+            return seen @ self.matrix + self.l2 * weights
+        return (seen @ self.basis) @ self.matrix @ self.basis.T + self.l2 * weights
 
 
-def _apart(weights: Tensor) -> Tensor:
+def apart(weights: Tensor) -> Tensor:
     """What each output's weights do not have in common with the others'."""
     return weights - weights.mean(dim=1, keepdim=True)

@@ -384,7 +384,7 @@ def test_without_a_tolerance_nobody_warns(Estimator, data):
 
 
 def test_a_search_that_finds_nothing_lower_says_so(Estimator, data, monkeypatch):
-    monkeypatch.setattr("skorchless.optimizers.quasi_newton.MOST_REJECTED", 0)
+    monkeypatch.setattr("skorchless.optimizers.descent.MOST_REJECTED", 0)
     words = r"found no lower objective after 1 passes, although tol=1e-09 was not reached; the obj"
     with pytest.warns(ConvergenceWarning, match=words):
         Estimator(alpha=0.01, tol=1e-9).fit(*data)

@@ -3,7 +3,7 @@ import torch
 from problems import as_target, draw_data, make, n_outputs, stacked
 
 from skorchless.losses import LOSSES
-from skorchless.objective import Objective
+from skorchless.objective import Objective, raw_predictions
 from skorchless.optimizers.curvature import Curvature
 from skorchless.optimizers.preconditioner import Diagonal, Factored
 from skorchless.penalties import ElasticNet
@@ -13,6 +13,12 @@ from skorchless.stack import WIDE
 MODELS = 2
 DELTAS = (0.5, 2.0)
 each_loss = pytest.mark.parametrize("loss", LOSSES)
+
+
+@pytest.fixture(autouse=True)
+def outputs_share(monkeypatch):
+    """As where one matrix for all weights would be too much work."""
+    monkeypatch.setattr("skorchless.optimizers.curvature.CHEAP_HESSIAN", 0)
 
 
 def apart(loss, weights):
@@ -61,8 +67,8 @@ class Problem:
     def preconditioner(self):
         curvature = Curvature(self.source, self.objective)
         for chunk in self.source.chunks():
-            if curvature.wants_pass:
-                curvature.add(chunk)
+            for _ in self.objective.gradients(chunk, self.weights):
+                curvature.see(chunk)
         return curvature.preconditioner(self.weights)
 
 
@@ -88,7 +94,7 @@ def test_in_full_it_is_the_curvature_and_its_inverse(loss, chunk_bytes, monkeypa
 
 @pytest.mark.parametrize("loss", ["softmax", "logistic"])
 @pytest.mark.parametrize("fit_intercept", [True, False])
-def test_the_hessian_is_that_of_the_objective(loss, fit_intercept):
+def test_the_hessian_is_that_of_the_objective(loss, fit_intercept, monkeypatch):
     problem = Problem(loss, fit_intercept=fit_intercept)
     curvature = Curvature(problem.source, problem.objective)
     assert curvature.has_hessian
@@ -102,9 +108,42 @@ def test_the_hessian_is_that_of_the_objective(loss, fit_intercept):
     ahead, behind = (gradient(problem.weights + sign * step * vector) for sign in (1, -1))
     slope = (ahead - behind) / (2 * step)
     close(curvature.hessian(problem.weights)(vector), slope, 1e-6)
-    if loss == "logistic":
-        assert curvature.is_hessian
-        close(problem.preconditioner().product(vector), slope, 1e-6)
+    monkeypatch.setattr("skorchless.optimizers.curvature.CHEAP_HESSIAN", 2**20)
+    assert Curvature(problem.source, problem.objective).is_hessian
+    close(problem.preconditioner().product(vector), slope, 1e-6)
+
+
+def test_predictions_of_a_pass_are_known_until_the_next():
+    problem = Problem("softmax")
+    curvature = Curvature(problem.source, problem.objective)
+    (chunk,) = problem.source.chunks()
+
+    def after_a_pass(weights):
+        for _ in problem.objective.gradients(chunk, weights):
+            curvature.see(chunk)
+        curvature.is_at(weights)
+        return curvature._predicted(weights)
+
+    first, second = problem.weights, 2.0 * problem.weights
+    raw = after_a_pass(first)
+    assert raw.data_ptr() == problem.objective.predictions(chunk).data_ptr()
+    close(raw, raw_predictions(chunk, first))
+    for _ in problem.objective.gradients(chunk, second):
+        curvature.see(chunk)
+    close(curvature._predicted(first), raw_predictions(chunk, first))
+    close(after_a_pass(second), raw_predictions(chunk, second))
+
+
+@pytest.mark.parametrize(("n", "d", "whole"), [(40, 5, True), (400, 60, False), (60, 3000, False)])
+def test_only_small_models_have_one_matrix_for_all_weights(n, d, whole, monkeypatch):
+    monkeypatch.setattr("skorchless.optimizers.curvature.CHEAP_HESSIAN", 2**20)
+    problem = Problem("softmax", n, d)
+    curvature = Curvature(problem.source, problem.objective)
+    assert curvature.has_hessian
+    assert curvature.is_hessian is whole
+    curvature.shared_by_outputs()
+    assert not curvature.is_hessian
+    assert isinstance(curvature.preconditioner(problem.weights), Factored)
 
 
 @pytest.mark.parametrize("loss", ["softmax", "logistic"])

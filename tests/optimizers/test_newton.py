@@ -22,6 +22,10 @@ def times(matrix):
     return lambda vector: (matrix @ vector.reshape(MODELS, SIZE, 1)).view_as(vector)
 
 
+def of_each(*accuracies):
+    return torch.tensor(accuracies, dtype=WIDE).view(-1, 1, 1)
+
+
 def draw(seed):
     generator = torch.Generator().manual_seed(seed)
     gradient = torch.randn(MODELS, OUTPUTS, COLUMNS, generator=generator, dtype=WIDE)
@@ -32,7 +36,7 @@ def draw(seed):
 @given(seed=seeds)
 def test_to_the_end_it_is_newtons_step(seed):
     hessian, metric, gradient = draw(seed)
-    direction = newton_direction(times(hessian), times(metric), gradient, 1e-12)
+    direction = newton_direction(times(hessian), times(metric), gradient, of_each(1e-12))
     torch.testing.assert_close(times(hessian)(direction), -gradient, rtol=1e-6, atol=1e-6)
 
 
@@ -40,7 +44,7 @@ def test_to_the_end_it_is_newtons_step(seed):
 @given(seed=seeds, accuracy=st.sampled_from([0.9, 0.5, 0.1]))
 def test_cut_off_it_goes_down_and_its_residual_is_small(seed, accuracy):
     hessian, metric, gradient = draw(seed)
-    direction = newton_direction(times(hessian), times(metric), gradient, accuracy)
+    direction = newton_direction(times(hessian), times(metric), gradient, of_each(accuracy))
     assert (dot(direction, gradient) < 0).all()
     residual = times(hessian)(direction) + gradient
     norm, before = (dot(v, times(metric)(v)).sqrt() for v in (residual, gradient))
@@ -53,20 +57,21 @@ def test_models_are_solved_each_for_itself(seed):
     hessian, metric, gradient = draw(seed)
     # One that is done at once, and one that takes long, change nothing for the others.
     hessian[0] = torch.linalg.inv(metric[0])
-    together = newton_direction(times(hessian), times(metric), gradient, 0.1)
+    accuracies = 0.1, 0.3, 0.01
+    together = newton_direction(times(hessian), times(metric), gradient, of_each(*accuracies))
     for model in range(MODELS):
         alone = newton_direction(
             lambda v, A=hessian[model]: (A @ v.reshape(1, SIZE, 1)).view_as(v),
             lambda v, P=metric[model]: (P @ v.reshape(1, SIZE, 1)).view_as(v),
             gradient[[model]],
-            0.1,
+            of_each(accuracies[model]),
         )
         torch.testing.assert_close(together[[model]], alone, rtol=1e-8, atol=1e-10)
 
 
 def test_where_there_is_no_curvature_the_preconditioner_decides():
     _, metric, gradient = draw(0)
-    direction = newton_direction(torch.zeros_like, times(metric), gradient, 0.3)
+    direction = newton_direction(torch.zeros_like, times(metric), gradient, of_each(0.3))
     torch.testing.assert_close(direction, -times(metric)(gradient))
 
 
@@ -74,6 +79,6 @@ def test_where_there_is_no_curvature_the_preconditioner_decides():
 def test_no_gradient_gives_no_direction(accuracy):
     hessian, metric, gradient = draw(0)
     gradient[1] = 0.0
-    direction = newton_direction(times(hessian), times(metric), gradient, accuracy)
+    direction = newton_direction(times(hessian), times(metric), gradient, of_each(accuracy))
     assert not direction[1].any()
     assert direction.isfinite().all()

@@ -21,10 +21,12 @@ quick = settings(max_examples=20)
 seeds = st.integers(0, 2**32)
 
 
-@pytest.fixture(params=["Newton", "pairs"], scope="module", autouse=True)
+@pytest.fixture(params=["Newton", "conjugate gradients", "pairs"], scope="module", autouse=True)
 def way(request):
-    """Where products are cheap the Hessian itself, and what larger problems get."""
+    """Where it is cheap the Hessian itself, or products with it; and what larger problems get."""
     with pytest.MonkeyPatch.context() as patch:
+        if request.param != "Newton":
+            patch.setattr("skorchless.optimizers.curvature.CHEAP_HESSIAN", 0)
         if request.param == "pairs":
             patch.setattr("skorchless.optimizers.curvature.CHEAP_PRODUCT", 0)
         yield request.param
@@ -88,15 +90,15 @@ def test_the_curve_never_rises_and_ends_at_the_objective_of_the_weights(
 @settings(max_examples=10)
 @given(seed=seeds, alpha=st.sampled_from([1e-3, 0.1]))
 def test_the_estimate_of_the_distance_is_honest(way, loss, l1_ratio, seed, alpha):
-    """With tol the objective is near the one that many more passes find."""
+    """With tol the objective is near the one that many more passes find: ten times tol at most."""
     data = stretch(draw_data(loss, seed, n=60, d=5), seed)
     parameters = {"alpha": alpha, "l1_ratio": l1_ratio}
     result, _ = fit(loss, data, tol=1e-4, **parameters)
     # Newton's passes are few, and with L1 each takes long.
-    most = 30 if way == "Newton" else 200
+    most = 200 if way == "pairs" else 30
     best, _ = fit(loss, data, tol=1e-9, max_iter=most, **parameters)
     assert result.converged
-    assert result.loss_curve[-1] <= best.loss_curve[-1] * (1 + 3e-4)
+    assert result.loss_curve[-1] <= best.loss_curve[-1] * (1 + 1e-3)
 
 
 @pytest.mark.parametrize("fit_intercept", [True, False])
@@ -193,7 +195,7 @@ def test_it_ends_where_others_do(n_classes):
 
 def test_nearly_separable_classes_take_longer_steps(way):
     """Newton's own steps take 9 passes on breast_cancer, and 12 on the rare class."""
-    passes = {"Newton": (7, 8), "pairs": (20, 20)}[way]
+    passes = (20, 20) if way == "pairs" else (7, 8)
     X, y = load_breast_cancer(return_X_y=True)
     assert TorchSoftmaxClassifier().fit(X, y).n_iter_ <= passes[0]
     rng = np.random.default_rng(0)
@@ -201,6 +203,30 @@ def test_nearly_separable_classes_take_longer_steps(way):
     y = X @ rng.normal(size=10) > 9
     assert 0 < y.sum() < 40
     assert TorchSoftmaxClassifier().fit(X, y).n_iter_ <= passes[1]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_heavy_tails_and_near_separation_do_not_end_it_early(way, seed):
+    """Rough directions promise too little where one preconditioner hardly suits all classes."""
+    rng = np.random.default_rng(seed)
+    X = rng.integers(0, 256, size=(190, 13)).astype(float)
+    X[:, :3] = rng.standard_t(2, size=(190, 3))
+    Z = (X - X.mean(axis=0)) / X.std(axis=0)
+    y = (6 * Z @ rng.normal(size=(13, 8)) / np.sqrt(13) + rng.gumbel(size=(190, 8))).argmax(axis=1)
+    model = TorchSoftmaxClassifier().fit(X, y)
+    best = TorchSoftmaxClassifier(tol=1e-9, max_iter=10_000).fit(X, y)
+    gap = model.loss_curve_[-1] / best.loss_curve_[-1] - 1.0
+    assert gap <= (1e-3 if way == "pairs" else 5e-5)
+
+
+def test_few_rows_with_columns_in_large_and_small_units_keep_the_small_ones():
+    """In float32, where the small ones are below the rounding of the large ones."""
+    rng = np.random.default_rng(0)
+    X = (rng.normal(size=(12, 20)) * np.repeat([1e6, 1.0], [5, 15])).astype(np.float32)
+    y = X[:, -1] > 0
+    narrow, wide = (TorchSoftmaxClassifier().fit(X.astype(t), y) for t in ("f4", "f8"))
+    assert narrow.loss_curve_[-1] == pytest.approx(wide.loss_curve_[-1], rel=1e-3)
+    assert narrow.score(X, y) == 1.0
 
 
 @each_loss
@@ -234,6 +260,45 @@ def test_columns_may_be_of_any_magnitude(power, kind):
     plain = kind(alpha=0.0).fit(X, y)
     scaled = kind(alpha=0.0).fit(X * np.float32(10.0**power), y)
     assert scaled.loss_curve_[-1] == pytest.approx(plain.loss_curve_[-1], rel=0.1, abs=1e-3)
+
+
+def test_a_start_far_out_comes_back():
+    """Where every row is certain, and most are wrong, the Hessian is flat."""
+    rng = np.random.default_rng(1)
+    X, y = rng.normal(size=(60, 4)), rng.integers(0, 3, 60)
+    far = np.array([[100.0] * 4, [-100.0] * 4, [0.0] * 4])
+    model = TorchSoftmaxClassifier(max_iter=100).fit(X, y, coef_init=far)
+    assert model.loss_curve_[-1] == pytest.approx(
+        TorchSoftmaxClassifier().fit(X, y).loss_curve_[-1], rel=3e-4
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("n", "d"), [(100, 6), (20, 60)])
+def test_what_only_the_penalty_sees_of_a_start_is_taken_back(n, d, dtype):
+    """What all classes have in common, and what stands on the span of few rows."""
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(n, d)).astype(dtype), np.arange(n) % 4
+    start = 1e3 * rng.normal(size=d) + rng.normal(size=(4, d))
+    model = TorchSoftmaxClassifier(alpha=1e-2).fit(X, y, coef_init=start)
+    best = TorchSoftmaxClassifier(alpha=1e-2, tol=1e-7).fit(X, y)
+    assert model.loss_curve_[-1] == pytest.approx(best.loss_curve_[-1], rel=1e-3)
+    ridge = TorchLinearRegressor(alpha=1e-2).fit(X, X[:, 0], coef_init=start[0])
+    best = TorchLinearRegressor(alpha=1e-2).fit(X, X[:, 0])
+    np.testing.assert_allclose(
+        ridge.coef_, best.coef_, rtol=0, atol=1e-2 if dtype == np.float32 else 1e-9
+    )
+
+
+@pytest.mark.parametrize("power", [4, 8, 12])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("alpha", [1e-16, 1e-12, 1e-4])
+def test_a_penalty_that_is_next_to_nothing_makes_nothing_drift(power, dtype, alpha):
+    X = np.random.default_rng(0).normal(size=(60, 4))
+    plain = TorchSoftmaxClassifier(alpha=0.0).fit(X, np.arange(60) % 3)
+    large = TorchSoftmaxClassifier(alpha=alpha)
+    large.fit((X * 10.0**power).astype(dtype), np.arange(60) % 3)
+    assert large.loss_curve_[-1] == pytest.approx(plain.loss_curve_[-1], rel=1e-4)
 
 
 @pytest.mark.parametrize("coef", [1e308, -1e308, 1e200])

@@ -1,0 +1,107 @@
+r"""The whole Hessian of a softmax model, all outputs together, where that is little work.
+
+.. math:: H = \tfrac{1}{S} \sum_i s_i\, \ell_i'' \otimes \tilde x_i \tilde x_i^\top
+              + \mathrm{diag}(\lambda^{(2)}), \qquad
+          \ell_i'' = \mathrm{diag}(p_i) - p_i p_i^\top
+
+with the weights in the order of outputs: all of the first, then all of the second. Since
+:math:`\ell_i''` maps what all outputs have in common to zero, H has there the penalty's part alone,
+and its inverse would be all rounding.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from skorchless.optimizers.preconditioner import Factored, apart
+from skorchless.sources.chunk import WIDE_ROWS, slices
+
+
+def joint_moments(rows: Tensor, share: Tensor, p: Tensor) -> Tensor:
+    r"""Sum of :math:`h_i (\mathrm{diag}(p_i) - p_i p_i^\top) \otimes x_i x_i^\top` for each model.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n, r)
+    share : Tensor of shape (1, n)
+        Weights h of the rows.
+    p : Tensor of shape (M, K, n)
+
+    Returns
+    -------
+    moments : Tensor of shape (M, K r, K r)
+    """
+    models, outputs, _ = p.shape
+    rank = rows.shape[1]
+    moments = rows.new_zeros(models, outputs * rank, outputs * rank)
+    blocks = rows.new_zeros(models * outputs, rank, rank)
+    for start, stop in slices(len(rows), WIDE_ROWS):
+        inside = rows[start:stop]
+        columns, h = inside.T.contiguous(), share[:, start:stop]
+        scaled = p[..., start:stop].unsqueeze(2) * columns  # (M, K, r, rows)
+        weighted = scaled * h
+        blocks.baddbmm_(weighted.flatten(0, 1), inside.expand(models * outputs, -1, -1))
+        moments.baddbmm_(weighted.flatten(1, 2), scaled.flatten(1, 2).mT, alpha=-1.0)
+    _own_blocks(moments, outputs).add_(blocks.view(models, outputs, rank, rank))
+    return moments
+
+
+def _own_blocks(matrix: Tensor, outputs: int) -> Tensor:
+    """Each output's own part of ``(M, K r, K r)``, a view of shape ``(M, K, r, r)``."""
+    rank = matrix.shape[-1] // outputs
+    blocks = matrix.view(len(matrix), outputs, rank, outputs, rank)
+    return blocks.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
+
+
+class Joint:
+    """A `Preconditioner` of one matrix for all weights of a model.
+
+    Parameters
+    ----------
+    matrix : Tensor of shape (M, K r, K r)
+        The data's part, in the coordinates of `basis`.
+    l2 : Tensor of shape (M, 1, D + 1)
+        The penalty's part.
+    basis : Tensor of shape (D + 1, r), optional
+        As of `Factored`, the same for every output.
+    noise : float
+        As of `Factored`.
+    outputs : int
+        K.
+    """
+
+    def __init__(
+        self, matrix: Tensor, l2: Tensor, basis: Tensor | None, noise: float, outputs: int
+    ) -> None:
+        self.matrix, self.l2, self.basis, self.outputs = matrix, l2, basis, outputs
+        own = _own_blocks(matrix, outputs)
+        # Definite also along what outputs have in common, which `solve` sets apart.
+        whole = matrix + (own.mean(dim=1) / outputs).repeat(1, outputs, outputs)
+        small = torch.diag_embed(l2) if basis is None else (basis.T * l2) @ basis
+        _own_blocks(whole, outputs).add_(small.view(len(l2), 1, *small.shape[-2:]))
+        nothing = matrix.new_zeros(len(matrix), 1, matrix.shape[-1])
+        self._factored = Factored(whole, nothing, None, noise)
+
+    @property
+    def diagonal(self) -> Tensor:
+        """Of B, shape ``(M, K, D + 1)``."""
+        own = _own_blocks(self.matrix, self.outputs)
+        if self.basis is None:
+            return own.diagonal(dim1=-2, dim2=-1) + self.l2
+        return ((self.basis @ own) * self.basis).sum(dim=-1) + self.l2
+
+    def solve(self, gradient: Tensor) -> Tensor:
+        """``P g`` of what outputs do not have in common."""
+        return apart(self._in_coordinates(self._factored.solve, apart(gradient)))
+
+    def product(self, weights: Tensor) -> Tensor:
+        """``B v``."""
+        data = self._in_coordinates(lambda flat: flat @ self.matrix, apart(weights))
+        return apart(data) + self.l2 * weights
+
+    def _in_coordinates(self, of_all: Callable[[Tensor], Tensor], vector: Tensor) -> Tensor:
+        """What `of_all` makes of all coordinates together, ``(M, 1, K r)``."""
+        inside = vector if self.basis is None else vector @ self.basis
+        result = of_all(inside.flatten(1).unsqueeze(1)).view_as(inside)
+        return result if self.basis is None else result @ self.basis.T
