@@ -7,15 +7,16 @@ from functools import partial
 
 import torch
 
+from skorchless.optimizers.curvature import sample_size
 from skorchless.sources import Matrix
 
 #: Multiply-adds a batch from which more than one thread pays.
 WORTH_THREADS = 3 * 2**19
 
-#: Of a full-batch rule a pass counts for so much less, and the second moments of so many rows that
-#: it may take beside for less again. Between small products it does much else: threads save a fifth
+#: Of a full-batch rule a pass counts for so much less, and the second moments of a sample that it
+#: may take beside for less again. Between small products it does much else: threads save a quarter
 #: of its time at most, and double it where the cores are busy.
-A_PASS, SECOND_MOMENTS, ROWS_OF_MOMENTS = 4, 16, 8192
+A_PASS, SECOND_MOMENTS = 4, 16
 
 #: What the loss of one raw prediction costs, in multiply-adds.
 LOSS_WORK = 32
@@ -37,7 +38,7 @@ def work_of_batch(X: Matrix, n_rows: int, stack_width: int, *, full_batch: bool)
     work = max(n_rows * (numbers + LOSS_WORK), X.shape[1]) * stack_width
     if not full_batch:
         return work
-    second_moments = min(n_rows, ROWS_OF_MOMENTS) * numbers**2
+    second_moments = min(n_rows, sample_size(numbers)) * numbers**2
     return max(work // A_PASS, second_moments // SECOND_MOMENTS)
 
 

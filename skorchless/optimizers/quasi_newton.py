@@ -238,7 +238,7 @@ class QuasiNewton:
         unseen = weights.new_zeros(()) if basis is None else weights - weights @ basis @ basis.T
         if self.shift_invariant:
             unseen = unseen + (weights - unseen).mean(dim=1, keepdim=True)
-        return torch.where(self.penalty.l2 > 0.0, unseen, 0.0) if unseen.ndim else unseen
+        return torch.where(self.penalty.l2 > 0.0, unseen, 0.0)
 
     def _accuracy(self) -> Tensor:
         """Residual that Newton directions may have, shape ``(M, 1, 1)``.

@@ -90,7 +90,10 @@ def test_the_curve_never_rises_and_ends_at_the_objective_of_the_weights(
 @settings(max_examples=10)
 @given(seed=seeds, alpha=st.sampled_from([1e-3, 0.1]))
 def test_the_estimate_of_the_distance_is_honest(way, loss, l1_ratio, seed, alpha):
-    """With tol the objective is near the one that many more passes find: ten times tol at most."""
+    """With tol the objective is near the one that many more passes find.
+
+    Three times tol at most; with L1 on pairs, whose model of the rest is rough, up to ten.
+    """
     data = stretch(draw_data(loss, seed, n=60, d=5), seed)
     parameters = {"alpha": alpha, "l1_ratio": l1_ratio}
     result, _ = fit(loss, data, tol=1e-4, **parameters)
@@ -98,7 +101,8 @@ def test_the_estimate_of_the_distance_is_honest(way, loss, l1_ratio, seed, alpha
     most = 200 if way == "pairs" else 30
     best, _ = fit(loss, data, tol=1e-9, max_iter=most, **parameters)
     assert result.converged
-    assert result.loss_curve[-1] <= best.loss_curve[-1] * (1 + 1e-3)
+    gap = 1e-3 if way == "pairs" and l1_ratio > 0 else 3e-4
+    assert result.loss_curve[-1] <= best.loss_curve[-1] * (1 + gap)
 
 
 @pytest.mark.parametrize("fit_intercept", [True, False])

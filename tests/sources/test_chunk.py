@@ -19,8 +19,14 @@ def draw(weighted, ones):
     return DenseChunk(X, target, weight), bare
 
 
+def column_of_weights(chunk):
+    """What multiplies the rows."""
+    return 1.0 if chunk.weight is None else chunk.weight.view(-1, 1)
+
+
 either = pytest.mark.parametrize("kind", [0, 1], ids=["packed", "bare"])
 ones_or_zeros = pytest.mark.parametrize("ones", [1.0, 0.0])
+weighted_or_not = pytest.mark.parametrize("weighted", [True, False])
 
 
 @either
@@ -40,26 +46,24 @@ def test_a_batch_knows_its_products(kind, ones):
 
 @either
 @ones_or_zeros
-@pytest.mark.parametrize("weighted", [True, False])
+@weighted_or_not
 @pytest.mark.parametrize("halved_from", [2, 512])
 def test_gram_is_the_sum_of_outer_products(kind, ones, weighted, halved_from, monkeypatch):
     monkeypatch.setattr("skorchless.sources.chunk.PANEL", halved_from)
     chunks = draw(weighted, ones)
-    rows = chunks[0].rows
-    weight = chunks[0].weight.view(-1, 1) if weighted else 1.0
+    rows, weight = chunks[0].rows, column_of_weights(chunks[0])
     torch.testing.assert_close(chunks[kind].gram(), (rows * weight).T @ rows)
 
 
 @either
 @ones_or_zeros
-@pytest.mark.parametrize("weighted", [True, False])
+@weighted_or_not
 @pytest.mark.parametrize("narrow", [0, 16])
 def test_squares_and_numbers_are_summed(kind, ones, weighted, narrow, monkeypatch):
     monkeypatch.setattr("skorchless.sources.chunk.NARROW", narrow)
     monkeypatch.setattr("skorchless.sources.chunk.SQUARED_NUMBERS", 20)
     chunks = draw(weighted, ones)
-    rows = chunks[0].rows
-    weight = chunks[0].weight.view(-1, 1) if weighted else 1.0
+    rows, weight = chunks[0].rows, column_of_weights(chunks[0])
     expected = torch.stack([(weight * rows.square()).sum(dim=0), (weight * rows).sum(dim=0)])
     torch.testing.assert_close(chunks[kind].squares(), expected)
 
@@ -84,7 +88,7 @@ def test_second_moments_weigh_rows_for_each_model(rotated, monkeypatch):
         torch.testing.assert_close(chunk.second_squares(share), diagonal)
 
 
-@pytest.mark.parametrize("weighted", [True, False])
+@weighted_or_not
 def test_shares_add_up_to_the_mean_weight(weighted):
     chunk = draw(weighted, 1.0)[0]
     chunk.scale = [1.0 / len(chunk.rows)] * BATCHES
