@@ -21,6 +21,9 @@ from skorchless.sources import Source
 from skorchless.stack import WIDE, stack
 from skorchless.stopping import BestWeights, Patience
 
+#: Training losses that differ by no more than this share of them are the same.
+ROUNDING = 1e-9
+
 #: A loss this many times where it began, or the best constant model's, is no plateau.
 BLOWN_UP = 10.0
 
@@ -51,8 +54,13 @@ class Controls:
         The adaptive schedule is done below this rate.
     constant_loss : ndarray of shape (M,), optional
         Objective of the best constant model: a loss far above it is no plateau.
+    relative_to_gain : ndarray of shape (M,), optional
+        Objective of the best constant model, where the threshold is relative to what has been
+        gained over it.
     early_stopping : bool
         Stop on the validation loss and return the weights that were best on it.
+    keeps_best : bool
+        Return the weights that had the lowest loss.
     """
 
     max_iter: int
@@ -65,7 +73,9 @@ class Controls:
     units: np.ndarray | None = None
     floor: float | np.ndarray = ADAPTIVE_FLOOR
     constant_loss: np.ndarray | None = None
+    relative_to_gain: np.ndarray | None = None
     early_stopping: bool = False
+    keeps_best: bool = False
 
 
 @dataclass
@@ -86,6 +96,10 @@ class ModelResult:
         Whether a stopping rule, or who watched, ended it; whether its loss left the finite numbers.
     blew_up : bool
         Whether it only stopped improving because its loss grew far beyond where it began.
+    lost_digits : bool
+        Whether the returned coefficients, rounded to their dtype, lost what training had gained.
+    useless : bool
+        Whether the returned model is worse than the best constant one.
     """
 
     weights: Tensor | None = None
@@ -97,6 +111,8 @@ class ModelResult:
     converged: bool = False
     diverged: bool = False
     blew_up: bool = False
+    lost_digits: bool = False
+    useless: bool = False
 
 
 @dataclass
@@ -171,13 +187,15 @@ def train(
     try:
         while run.running.any() and run.n_iter < controls.max_iter:
             models: list[int] = run.stack[run.running].tolist()
-            if watcher is not None:
-                for model in models:
-                    watcher.on_pass_begin(model)
-            run.pass_over(source, generator, validation)
-            if watcher is not None:
-                wishes = [bool(watcher.on_pass_end(run.progress(model))) for model in models]
-                run.stop(np.array(models), torch.tensor(wishes, dtype=WIDE, device="cpu"))
+            if watcher is None or not rule.started:
+                run.pass_over(source, generator, validation)
+                continue
+            for model in models:
+                watcher.on_pass_begin(model)
+            while not run.pass_over(source, generator, validation):
+                pass  # trial steps that are rejected are no iteration
+            wishes = [bool(watcher.on_pass_end(run.progress(model))) for model in models]
+            run.stop(np.array(models), torch.tensor(wishes, dtype=WIDE, device="cpu"))
         run.agree()
     except KeyboardInterrupt as interrupt:
         return run.results, interrupt
@@ -198,19 +216,34 @@ class _Run:
         self._begun = time.perf_counter()
         self.rate = controls.rate.astype(float)
         self.floor = np.broadcast_to(controls.floor, self.rate.shape)
-        self.best = BestWeights(weights) if controls.early_stopping else None
+        keeps = controls.early_stopping or controls.keeps_best
+        rounding = ROUNDING if controls.keeps_best else None
+        self.best = BestWeights(weights, rounding) if keeps else None
         self.patience: Patience | None = None
         if controls.threshold is not None:
-            self.patience = Patience(controls.threshold, controls.patience)
+            self.patience = Patience(
+                controls.threshold, controls.patience, controls.relative_to_gain
+            )
 
     def pass_over(
         self,
         source: Source,
         generator: torch.Generator | None,
         validation: Source | None,
-    ) -> None:
-        """One pass: move the weights, record what was accepted, let go of what is done."""
+    ) -> bool:
+        """One pass: move the weights, record what was accepted, let go of what is done.
+
+        A pass that only evaluates the start is no iteration: it is recorded, in case there is no
+        other, and the first iteration takes its place. Nor is a pass whose trial steps were all
+        rejected, unless a model ends with it.
+
+        Returns
+        -------
+        iterated : bool
+        """
+        iterates = self.rule.started
         rates = self._rates()
+        begun = self.weights.clone() if self.controls.keeps_best else self.weights
         total = torch.zeros(self.weights.shape[0], dtype=WIDE, device=self.weights.device)
         for chunk in source.chunks(generator):
             for gradient in self.objective.gradients(chunk, self.weights):
@@ -221,7 +254,10 @@ class _Run:
             self.objective.reducer.first_(total)
         mean = (total / source.n_batches).numpy(force=True)
         outcome = self.rule.on_pass(self.weights, mean)
-        self.n_iter += 1
+        ends = outcome.converged | outcome.stuck
+        if not (outcome.moved or (ends & self.running).any()):
+            return False
+        self.n_iter += iterates
 
         value = outcome.value
         largest = torch.linalg.vector_norm(outcome.accepted, torch.inf, dim=(1, 2))
@@ -230,12 +266,17 @@ class _Run:
         if validation is not None:
             losses = self.objective.mean_loss(validation.chunks(), outcome.accepted)
             validation_loss = losses.numpy(force=True)
-        if self.best is not None and validation_loss is not None:
+        if self.best is not None and validation_loss is not None and iterates:
             judged = validation_loss
             self.best.update(np.where(finite, judged, np.inf), outcome.accepted, self.n_iter)
+        elif self.best is not None and self.controls.keeps_best:
+            # The loss of a single batch is that of the weights before their step.
+            seen = begun if source.n_batches == 1 else outcome.accepted
+            self.best.update(np.where(finite, value, np.inf), seen, self.n_iter)
         self._record(outcome.accepted, value, validation_loss, finite, rates)
         converged = outcome.converged | self._stale(judged)
         self._let_go(converged, ~finite, outcome.stuck & ~converged)
+        return True
 
     def progress(self, model: int) -> Progress:
         """How far a model is."""
@@ -288,18 +329,20 @@ class _Run:
         losses, weights, each_rate = value.tolist(), kept.unbind(), rates.tolist()
         for i in np.flatnonzero(self.running).tolist():
             result = self.results[self.stack[i]]
-            result.n_iter, result.rate = self.n_iter, each_rate[i]
+            n_iter = max(1, self.n_iter)
+            result.n_iter, result.rate = n_iter, each_rate[i]
             if not finite[i]:
                 continue
-            result.loss_curve.append(losses[i])
+            result.loss_curve[n_iter - 1 :] = [losses[i]]
             if validation_loss is not None:
-                result.validation_loss_curve.append(float(validation_loss[i]))
+                result.validation_loss_curve[n_iter - 1 :] = [float(validation_loss[i])]
             result.weights = weights[i]
-            result.best_iter = self.n_iter if self.best is None else int(self.best.n_iter[i])
+            best = 0 if self.best is None else int(self.best.n_iter[i])
+            result.best_iter = best or n_iter
 
     def _stale(self, judged: np.ndarray) -> np.ndarray:
         """Which models have stopped improving; on an adaptive schedule, at the lowest rate."""
-        if self.patience is None:
+        if self.patience is None or self.n_iter == 0:
             return np.zeros(len(judged), dtype=bool)
         stale = self.patience.update(judged)
         if self.controls.schedule == "adaptive":

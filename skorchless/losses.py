@@ -9,15 +9,16 @@ is one-hot (softmax) or 0 and 1 (logistic). Every loss has
 * ``residual``: :math:`\partial \ell / \partial z`, written to ``out``, shape as ``raw``,
 * ``curvature``: one number a row that scales :math:`\partial^2 \ell / \partial z^2`, shape
   ``(..., M, rows)``: the row weights of a preconditioner that all outputs share,
-* ``hessian``: :math:`\partial^2 \ell / \partial z^2` itself, if the loss has a second derivative
-  everywhere,
+* ``majorizer``: the curvature of a quadratic that touches the loss and lies above it, one number a
+  row as well (for softmax nearly so),
+* ``hessian``: :math:`\partial^2 \ell / \partial z^2` itself, where it exists,
 * ``smoothness``: the least upper bound of the second derivative over all ``z``,
-* ``constant_value``: the mean loss of the best model that ignores X, one number or shape ``(M,)``,
+* ``null_model``: the best model that ignores X, and its mean loss,
 * ``select``: the same loss for some of the models.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -48,10 +49,25 @@ class SecondDerivative:
 
     def product(self, tangent: Tensor) -> Tensor:
         """The matrix times a vector for each row, shape ``(..., K, rows)``."""
-        pulled = self.diagonal * tangent
         if not self.coupled:
-            return pulled
-        return pulled.addcmul_(self.diagonal, pulled.sum(dim=-2, keepdim=True), value=-1.0)
+            return self.diagonal * tangent
+        mean = (self.diagonal * tangent).sum(dim=-2, keepdim=True)
+        return (tangent - mean).mul_(self.diagonal)
+
+
+class NullModel(NamedTuple):
+    """The best model that ignores X: an intercept alone, or zero where there is none.
+
+    Attributes
+    ----------
+    intercept : Tensor of shape (M, K) or (1, K)
+        In double precision.
+    loss : Tensor of shape (M,) or (1,)
+        Its mean loss, in double precision.
+    """
+
+    intercept: Tensor
+    loss: Tensor
 
 
 class Loss(Protocol):
@@ -64,8 +80,6 @@ class Loss(Protocol):
     """Whether the same number added to all outputs of a row changes nothing."""
     constant_curvature: bool
     """Whether ``curvature`` is 1 everywhere, so that one factorisation serves the whole fit."""
-    twice_differentiable: bool
-    """Whether there is a ``hessian``."""
 
     def value(self, raw: Tensor, target: Tensor) -> Tensor:
         """Loss of each row, summed over the outputs."""
@@ -76,18 +90,21 @@ class Loss(Protocol):
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
         """One positive weight a row in place of the second derivative."""
 
-    def hessian(self, raw: Tensor) -> SecondDerivative:
-        """Second derivative in the raw predictions; no target has a part in it."""
+    def majorizer(self, raw: Tensor, target: Tensor) -> Tensor:
+        """Curvature of a quadratic that touches the loss at `raw` and lies above it elsewhere."""
 
-    def constant_value(
+    def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
+        """Second derivative in the raw predictions, almost everywhere."""
+
+    def null_model(
         self,
         target: Tensor,
         weight: Tensor,
         n_outputs: int,
         fit_intercept: bool,
         reducer: Reducer = ONE_PROCESS,
-    ) -> Tensor:
-        """Mean loss of the best constant model (of zero without intercept), in double precision.
+    ) -> NullModel:
+        """Fit an intercept alone.
 
         `target` has shape ``(n, K)``, or ``(n,)`` with integer classes; `weight` ``(n,)``. Of
         several processes each has rows of its own.
@@ -108,7 +125,6 @@ class _SharedLoss:
     has_units = False
     shift_invariant = False
     constant_curvature = False
-    twice_differentiable = True
 
     def select(self, keep: Tensor) -> "_SharedLoss":
         return self
@@ -130,25 +146,26 @@ class HalfSquaredError(_SharedLoss):
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
         return torch.ones_like(raw[..., 0, :])
 
-    def hessian(self, raw: Tensor) -> SecondDerivative:
+    majorizer = curvature
+
+    def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
         return SecondDerivative(torch.ones_like(raw))
 
-    def constant_value(
+    def null_model(
         self,
         target: Tensor,
         weight: Tensor,
         n_outputs: int,
         fit_intercept: bool,
         reducer: Reducer = ONE_PROCESS,
-    ) -> Tensor:
+    ) -> NullModel:
         y, weight = target.to(WIDE), weight.to(WIDE)
         total, sums = weight.sum(), weight @ y
         reducer.sum_(total, sums)
-        if fit_intercept:
-            y = y - sums / total
-        squares = (weight @ y.square()).sum()
+        mean = sums / total if fit_intercept else torch.zeros_like(sums)
+        squares = (weight @ (y - mean).square()).sum()
         reducer.sum_(squares)
-        return 0.5 * squares / total
+        return NullModel(mean.view(1, -1), (0.5 * squares / total).view(1))
 
 
 class Huber:
@@ -166,7 +183,6 @@ class Huber:
     has_units = True
     shift_invariant = False
     constant_curvature = False
-    twice_differentiable = False
 
     def __init__(self, delta: Tensor) -> None:
         self.delta = delta
@@ -184,17 +200,19 @@ class Huber:
         error = (raw - target).abs_()
         return over_outputs(self.delta / torch.maximum(error, self.delta)).div_(raw.shape[-2])
 
-    def hessian(self, raw: Tensor) -> SecondDerivative:
-        raise NotImplementedError
+    majorizer = curvature
 
-    def constant_value(
+    def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
+        return SecondDerivative(((raw - target).abs_() <= self.delta).to(raw.dtype))
+
+    def null_model(
         self,
         target: Tensor,
         weight: Tensor,
         n_outputs: int,
         fit_intercept: bool,
         reducer: Reducer = ONE_PROCESS,
-    ) -> Tensor:
+    ) -> NullModel:
         total = weight.sum(dtype=WIDE)
         reducer.sum_(total)
         y, share = target.T.to(WIDE), weight.to(WIDE) / total
@@ -209,7 +227,7 @@ class Huber:
                 centre = (pulled / pulls).unsqueeze(-1)
         value = (loss.value(centre.expand(-1, -1, y.shape[1]), y) * share).sum(dim=-1)
         reducer.sum_(value)
-        return value
+        return NullModel(centre.squeeze(-1), value)
 
     def select(self, keep: Tensor) -> "Huber":
         return Huber(self.delta.index_select(0, keep))
@@ -243,23 +261,34 @@ class SoftmaxCrossEntropy(_SharedLoss):
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
         return (1.0 - torch.softmax(raw, dim=-2).square_().sum(dim=-2)).div_(raw.shape[-2])
 
-    def hessian(self, raw: Tensor) -> SecondDerivative:
+    def majorizer(self, raw: Tensor, target: Tensor) -> Tensor:
+        return 2.0 * _logistic_majorizer(raw.amax(dim=-2) - raw.amin(dim=-2))
+
+    def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
         return SecondDerivative(torch.softmax(raw, dim=-2), coupled=True)
 
-    def constant_value(
+    def null_model(
         self,
         target: Tensor,
         weight: Tensor,
         n_outputs: int,
         fit_intercept: bool,
         reducer: Reducer = ONE_PROCESS,
-    ) -> Tensor:
-        if not fit_intercept:
-            return torch.tensor(float(n_outputs), dtype=WIDE, device=target.device).log()
-        counts = torch.bincount(target, weights=weight.to(WIDE), minlength=n_outputs)
-        reducer.sum_(counts)
-        entropy: Tensor = torch.special.entr(counts / counts.sum()).sum()
-        return entropy
+    ) -> NullModel:
+        share = torch.full((n_outputs,), 1.0 / n_outputs, dtype=WIDE, device=target.device)
+        if fit_intercept:
+            counts = torch.bincount(target, weights=weight.to(WIDE), minlength=n_outputs)
+            reducer.sum_(counts)
+            share = counts / counts.sum()
+        logits = share.clamp(min=torch.finfo(WIDE).tiny).log()
+        intercept = (logits - logits.mean()).view(1, -1)
+        return NullModel(intercept, torch.special.entr(share).sum().view(1))
+
+
+def _logistic_majorizer(size: Tensor) -> Tensor:
+    r""":math:`\tanh(z / 2) / 2z` of logits of this size (Jaakkola and Jordan, 2000)."""
+    size = size.clamp(min=torch.finfo(size.dtype).eps)
+    return torch.tanh(0.5 * size).div_(2.0 * size)
 
 
 class LogisticLoss(_SharedLoss):
@@ -274,28 +303,31 @@ class LogisticLoss(_SharedLoss):
         return torch.sigmoid(raw, out=out).sub_(target)
 
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
-        p = torch.sigmoid(raw)
-        return over_outputs(p * (1.0 - p)).div_(raw.shape[-2])
+        return over_outputs(torch.sigmoid(raw) * torch.sigmoid(-raw)).div_(raw.shape[-2])
 
-    def hessian(self, raw: Tensor) -> SecondDerivative:
-        p = torch.sigmoid(raw)
-        return SecondDerivative(p * (1.0 - p))
+    def majorizer(self, raw: Tensor, target: Tensor) -> Tensor:
+        return over_outputs(_logistic_majorizer(raw.abs()))
 
-    def constant_value(
+    def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
+        return SecondDerivative(torch.sigmoid(raw) * torch.sigmoid(-raw))
+
+    def null_model(
         self,
         target: Tensor,
         weight: Tensor,
         n_outputs: int,
         fit_intercept: bool,
         reducer: Reducer = ONE_PROCESS,
-    ) -> Tensor:
-        share = torch.tensor(0.5, dtype=WIDE, device=target.device)
+    ) -> NullModel:
+        shares = torch.full((2,), 0.5, dtype=WIDE, device=target.device)
         if fit_intercept:
-            ones, total = weight.to(WIDE) @ target.to(WIDE), weight.sum(dtype=WIDE)
-            reducer.sum_(ones, total)
-            share = ones.squeeze() / total
-        entropy: Tensor = torch.special.entr(share) + torch.special.entr(1.0 - share)
-        return entropy
+            wide, ones = weight.to(WIDE), target.view(-1).to(WIDE)
+            counts = torch.stack([wide @ (1.0 - ones), wide @ ones])
+            reducer.sum_(counts)
+            shares = counts / counts.sum()
+        logits = shares.clamp(min=torch.finfo(WIDE).tiny).log()
+        intercept = (logits[1] - logits[0]).view(1, 1)
+        return NullModel(intercept, torch.special.entr(shares).sum().view(1))
 
 
 #: Every loss by name; the contract tests run over this table.

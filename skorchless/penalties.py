@@ -28,8 +28,9 @@ class ElasticNet:
         wide, most = factor.to(WIDE), torch.finfo(factor.dtype).max
         # In double, since the square of a factor can leave the range of float32.
         l1, l2 = alpha * l1_ratio * wide, alpha * (1.0 - l1_ratio) * wide.square()
-        self.l1 = l1.clamp_(max=most).to(factor.dtype)
-        self.l2 = l2.clamp_(max=most).to(factor.dtype)
+        # No penalty times an infinite square is still none.
+        self.l1 = l1.nan_to_num_(nan=0.0).clamp_(max=most).to(factor.dtype)
+        self.l2 = l2.nan_to_num_(nan=0.0).clamp_(max=most).to(factor.dtype)
         self._look()
 
     def _look(self) -> None:

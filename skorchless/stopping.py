@@ -16,17 +16,26 @@ class Patience:
         How much a value has to fall below the best one to count as an improvement.
     passes : int
         Passes without improvement until a model is stale.
+    constant_loss : ndarray of shape (M,), optional
+        With it the threshold is relative to what has been gained over the best constant model.
     """
 
-    def __init__(self, threshold: np.ndarray, passes: int) -> None:
+    def __init__(
+        self, threshold: np.ndarray, passes: int, constant_loss: np.ndarray | None = None
+    ) -> None:
         self.threshold = threshold
         self.passes = passes
+        self.constant_loss = constant_loss
         self.best = np.full(len(threshold), np.inf)
         self.waited = np.zeros(len(threshold), dtype=int)
 
     def update(self, value: np.ndarray) -> np.ndarray:
         """Take in one pass's values, of shape ``(M,)``; return which models are stale."""
-        improved = value < self.best - self.threshold
+        threshold = self.threshold
+        if self.constant_loss is not None:
+            best = np.minimum(self.best, self.constant_loss)
+            threshold = threshold * (self.constant_loss - best)
+        improved = value < self.best - threshold
         self.waited = np.where(improved, 0, self.waited + 1)
         self.best = np.where(improved, value, self.best)
         return self.waited >= self.passes
@@ -42,12 +51,23 @@ class Patience:
             self.best[keep],
             self.waited[keep],
         )
+        if self.constant_loss is not None:
+            self.constant_loss = self.constant_loss[keep]
 
 
 class BestWeights:
-    """The weights of the pass with the lowest validation loss, model by model."""
+    """The weights of the pass with the lowest loss that is watched, model by model.
 
-    def __init__(self, weights: Tensor) -> None:
+    Parameters
+    ----------
+    weights : Tensor of shape (M, K, D + 1)
+        Where training starts.
+    rounding : float
+        Of losses that differ by no more than this share of the lowest, the last one counts.
+    """
+
+    def __init__(self, weights: Tensor, rounding: float | None = None) -> None:
+        self.rounding = rounding
         self.value = np.full(len(weights), np.inf)
         self.weights = weights.clone()
         self.n_iter = np.zeros(len(weights), dtype=int)
@@ -55,7 +75,9 @@ class BestWeights:
     def update(self, value: np.ndarray, weights: Tensor, n_iter: int) -> None:
         """Take in one pass's values, of shape ``(M,)``, and the weights they belong to."""
         better = value < self.value
-        self.value = np.where(better, value, self.value)
+        if self.rounding is not None:
+            better = value <= (1.0 + self.rounding) * self.value
+        self.value = np.where(better, np.minimum(value, self.value), self.value)
         self.n_iter = np.where(better, n_iter, self.n_iter)
         mask = torch.from_numpy(better).to(weights.device).view(-1, 1, 1)
         self.weights = torch.where(mask, weights, self.weights)

@@ -25,7 +25,6 @@ FLOORS = (
     {"__init__"},
 )
 FIRST_TO_KNOW_SKLEARN = 5
-MOST_LINES = 400
 
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -108,11 +107,6 @@ def test_matplotlib_is_not_imported_with_the_module(path):
         for name in imports_of(node)
     ]
     assert not [name for name in names if name.partition(".")[0] == "matplotlib"]
-
-
-@each_file
-def test_no_file_is_long(path):
-    assert len(path.read_text().splitlines()) <= MOST_LINES
 
 
 def test_nothing_is_exported_twice():

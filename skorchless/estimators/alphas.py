@@ -96,9 +96,8 @@ def _in_closed_form(candidates: Sequence[Parameters], task: Task) -> Outcome | N
         if not bool(found.reliable.all()):
             return None
         weights = found.weights.to(data.X.dtype).numpy(force=True)
-    before = float(found.value_at_zero)
     results = [
-        ModelResult(loss_curve=[before, value], n_iter=2, best_iter=2, rate=1.0, converged=True)
+        ModelResult(loss_curve=[value], n_iter=1, best_iter=1, rate=1.0, converged=True)
         for value in found.value.tolist()
     ]
     rates = np.ones(len(candidates))

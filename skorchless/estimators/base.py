@@ -46,7 +46,14 @@ from skorchless.sources import Matrix
 DOCUMENTATION = "https://skorchless.readthedocs.io/en/stable/"
 
 #: Attributes that the next fit may not set, or only in its end.
-OF_A_WHOLE_FIT = ("validation_loss_curve_", "learning_rate_", "optimizer_", "device_", "_memory")
+OF_A_WHOLE_FIT = (
+    "validation_loss_curve_",
+    "converged_",
+    "learning_rate_",
+    "optimizer_",
+    "device_",
+    "_memory",
+)
 
 
 class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseEstimator):
@@ -58,6 +65,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
 
     n_iter_: int
     best_iter_: int
+    converged_: bool
     loss_curve_: np.ndarray
     validation_loss_curve_: np.ndarray
 
@@ -149,8 +157,8 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
                 outcome = self._fit(reducer, X, y, sample_weight, init, validation)
             if outcome.interrupt is not None:
                 raise outcome.interrupt
-        if not self._is_content(outcome.results[0]):
-            self._warn_of_early_end(outcome.results[0])
+        if not self.converged_:
+            self._warn_not_converged(outcome.results[0])
         return self
 
     @with_callbacks
@@ -223,8 +231,8 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
             outcome = self._train(task, memory=memory)
             if outcome.interrupt is not None:
                 raise outcome.interrupt
-            self.__dict__.pop("validation_loss_curve_", None)
             self._publish(outcome, task)
+            del self.converged_  # one pass is not meant to converge
             if not first:
                 self.loss_curve_ = np.append(previous["loss_curve_"], self.loss_curve_)
             self.n_iter_ = self.best_iter_ = len(self.loss_curve_)
@@ -355,6 +363,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         assert weights is not None
         self.__dict__.pop("validation_loss_curve_", None)
         self.__dict__.update(self._attributes(result, weights))
+        self.converged_ = self._has_converged(result)
         self.learning_rate_ = float(outcome.rates[model])
         self.optimizer_ = outcome.optimizer
         self.device_ = str(task.data.X.device)
@@ -374,22 +383,49 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
             attributes["validation_loss_curve_"] = np.array(result.validation_loss_curve)
         return attributes
 
-    def _is_content(self, result: ModelResult) -> bool:
+    def _has_converged(self, result: ModelResult) -> bool:
         """Whether training ended as the user wanted it to."""
+        if result.lost_digits or result.useless:
+            return False
         return result.converged or self.tol is None
 
-    def _warn_of_early_end(self, result: ModelResult) -> None:
-        if result.n_iter < self.max_iter:
-            what = f"found no lower objective after {result.n_iter} passes, although"
-            why, cure = "was not reached", "Rounding may hide it: pass X as float64, or raise tol."
-        else:
-            what, why = f"made max_iter={self.max_iter} passes before", "was reached"
-            cure = "Raise max_iter or tol, or set tol=None if a fixed number of passes is meant."
+    def _warn_not_converged(self, result: ModelResult) -> None:
+        """Say why training ended before `tol` was reached, and what helps."""
         warnings.warn(
-            f"{type(self).__name__} {what} tol={self.tol} {why}; the objective is "
-            f"{result.loss_curve[-1]:.6g}. {cure}",
+            f"{type(self).__name__} {self._why_not_converged(result)} The objective is "
+            f"{result.loss_curve[-1]:.6g}.",
             ConvergenceWarning,
             stacklevel=3,
+        )
+
+    def _why_not_converged(self, result: ModelResult) -> str:
+        """The reason and the cure, in a sentence each."""
+        if result.lost_digits and np.asarray(self.coef_).dtype == np.float32:
+            return (
+                "did not converge: float32 cannot hold the optimum, because the means of some "
+                "features are too large beside their standard deviations or features are nearly "
+                "collinear. Pass X as float64, or subtract the means of the features."
+            )
+        if result.lost_digits:
+            return (
+                "did not converge: float64 cannot hold the optimum, because the means of some "
+                "features are too large beside their standard deviations or features are nearly "
+                "collinear. Subtract the means of the features, or set alpha > 0."
+            )
+        if result.useless:
+            return (
+                "did not converge: a constant model has a lower objective. Check coef_init, "
+                "intercept_init, the sample weights and the scale of the features."
+            )
+        if result.n_iter < self.max_iter:
+            return (
+                f"stopped after {result.n_iter} iterations, before tol={self.tol} was reached: "
+                "rounding errors hide any further decrease. Pass X as float64 if it is float32, "
+                "remove nearly collinear features, set alpha > 0, or raise tol."
+            )
+        return (
+            f"made max_iter={self.max_iter} iterations before tol={self.tol} was reached. Raise "
+            "max_iter or tol, or set tol=None if a fixed number of iterations is wanted."
         )
 
     # Predicting.

@@ -57,13 +57,14 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
     batch_size : int, None or "auto", default="auto"
         Rows a batch; None is the full batch, ``"auto"`` min(n_samples, 256).
     max_iter : int, default=1000
-        Passes over the data at most.
+        Maximum number of epochs, which are passes over the data. The quasi-Newton method evaluates
+        the start in one more pass.
     tol : float or None, default=1e-4
-        The quasi-Newton method stops when its estimate of the distance to the optimal objective is
-        below ``tol`` times the objective; squared error without L1 is solved to rounding whatever
-        ``tol`` is. SGD and Adam stop when the best epoch loss has not improved by more than
-        ``tol`` times the best constant model's objective for ``n_iter_no_change`` epochs. None
-        makes all passes (the quasi-Newton method ends where the arithmetic does).
+        The quasi-Newton method stops when the objective is estimated to be within ``tol`` times
+        its own value of the optimum, or ``tol`` times what has been gained over the best constant
+        model if that is less. SGD and Adam stop when the best epoch loss has not improved by more
+        than ``tol`` times the best constant model's objective for ``n_iter_no_change`` epochs.
+        None makes ``max_iter`` epochs (the quasi-Newton method ends where rounding does).
     n_iter_no_change : int, default=5
         Epochs without improvement before stopping.
     shuffle : bool, default=True
@@ -103,12 +104,16 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
     feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X was a frame with string column names.
     n_iter_ : int
-        Passes made.
+        Number of epochs.
     best_iter_ : int
-        The pass whose weights were kept.
-    loss_curve_ : ndarray of shape (n_passes,)
+        The epoch whose coefficients were kept.
+    converged_ : bool
+        Whether training ended because ``tol`` was reached, or as it was asked to (early stopping,
+        ``tol=None``, a callback). A ``ConvergenceWarning`` says why where it is False.
+    loss_curve_ : ndarray of shape (n_iter_,)
         Objective, penalty included. SGD and Adam: mean over an epoch's batches, each taken before
-        its update. Quasi-Newton: at the accepted weights after each pass, so it never rises.
+        its update. Quasi-Newton: at the accepted coefficients after each iteration, so it never
+        rises.
     validation_loss_curve_ : ndarray of shape (n_passes,)
         Mean loss on the validation rows after each pass, without penalty. Only with ``X_val`` or
         ``early_stopping``.

@@ -83,6 +83,12 @@ class Data:
             self.n_outputs,
         )
 
+    def between(self, start: int, stop: int) -> "Data":
+        """Consecutive rows."""
+        X = self.X.between(start, stop) if isinstance(self.X, SparseRows) else self.X[start:stop]
+        weight = None if self.weight is None else self.weight[start:stop]
+        return Data(X, self.target[start:stop], weight, self.n_outputs)
+
     def reweighted(self, class_weights: Tensor | None, reducer: Reducer) -> "Data":
         """The same with each row's weight times its class's; classes of weight zero lose rows."""
         if class_weights is None:
@@ -95,11 +101,16 @@ class Data:
         data = Data(self.X, self.target, weight.to(self.X.device), self.n_outputs)
         return data if len(kept) == len(weight) else data.take(kept)
 
+    def in_double(self) -> "Data":
+        """The same in double precision."""
+        target = self.target.to(WIDE) if self.target.is_floating_point() else self.target
+        return Data(self.X.to(WIDE), target, self.weight, self.n_outputs, self.sets)
+
     def to(self, device: torch.device) -> "Data":
         """The same on `device`, float targets in X's dtype."""
         target = self.target.to(device)
         if target.is_floating_point():
-            target = target.to(self.X.dtype)
+            target = target.to(self.X.dtype).contiguous()
             if not bool(target.sum().isfinite()) and not bool(target.isfinite().all()):
                 raise ValueError(
                     f"Input y contains infinity or a value too large for {self.X.dtype}, in which "

@@ -1,15 +1,18 @@
 """Where the optimum of some of the rows is: near all rows', at a fraction of the passes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 
 from skorchless.estimators.candidates import Parameters
 from skorchless.estimators.data import Data
 from skorchless.estimators.task import Outcome, Task
 from skorchless.reducer import Shard
-from skorchless.sources.chunk import spread
+from skorchless.sources.chunk import by_weight, spread
+from skorchless.stack import WIDE
 
 #: One row in so many is enough to begin with, if these are so many, also for each weight, ...
 HEAD_SHARE, HEAD_ROWS, HEAD_ROWS_A_WEIGHT = 16, 5000, 10
@@ -17,6 +20,10 @@ HEAD_SHARE, HEAD_ROWS, HEAD_ROWS_A_WEIGHT = 16, 5000, 10
 HEAD_BYTES = 2**26
 #: ... and so near to their optimum is near enough.
 HEAD_TOL = 1e-2
+#: Share of them that must be distinct: a row of much weight is drawn again and again.
+LEAST_DISTINCT = 0.5
+#: Rows of each class that are among them, or all if there are fewer.
+LEAST_ROWS_OF_A_CLASS = 50
 
 
 def enough_rows(data: Data, n_rows: int) -> int:
@@ -31,10 +38,34 @@ def enough_rows(data: Data, n_rows: int) -> int:
     return enough if enough >= least else 0
 
 
-def head_of(task: Task, shard: Shard) -> Task:
-    """The same task with so many of the rows."""
-    rows = spread(shard.total, enough_rows(task.data, shard.total))
-    return replace(task, data=task.data.take(shard.own(rows)), validation=None)
+def head_of(task: Task, shard: Shard, *, classifies: bool) -> Task | None:
+    """The same task with so many of the rows, by weight, and of every class some.
+
+    Each process chooses from its own rows. None if a few rows have nearly all the weight.
+    """
+    data = task.data
+    share = enough_rows(data, shard.total) / shard.total
+    weight = data.relative_weight()
+    labels = data.target.view(-1).long() if classifies else torch.zeros_like(weight).long()
+    chosen, weights = [], []
+    for label in torch.bincount(labels).nonzero().view(-1).tolist():
+        rows = (labels == label).nonzero().view(-1)
+        wanted = max(math.ceil(share * len(rows)), min(len(rows), LEAST_ROWS_OF_A_CLASS))
+        if data.weight is None:
+            of_class = spread(len(rows), wanted)
+            stands_for = torch.full((wanted,), len(rows) / wanted, dtype=WIDE, device="cpu")
+        else:
+            of_class, stands_for = by_weight(weight[rows], wanted)
+        chosen.append(rows[of_class.to(rows.device)])
+        weights.append(stands_for.to(rows.device))
+    empty = torch.zeros(0, dtype=torch.long, device=weight.device)
+    rows, order = torch.cat([empty, *chosen]).sort()
+    distinct = torch.tensor(float(len(rows)), dtype=WIDE, device="cpu")
+    task.reducer.sum_(distinct)
+    if float(distinct) < LEAST_DISTINCT * share * shard.total:
+        return None
+    head = replace(data.take(rows), weight=torch.cat([empty.to(WIDE), *weights])[order])
+    return replace(task, data=head, validation=None)
 
 
 def roughly(candidates: Sequence[Parameters]) -> list[Parameters]:

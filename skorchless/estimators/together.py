@@ -189,7 +189,7 @@ def _fit_stack(sets: Sequence[Prepared], task: Task) -> None:
             if verdict.error is None:
                 model.__dict__.update(prepared.learned)
                 model._publish(outcome, task, i)
-                verdict.converged = model._is_content(outcome.results[i])
+                verdict.converged = model.converged_
                 if i in heard:
                     heard[i].on_fit_end()
     except Exception as error:

@@ -11,18 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skorchless.engine import Controls, Watcher, train
+from skorchless.engine import Controls, ModelResult, Watcher, train
 from skorchless.estimators.candidates import Parameters, batch_rows, chosen_optimizer
 from skorchless.estimators.data import Data
 from skorchless.estimators.head_start import enough_rows, head_of, roughly, start_from
 from skorchless.estimators.memory import Memory, go_on, kept, within_reach
+from skorchless.estimators.row_space import RowSpace, as_dense
 from skorchless.estimators.settings import own_settings, work_of_batch
 from skorchless.estimators.task import Outcome, Task
-from skorchless.losses import Loss, make_loss
+from skorchless.losses import Loss, NullModel, make_loss
 from skorchless.objective import Objective
 from skorchless.optimizers import (
     OPTIMIZERS,
     AveragedAdam,
+    QuasiNewton,
     Rule,
     Setup,
     TextbookRule,
@@ -30,12 +32,22 @@ from skorchless.optimizers import (
     target_moments,
     target_units,
 )
+from skorchless.optimizers.descent import distance_that_counts
 from skorchless.optimizers.schedules import ADAPTIVE_FLOOR
 from skorchless.penalties import ElasticNet
 from skorchless.reducer import Shard
-from skorchless.sources import Moments, Scaling, ShardedSource, Source, as_source
+from skorchless.sources import (
+    Moments,
+    Scaling,
+    ShardedSource,
+    Source,
+    SparseRows,
+    affords_gram,
+    as_source,
+)
+from skorchless.sources.chunk import slices
 from skorchless.sources.matrix_source import mean_of
-from skorchless.stack import WIDE, stack
+from skorchless.stack import WIDE, pack, stack
 
 FoldBack = Callable[[Tensor | None], np.ndarray | None]
 Watch = Callable[[FoldBack], Watcher]
@@ -46,6 +58,38 @@ AUTOMATIC_FLOOR = 1e-3
 #: Steps of ``partial_fit``, whose mean counts, are so many times as long as a fit's, and fall with
 #: this power of the number of calls.
 PASS_SHARE, FALLING = 3.0, 0.25
+
+#: Steps without improvement after which an automatic rate is lowered, at least.
+LEAST_STEPS = 50
+
+#: Tables of at most so many numbers are trained in double precision on a CPU, and the models that
+#: come of them evaluated once more.
+DOUBLE_NUMBERS = 2**22
+
+#: Multiply-adds of a pass that are made in double precision there.
+DOUBLE_WORK = 2**24
+
+#: Means, in standard deviations, from which the returned models of larger tables are evaluated too.
+LARGE_MEAN = 1e3
+
+#: What the returned coefficients' rounding may lose, in distances at which training stops, and in
+#: roundings of the objective.
+MOST_LOST, ROUNDING_OF_RETURNED = 8.0, 4.0
+#: A smaller ``tol`` than this is not asked of coefficients that are rounded to their dtype.
+LEAST_TOL = 1e-6
+#: A model is worse than the best constant one if its objective is above this multiple.
+WORSE = 1.0 + 1e-6
+#: Losses below this one are none.
+LEAST_LOSS = 1e-200
+
+#: Rows that tell the spread of the targets.
+MEDIAN_ROWS = 4096
+
+#: Numbers up to this one, and from its inverse on, can be squared and added up.
+MOST_SQUARED = 1e100
+
+#: Numbers of a table whose dependent columns are found by a factorisation of its rows.
+MOST_PROJECTED = 2**24
 
 #: Rows that roughly tell means and deviations.
 SCALING_ROWS = 1024
@@ -78,10 +122,24 @@ def fit_stack(
     """
     training = _Training(candidates, loss_name, task, memory)
     with own_settings(task.data.X.device, training.work):
-        if training.gains_from_head_start and not task.start.any():
-            head = fit_stack(roughly(candidates), loss_name, head_of(task, training.shard))
-            training.task = replace(task, start=start_from(head, task))
+        if training.kind.full_batch and not task.start.any():
+            training.task = replace(task, start=_better_start(training))
         return training.run(watch)
+
+
+def _better_start(training: "_Training") -> np.ndarray:
+    """Weights that are nearer to the optimum than zero, where it pays to look for some first."""
+    task, candidates, loss_name = training.task, training.candidates, training.loss_name
+    if training.gains_from_head_start:
+        classifies = loss_name in ("softmax", "logistic")
+        part = head_of(task, training.shard, classifies=classifies)
+        if part is not None:
+            return start_from(fit_stack(roughly(candidates), loss_name, part), task)
+    start = task.start
+    for delta in training.larger_deltas:
+        smoother = [{**c, "delta": max(delta, float(c["delta"]))} for c in roughly(candidates)]
+        start = start_from(fit_stack(smoother, loss_name, replace(task, start=start)), task)
+    return start
 
 
 class _Training:
@@ -99,6 +157,10 @@ class _Training:
         self.reducer = task.reducer
         self.shard = Shard.of(self.reducer, len(self.data.X))
         self.n_rows = self.shard.total
+        self.dtype = task.data.X.dtype
+        self.row_space: RowSpace | None = None
+        self.users_data = task.data
+        self._centring: Scaling | None = None
         self.one_pass, self.memory = memory is not None, memory or Memory()
         self.moments: Moments | None = None
         self.stored: Tensor | None = None
@@ -114,9 +176,15 @@ class _Training:
 
     def run(self, watch: Watch | None) -> Outcome:
         """Put everything together, train, and fold the weights back."""
+        if self.kind.full_batch:
+            self._use_double()
+            self.users_data = self.data
+            if self._is_wide():
+                self._reduce_columns()
         mean_weight = self.memory.mean_weight
         plain = self._source(self.data, self.shard, self._batch_size(), mean_weight)
         scaling = self._scaling(plain) if self.automatic else None
+        self._centring = self._about_the_mean(scaling)
         source = plain if scaling is None else plain.scaled(scaling)
         implicit = scaling is not None and self._leaves_rows_alone(plain, scaling)
         objective = Objective(
@@ -133,6 +201,8 @@ class _Training:
             weights = within_reach(weights, self.memory.moments, self.moments, centre=self.centres)
             weights = scaling.standardise(weights)
         weights = weights.to(self.data.X.dtype, copy=True)
+        if self.kind.full_batch and not bool(weights.any()):
+            weights[..., -1] = self.null_model.intercept.to(weights)
         rates = self._rates(source, objective)
         units = self._measure_targets(source, objective, weights)
         rule = self._rule(source, objective, weights, units)
@@ -154,6 +224,8 @@ class _Training:
             watcher=None if watch is None else watch(partial(self._fold_back, scaling=scaling)),
         )
         folded = [self._fold_back(result.weights, scaling) for result in results]
+        if isinstance(rule, QuasiNewton):
+            folded = self._finish(rule, results, folded, scaling)
         return Outcome(
             results,
             folded,
@@ -162,6 +234,151 @@ class _Training:
             interrupt,
             self._remember(rule, rates, plain.mean_weight),
         )
+
+    def _use_double(self) -> None:
+        """Train a small table in double precision: on a CPU it costs hardly more."""
+        X = self.data.X
+        numbers = torch.tensor(float(X.numel()), dtype=WIDE, device="cpu")
+        self.reducer.sum_(numbers)
+        work = float(numbers) * self.stack_width
+        small = float(numbers) <= DOUBLE_NUMBERS and work <= DOUBLE_WORK
+        small &= X.device.type == "cpu"
+        if small and X.dtype != WIDE:
+            held_out = self.task.validation
+            held_out = None if held_out is None else held_out.in_double()
+            self.data = self.data.in_double()
+            self.task = replace(self.task, data=self.data, validation=held_out)
+            self.__dict__.pop("loss", None)  # its parameters are in the precision of the rows
+
+    def _is_wide(self) -> bool:
+        """Whether the optimum is sought in the span of the rows."""
+        wide = self.n_rows <= self.data.X.shape[1] and not self._penalty(None).has_l1
+        return wide and affords_gram(self.data.X, self.n_rows)
+
+    def _reduce_columns(self) -> None:
+        """Train in the coordinates of a basis of the rows' span."""
+        task, dtype = self.task, self.data.X.dtype
+        rows = self.reducer.rows(as_dense(self.data.X))
+        space = self.row_space = RowSpace.of(rows, centre=self.centres)
+
+        def reduced(data: Data) -> Data:
+            return replace(data, X=space.rows(data.X).to(dtype))
+
+        self.data = reduced(task.data)
+        held_out = None if task.validation is None else reduced(task.validation)
+        start = torch.from_numpy(task.start).to(space.basis)
+        self.task = replace(
+            task,
+            data=self.data,
+            start=space.reduce(start).numpy(force=True),
+            validation=held_out,
+        )
+
+    def _finish(
+        self,
+        rule: QuasiNewton,
+        results: Sequence[ModelResult],
+        folded: list[np.ndarray | None],
+        scaling: Scaling | None,
+    ) -> list[np.ndarray | None]:
+        """Evaluate the models that are returned, on the user's columns and in their dtype.
+
+        One that lost what training had gained, or that is worse than the best constant model, has
+        not converged. Large tables are only evaluated where rounding may matter.
+        """
+        if rule.singular and self._may_project():
+            projected = self._least_norm(folded)
+            if self._evaluate(results, projected):
+                return projected
+        rounds = self.dtype != WIDE or rule.singular or self.row_space is not None
+        small = self.data.X.numel() <= DOUBLE_NUMBERS
+        if (rounds and small) or self._has_large_means(scaling):
+            self._evaluate(results, folded)
+        return folded
+
+    @staticmethod
+    def _has_large_means(scaling: Scaling | None) -> bool:
+        """Whether rounding coefficients may change predictions at the mean."""
+        if scaling is None or not len(scaling.mean):
+            return False
+        return not scaling.is_mild or bool(
+            (scaling.mean * scaling.inverse).abs().max() > LARGE_MEAN
+        )
+
+    def _may_project(self) -> bool:
+        """Whether the least norm of solutions that are not unique is worth its price."""
+        penalised = any(candidate["alpha"] for candidate in self.candidates)
+        reduced = self.row_space is not None
+        affordable = self.users_data.X.numel() <= MOST_PROJECTED and affords_gram(self.data.X)
+        return affordable and not (penalised or reduced) and self.reducer.size == 1
+
+    def _least_norm(self, folded: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
+        """The weights of least norm with the same predictions, where columns are dependent."""
+        space = RowSpace.of(as_dense(self.users_data.X), centre=self.centres)
+
+        def projected(weights: np.ndarray) -> np.ndarray:
+            wide = torch.from_numpy(weights).to(space.basis)
+            return space.fold_back(space.reduce(wide)).numpy(force=True).astype(weights.dtype)
+
+        return [None if weights is None else projected(weights) for weights in folded]
+
+    def _evaluate(
+        self, results: Sequence[ModelResult], folded: Sequence[np.ndarray | None]
+    ) -> bool:
+        """Take back that models converged which their weights do not keep; whether none was."""
+        nothing = np.zeros((self.data.n_outputs, self.users_data.X.shape[1] + 1))
+        weights = np.stack([nothing if w is None else w for w in folded])
+        values = self._objectives(torch.from_numpy(weights).to(self.data.X.device))
+        # No constant model is nearer to the best one than its intercept can be rounded.
+        intercept = self.null_model.intercept.abs().amax(dim=1).numpy(force=True)
+        rounded = torch.finfo(self.dtype).eps * intercept
+        for candidate, result, value, constant, of_intercept in zip(
+            self.candidates,
+            results,
+            values.tolist(),
+            self.constant_loss.tolist(),
+            np.square(rounded).tolist(),
+            strict=True,
+        ):
+            if not result.loss_curve or result.diverged:
+                continue
+            reached = result.loss_curve[result.best_iter - 1]
+            tol = max(float(candidate["tol"] or 0.0), LEAST_TOL)
+            near = distance_that_counts(np.array(tol), np.array(reached), np.array(constant))
+            noise = ROUNDING_OF_RETURNED * torch.finfo(WIDE).eps * abs(value)
+            if constant - reached <= of_intercept:  # nothing to gain that rounding would not hide
+                noise += min(of_intercept, LEAST_TOL * abs(reached))
+            result.lost_digits = bool(value - reached > MOST_LOST * near + noise)
+            result.useless = bool(value > constant * WORSE + noise + LEAST_LOSS)
+        return not any(result.lost_digits or result.useless for result in results)
+
+    def _objectives(self, weights: Tensor) -> Tensor:
+        """Objectives of weights ``(M, K, D + 1)`` on the user's columns, in double precision.
+
+        Dense rows are centred first, and what that does to the intercept is added up in extended
+        precision: with large means the rounding of an intercept is just what is looked for.
+        """
+        data, wide = self.users_data, weights.to(WIDE)
+        penalty = self._penalty(None, data)
+        objective = Objective(self.loss, penalty)
+        centring = self._centring
+        if centring is not None:
+            mean = centring.mean.numpy(force=True).astype(np.longdouble)
+            stored = wide.numpy(force=True).astype(np.longdouble)
+            shifted = (stored[..., -1] + stored[..., :-1] @ mean).astype(np.float64)
+            wide = pack(wide[..., :-1], torch.from_numpy(shifted).to(wide.device))
+        total = torch.zeros(len(weights) + 1, dtype=WIDE, device=weights.device)
+        rows = max(1, DOUBLE_NUMBERS * len(data.X) // max(data.X.numel(), 1))
+        for start, stop in slices(len(data.X), rows):
+            block = data.between(start, stop).in_double()
+            source = self._rows_of(block, batch_size=stop - start, mean_weight=None)
+            source = source if centring is None else source.scaled(centring)
+            weight = stop - start if block.weight is None else block.weight.sum()
+            total[:-1] += objective.mean_loss(source.chunks(), wide) * weight
+            total[-1] += weight
+        self.reducer.sum_(total)
+        mean_loss: Tensor = total[:-1] / total[-1]
+        return mean_loss + penalty.value(weights) if penalty.is_active else mean_loss
 
     @property
     def state_of(self) -> str:
@@ -195,6 +412,21 @@ class _Training:
             return False
         return not self.loss.constant_curvature or self._penalty(None).has_l1
 
+    @property
+    def larger_deltas(self) -> list[float]:
+        """Huber's delta where the optimum is sought first, if it is small beside the targets.
+
+        The loss is then nearly the absolute error, with a kink at each row; the optimum moves
+        steadily as delta shrinks from where the loss is nearly squared error.
+        """
+        if self.loss_name != "huber" or self.shared["early_stopping"]:
+            return []
+        least = min(float(candidate["delta"]) for candidate in self.candidates)
+        rows = self.reducer.rows(self.data.target[:MEDIAN_ROWS].to(WIDE))
+        spread = float((rows - rows.median(dim=0).values).abs().median(dim=0).values.max())
+        steps = int(np.floor(np.log10(max(spread, least) / least)))
+        return [least * 10.0**i for i in range(steps, 0, -1)]
+
     def _batch_size(self) -> int:
         """Rows of a batch, over all sets and ranks."""
         if self.kind.full_batch:
@@ -215,8 +447,16 @@ class _Training:
     def _source(
         self, data: Data, shard: Shard, batch_size: int, mean_weight: float | None
     ) -> Source:
-        of_rows = partial(
-            as_source,
+        of_rows = partial(self._rows_of, data)
+        if self.reducer.size == 1:
+            return of_rows(batch_size=batch_size, mean_weight=mean_weight)
+        if mean_weight is None:
+            mean_weight = shard.mean(self.reducer, mean_of(data.weight))
+        return ShardedSource.of(partial(of_rows, mean_weight=mean_weight), shard, batch_size)
+
+    def _rows_of(self, data: Data, *, batch_size: int, mean_weight: float | None) -> Source:
+        """Batches of the rows of this process."""
+        return as_source(
             data.X,
             data.target,
             data.weight,
@@ -224,23 +464,23 @@ class _Training:
             fit_intercept=self.centres,
             stack_width=self.stack_width,
             sets=data.sets,
+            batch_size=batch_size,
+            mean_weight=mean_weight,
         )
-        if self.reducer.size == 1:
-            return of_rows(batch_size=batch_size, mean_weight=mean_weight)
-        if mean_weight is None:
-            mean_weight = shard.mean(self.reducer, mean_of(data.weight))
-        return ShardedSource.of(partial(of_rows, mean_weight=mean_weight), shard, batch_size)
 
     def _scaling(self, source: Source) -> Scaling:
-        scaling = self._moments(source).scaling(centre=self.centres, dtype=self.data.X.dtype)
+        moments = self._moments(source)
+        scaling = moments.scaling(centre=self.centres, dtype=self.data.X.dtype)
+        scaling = self._in_range(source, moments, scaling)
         if not self.kind.full_batch:
             scaling = scaling.damped(float(self._penalty(None).l2[0, 0, 0]))
             self.stored = self.data.stored_weight(self.reducer)
             if self.memory.stored is not None:
                 self.stored += torch.from_numpy(self.memory.stored).to(self.stored)
             return scaling.tempered(self.stored[:-1] / self.stored[-1])
-        # With fewer rows than columns the least norm is meant in the user's own units.
-        return scaling.centring() if source.n_rows <= source.n_columns else scaling
+        # Where the span of the rows takes too much memory, steps in it need the user's own units.
+        wide = source.n_rows < source.n_columns and not source.affords_gram
+        return scaling.centring() if wide else scaling
 
     def _moments(self, source: Source) -> Moments:
         """Means and deviations of the columns, to standardise by.
@@ -250,11 +490,41 @@ class _Training:
         """
         if self.kind.full_batch:
             sample = source.sample(SCALING_ROWS).moments().over(self.reducer)
-            if bool((sample.squares > 0).all()):
+            if bool(((sample.squares > 0) & sample.squares.isfinite()).all()):
                 return sample
         moments = Moments.total(chunk.moments() for chunk in source.chunks()).over(self.reducer)
         self.moments = go_on(self.memory.moments, moments)
         return self.moments
+
+    def _in_range(self, source: Source, moments: Moments, scaling: Scaling) -> Scaling:
+        """The scaling with columns whose squares leave the range of floating point numbers."""
+        odd = (moments.squares == 0) | ~moments.squares.isfinite()
+        if not bool(odd.any()):
+            return scaling
+        largest = torch.zeros_like(moments.squares)
+        for chunk in source.chunks():
+            largest = torch.maximum(largest, chunk.largest().to(WIDE))
+        largest = self.reducer.rows(largest.unsqueeze(0)).amax(dim=0)
+        odd &= (largest > 0) & ((largest < 1.0 / MOST_SQUARED) | (largest > MOST_SQUARED))
+        if not bool(odd.any()):
+            return scaling
+        power = torch.where(odd, torch.exp2(-torch.frexp(largest).exponent.to(WIDE)), 1.0)
+        zero = torch.zeros_like(power)
+        smaller = source.scaled(Scaling(zero, power, scaling.dtype))
+        again = Moments.total(chunk.moments() for chunk in smaller.chunks()).over(self.reducer)
+        inside = again.scaling(centre=self.centres, dtype=scaling.dtype)
+        return Scaling(
+            torch.where(odd, inside.mean.to(WIDE) / power, scaling.mean),
+            torch.where(odd, inside.inverse.to(WIDE) * power, scaling.inverse),
+            scaling.dtype,
+        )
+
+    def _about_the_mean(self, scaling: Scaling | None) -> Scaling | None:
+        """The centre of dense rows, on the user's columns; None for others."""
+        if scaling is None or not self.centres or isinstance(self.users_data.X, SparseRows):
+            return None
+        mean = scaling.mean if self.row_space is None else self.row_space.mean
+        return Scaling(mean, torch.ones_like(mean), WIDE)
 
     def _leaves_rows_alone(self, source: Source, scaling: Scaling) -> bool:
         """Whether to standardise the weights instead of the rows, which spares a copy a pass.
@@ -268,8 +538,8 @@ class _Training:
         values = [float(candidate.get(name, 1.0)) for candidate in self.candidates]
         return stack(values, dtype=self.data.X.dtype, device=self.data.X.device)
 
-    def _penalty(self, scaling: Scaling | None) -> ElasticNet:
-        X = self.data.X
+    def _penalty(self, scaling: Scaling | None, data: Data | None = None) -> ElasticNet:
+        X = (data or self.data).X
         factor = torch.ones(X.shape[1] + 1, dtype=X.dtype, device=X.device)
         if scaling is not None:
             factor[:-1] = scaling.inverse
@@ -302,7 +572,9 @@ class _Training:
         """
         if not self.automatic or self.optimizer != "adam" or not objective.loss.has_units:
             return None
-        self.targets = go_on(self.memory.targets, target_moments(source, self.reducer))
+        self.targets = go_on(
+            self.memory.targets, target_moments(source, objective.loss, self.reducer)
+        )
         mean, size = target_units(self.targets)
         if self.centres and not self.goes_on and not bool(weights.any()):
             weights[..., -1] = torch.from_numpy(mean - size).to(weights)
@@ -321,6 +593,7 @@ class _Training:
             betas=tuple(self.shared["betas"]),
             tolerance=torch.tensor(tolerance, dtype=WIDE, device=weights.device),
             constant_loss=self.constant_loss if self.kind.full_batch else None,
+            constant_weights=self._constant_weights(weights) if self.kind.full_batch else None,
             units=None if units is None else torch.from_numpy(units).to(weights).view(1, -1, 1),
         )
         rule = (AveragedAdam if self.averages else self.kind)(setup)
@@ -330,18 +603,32 @@ class _Training:
         return rule
 
     @cached_property
-    def constant_loss(self) -> Tensor:
-        """Objective of the best constant model, shape ``(M,)``."""
+    def null_model(self) -> NullModel:
+        """The best constant model of each candidate, on the rows of its set."""
         data = self.data
         weight = torch.ones(len(data.X), dtype=data.X.dtype, device=data.X.device)
         weight = weight if data.weight is None else data.weight
         of_sets = zip(data.target.chunk(data.sets), weight.chunk(data.sets), strict=True)
-        values = [
-            self.loss.constant_value(target, weight, data.n_outputs, self.centres, self.reducer)
+        models = [
+            self.loss.null_model(target, weight, data.n_outputs, self.centres, self.reducer)
             for target, weight in of_sets
         ]
         n_models = len(self.candidates) // data.sets
-        return torch.cat([value.to(data.X.device).expand(n_models) for value in values])
+        return NullModel(
+            torch.cat([model.intercept.expand(n_models, -1) for model in models]),
+            torch.cat([model.loss.expand(n_models) for model in models]).to(data.X.device),
+        )
+
+    @property
+    def constant_loss(self) -> Tensor:
+        """Objective of the best constant model, shape ``(M,)``."""
+        return self.null_model.loss
+
+    def _constant_weights(self, weights: Tensor) -> Tensor:
+        """The best constant model as weights like these."""
+        constant = torch.zeros_like(weights)
+        constant[..., -1] = self.null_model.intercept.to(weights)
+        return constant
 
     def _controls(self, rates: np.ndarray, units: np.ndarray | None) -> Controls:
         shared = self.shared
@@ -350,21 +637,34 @@ class _Training:
         judges = early or not self.kind.full_batch
         if judges and shared["tol"] is not None and not self.one_pass:
             tol = np.array([float(candidate["tol"]) for candidate in self.candidates])
-            threshold = tol * self.constant_loss.numpy(force=True)
+            threshold = tol if self._chooses_rates else tol * self.constant_loss.numpy(force=True)
+        patience = int(shared["n_iter_no_change"])
+        if self._chooses_rates:
+            steps = -(-self.n_rows // self._batch_size())
+            patience = max(patience, -(-LEAST_STEPS // steps))
         judges_rate = threshold is not None and not self.automatic
+        constant_loss = self.constant_loss.numpy(force=True)
         return Controls(
             max_iter=1 if self.one_pass else int(shared["max_iter"]),
             rate=rates * (1 + self.memory.passes) ** -FALLING if self.averages else rates,
             units=units,
             floor=AUTOMATIC_FLOOR * rates if self.automatic else ADAPTIVE_FLOOR,
-            constant_loss=self.constant_loss.numpy(force=True) if judges_rate else None,
+            constant_loss=constant_loss if judges_rate else None,
             schedule=self._schedule(),
             horizon=int(shared["max_iter"]),
             first_pass=self.memory.passes,
             threshold=threshold,
-            patience=int(shared["n_iter_no_change"]),
+            patience=patience,
+            relative_to_gain=constant_loss if self._chooses_rates else None,
             early_stopping=early,
+            keeps_best=self._chooses_rates,
         )
+
+    @property
+    def _chooses_rates(self) -> bool:
+        """Whether a plateau of the loss ends training with rates that are ours."""
+        early = bool(self.shared["early_stopping"])
+        return self.automatic and not (self.kind.full_batch or self.one_pass or early)
 
     def _schedule(self) -> str:
         if self.kind.full_batch:
@@ -380,8 +680,16 @@ class _Training:
     def _fold_back(self, weights: Tensor | None, scaling: Scaling | None) -> np.ndarray | None:
         if weights is None:
             return None
-        folded = weights if scaling is None else scaling.fold_back(weights)
-        return folded.to(weights.dtype).numpy(force=True).copy()
+        if scaling is None:
+            return weights.to(self.dtype).numpy(force=True).copy()
+        folded, mean = scaling.fold_back(weights), scaling.mean.to(WIDE)
+        if self.row_space is not None:
+            folded, mean = self.row_space.fold_back(folded), self.row_space.mean
+        rounded = folded.to(self.dtype)
+        # The intercept makes up for what the rounding of coefficients does at the mean.
+        lost = (folded[..., :-1] - rounded[..., :-1].to(WIDE)) @ mean
+        rounded[..., -1] = (folded[..., -1] + lost).to(self.dtype) if self.centres else 0.0
+        return rounded.numpy(force=True)
 
     def _remember(self, rule: Rule, rates: np.ndarray, mean_weight: float) -> Memory:
         if not self.one_pass:

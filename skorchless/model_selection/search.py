@@ -25,6 +25,9 @@ from skorchless.model_selection.listeners import Listeners, listeners_of
 from skorchless.model_selection.messages import announce, report
 from skorchless.model_selection.pipelines import final_of
 
+#: Candidates that a warning names.
+MOST_NAMED = 5
+
 Candidate = dict[str, Any]
 
 
@@ -35,6 +38,7 @@ class _BatchedSearch(private.Search):
     _doc_link_template = TorchLinearModel._doc_link_template
 
     loss_curves_: list[list[np.ndarray]]
+    converged_: np.ndarray
 
     @private.fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
@@ -81,6 +85,7 @@ class _BatchedSearch(private.Search):
         self.scorer_ = scorer if several is None else several
         self.cv_results_ = run.results
         self.loss_curves_ = run.loss_curves
+        self.converged_ = np.array(run.converged)
         context.call_on_fit_task_end(estimator=self, **task)
         return self
 
@@ -106,6 +111,7 @@ class _Run:
     out : list of dict
         One a candidate and split, the splits of a candidate together.
     loss_curves : list of list of ndarray
+    converged : list of list of bool
     results : dict
         ``cv_results_``.
     """
@@ -119,6 +125,7 @@ class _Run:
         self.candidates: list[Candidate] = []
         self.out: list[dict[str, Any]] = []
         self.loss_curves: list[list[np.ndarray]] = []
+        self.converged: list[list[bool]] = []
         self.more: dict[str, list[Any]] = defaultdict(list)
         self.results: dict[str, Any] = {}
 
@@ -147,6 +154,10 @@ class _Run:
         self.candidates += candidates
         self.out += out
         self.loss_curves += [[entry.loss_curve for entry in candidate] for candidate in entries]
+        self.converged += [
+            [entry.converged and entry.result["fit_error"] is None for entry in candidate]
+            for candidate in entries
+        ]
         for name, values in (more_results or {}).items():
             self.more[name] += values
         self.results = self.search._tabulate(self.candidates, len(splits), self.out, self.more)
@@ -199,12 +210,15 @@ class _Run:
 
     def _warn(self, entries: list[tuple[Entry, ...]]) -> None:
         """One warning for all fits that would have warned for themselves."""
-        cut_short = [i for i, candidate in enumerate(entries) if not _converged(candidate)]
-        if cut_short:
+        short = [i for i, candidate in enumerate(entries) if not _converged(candidate)]
+        if short:
+            named = ", ".join(str(i) for i in short[:MOST_NAMED])
+            more = ", ..." if len(short) > MOST_NAMED else ""
             warnings.warn(
-                f"{len(cut_short)} of {len(entries)} candidates made max_iter passes on a split "
-                f"before tol was reached, the first being candidate {cut_short[0]}. Raise "
-                "max_iter or tol, or set tol=None if a fixed number of passes is meant.",
+                f"{len(short)} of {len(entries)} candidates did not converge on some split: "
+                f"{named}{more} (all of them are in converged_). Raise max_iter or tol, set "
+                "tol=None if a fixed number of iterations is wanted, or fit one of them alone: its "
+                "warning gives the reason.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -256,6 +270,8 @@ class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
     loss_curves_ : list of list of ndarray
         For each candidate, in the order of ``cv_results_["params"]``, the loss curve on each split.
         Of a fit that failed, what there was until then.
+    converged_ : ndarray of bool, shape (n_candidates, n_splits)
+        Whether each candidate converged on each split, in the same order.
     best_estimator_ : estimator
         The best candidate, fitted on all rows by an ordinary ``fit``.
     best_score_, best_params_, best_index_
@@ -277,7 +293,7 @@ class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
     scores are GridSearchCV's, to rounding for ``"sgd"`` and ``"adam"`` and within `tol` for
     ``"auto"``.
 
-    Fits that reach `max_iter` are told of in a single ``ConvergenceWarning``, and the estimator's
+    Fits that do not converge are reported in a single ``ConvergenceWarning``, and the estimator's
     own `verbose` is heeded in the refit only.
 
     Examples
@@ -336,6 +352,8 @@ class BatchedRandomizedSearchCV(_BatchedSearch, RandomizedSearchCV):
     loss_curves_ : list of list of ndarray
         For each candidate, in the order of ``cv_results_["params"]``, the loss curve on each split.
         Of a fit that failed, what there was until then.
+    converged_ : ndarray of bool, shape (n_candidates, n_splits)
+        Whether each candidate converged on each split, in the same order.
     best_estimator_ : estimator
         The best candidate, fitted on all rows by an ordinary ``fit``.
     best_score_, best_params_, best_index_
@@ -357,7 +375,7 @@ class BatchedRandomizedSearchCV(_BatchedSearch, RandomizedSearchCV):
     scores are RandomizedSearchCV's, to rounding for ``"sgd"`` and ``"adam"`` and within `tol` for
     ``"auto"``.
 
-    Fits that reach `max_iter` are told of in a single ``ConvergenceWarning``, and the estimator's
+    Fits that do not converge are reported in a single ``ConvergenceWarning``, and the estimator's
     own `verbose` is heeded in the refit only.
 
     Examples

@@ -15,6 +15,7 @@ __all__ = [
     "SCHEDULES",
     "AveragedAdam",
     "PassOutcome",
+    "QuasiNewton",
     "Rule",
     "Setup",
     "State",

@@ -28,6 +28,8 @@ class Setup:
         Relative distance to the optimum to stop at, for rules that can tell.
     constant_loss : Tensor of shape (M,), optional
         Objective of the best constant model, for the same rules.
+    constant_weights : Tensor of shape (M, K, D + 1), optional
+        The best constant model, for the same rules.
     units : Tensor of shape (1, K, 1), optional
         Sizes of the targets, where rates, and so gradients, are in units of them.
     """
@@ -41,6 +43,7 @@ class Setup:
     tolerance: Tensor
     constant_loss: Tensor | None
     units: Tensor | None = None
+    constant_weights: Tensor | None = None
 
 
 @dataclass
@@ -57,12 +60,15 @@ class PassOutcome:
         Whether the rule itself knows that it is done.
     stuck : ndarray of bool, shape (M,)
         Whether it can go no further without being done.
+    moved : bool
+        Whether any model was moved. A pass whose trial steps were all rejected is no iteration.
     """
 
     accepted: Tensor
     value: np.ndarray
     converged: np.ndarray
     stuck: np.ndarray
+    moved: bool = True
 
 
 class Rule(Protocol):
@@ -74,6 +80,10 @@ class Rule(Protocol):
 
     full_batch: bool
     """Whether the rule steps once a pass and so wants all rows in one batch."""
+
+    @property
+    def started(self) -> bool:
+        """Whether the next pass is an iteration, rather than an evaluation of the start."""
 
     def __init__(self, setup: Setup) -> None:
         """Get ready for the first pass."""

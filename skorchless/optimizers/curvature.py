@@ -6,10 +6,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from skorchless.losses import SecondDerivative
 from skorchless.objective import Objective, raw_predictions
 from skorchless.optimizers.history import dot
-from skorchless.optimizers.joint import Joint, joint_moments
-from skorchless.optimizers.preconditioner import Diagonal, Factored, Preconditioner
+from skorchless.optimizers.joint import Joint, joint_moments, own_blocks
+from skorchless.optimizers.preconditioner import ByOutput, Diagonal, Factored, Preconditioner
 from skorchless.sources import Chunk, Source
 from skorchless.stack import WIDE
 
@@ -23,6 +24,18 @@ PASS_WORK = 32
 CHEAP_PRODUCT = 2**22
 #: Multiply-adds that second moments of all weights and their factor may take.
 CHEAP_HESSIAN = 3 * 2**23
+#: The same where conjugate gradients have led to steps that failed.
+DEAR_HESSIAN = 2**28
+#: Numbers of a table that may be copied for that.
+MOST_NUMBERS = 2**23
+#: A row that a direction changes by less than this share of the largest change is not moved by it.
+UNMOVED = 1e-10
+#: Up to so many columns second moments of few rows are taken of the columns, not of their span.
+MOST_SQUARE_COLUMNS = 1000
+#: A change of this share of the terms that it is the sum of may be all rounding.
+UNSEEN = 1e-10
+#: Up to this residual a logistic or softmax loss is at most twice the residual.
+SMALL_RESIDUAL = 0.5
 #: Models of a stack whose mean curvatures are within this factor share one measurement ...
 ALIKE = 1.4
 #: ... if one for each of them would take as many multiply-adds as this.
@@ -51,6 +64,8 @@ class Curvature:
     ----------
     basis : Tensor of shape (D + 1, r), or None
         Orthonormal columns that span all rows and the intercept, where rows are few.
+    is_exact : bool
+        Whether the preconditioner is the inverse of the loss's own second derivative, on all rows.
     """
 
     def __init__(self, source: Source, objective: Objective) -> None:
@@ -59,8 +74,9 @@ class Curvature:
         self.constant = objective.loss.constant_curvature
         columns = source.n_columns
         self._diagonal = not source.affords_gram
-        few_rows = source.n_rows < columns
-        self.basis = self._row_space() if few_rows and not self._diagonal else None
+        few_rows = source.n_rows < columns - 1
+        spans = few_rows and not self._diagonal and columns > MOST_SQUARE_COLUMNS
+        self.basis = self._row_space() if spans else None
         sampled = few_rows or self._diagonal or not self.constant or self._saves_work(source)
         n_sample = sample_size(columns, SOLVING_ROWS if self.constant else CURVATURE_ROWS)
         n_sample = GAUGE_ROWS if self._diagonal else n_sample
@@ -76,13 +92,18 @@ class Curvature:
         self._raw: tuple[Tensor, Tensor] | None = None
         self._of_pass: Tensor | None = None
         work = source.n_rows * columns * source.stack_width
-        smooth = objective.loss.twice_differentiable and not self.constant
-        self.has_hessian = smooth and self.covers_all_rows and work <= CHEAP_PRODUCT
+        cheap = self.covers_all_rows and work <= CHEAP_PRODUCT
+        self.has_hessian = cheap and not (self.constant or self._diagonal)
         several = source.n_outputs > 1
         couples = several and objective.loss.shift_invariant
-        self._joint = self.has_hessian and couples and self._affords_joint(models)
+        self._joint = self.has_hessian and couples and self._affords_joint(models, CHEAP_HESSIAN)
+        self._by_output = (
+            self.has_hessian and not couples and self._affords_joint(models, CHEAP_HESSIAN)
+        )
         # One output shares its preconditioner with no other: where it is measured, it is exact.
-        self.is_hessian = self.has_hessian and (not several or self._joint)
+        self.is_hessian = self._joint or self._by_output
+        squares_are_exact = self.constant and self.covers_all_rows and not self._diagonal
+        self.is_exact = self.is_hessian or squares_are_exact
         gauges = not (exact or self._diagonal or self.is_hessian)
         self._gauge = source.sample(GAUGE_ROWS) if gauges else self._sample
 
@@ -101,19 +122,39 @@ class Curvature:
         work = second_moments * share + passes * (PASS_WORK + 2 * source.stack_width)
         return second_moments > work
 
-    def _affords_joint(self, models: int) -> bool:
+    def take_whole_hessian(self) -> None:
+        """Measure the whole Hessian from now on, if that is affordable and not done yet.
+
+        Products with it are cheaper, but no help where the matrix that conditions them is poor.
+        """
+        if self.is_exact or not self.has_hessian:
+            return
+        models = len(self.objective.penalty.l2)
+        self.is_hessian = self.is_exact = self._affords_joint(models, DEAR_HESSIAN)
+        self._joint = self.is_exact and self.objective.loss.shift_invariant
+        self._by_output = self.is_exact and not self._joint
+
+    def take_all_rows(self) -> bool:
+        """Measure the whole Hessian on all rows from now on; whether that is affordable and new."""
+        numbers = self.source.n_rows * self.source.n_columns
+        if self.covers_all_rows or self.constant or self._diagonal or numbers > MOST_NUMBERS:
+            return False
+        if not self._affords_joint(len(self.objective.penalty.l2), DEAR_HESSIAN):
+            return False
+        self._sample = self._gauge = self.source.sample(self.source.n_rows)
+        self._measured = self._raw = self._of_pass = None
+        self.covers_all_rows = self.has_hessian = True
+        self.take_whole_hessian()
+        return True
+
+    def _affords_joint(self, models: int, most: int) -> bool:
         """Whether second moments of all weights of a model, and their factor, are little work."""
         rank = self.source.n_columns if self.basis is None else self.basis.shape[1]
-        weights = self.source.n_outputs * rank
-        return models * (self.source.n_rows + weights) * weights**2 <= CHEAP_HESSIAN
-
-    def shared_by_outputs(self) -> None:
-        """Let outputs share a preconditioner from now on.
-
-        The whole Hessian is of no use where the rows are so certain, and wrong, that it is flat.
-        """
-        if self._joint:
-            self._joint = self.is_hessian = False
+        outputs = self.source.n_outputs
+        if not self.objective.loss.shift_invariant:  # a matrix for each output
+            return outputs == 1 or models * outputs * self.source.n_rows * rank**2 <= most
+        weights = outputs * rank
+        return models * (self.source.n_rows + weights) * weights**2 <= most
 
     def see(self, chunk: Chunk) -> None:
         """Take what is of use of a chunk of a pass: sums, and predictions of the whole sample."""
@@ -156,11 +197,11 @@ class Curvature:
                 total.index_select(0, keep),
             )
 
-    def preconditioner(self, weights: Tensor, cautious: Tensor | None = None) -> Preconditioner:
+    def preconditioner(self, weights: Tensor, damping: Tensor | None = None) -> Preconditioner:
         """The preconditioner at `weights`, of shape ``(M, K, D + 1)``.
 
-        For the models that are `cautious`, of shape ``(M,)``, the loss counts as curved as it can
-        be at all, so that no step goes too far (Böhning, 1992).
+        With a `damping`, of shape ``(M,)``, so many times the curvature of a quadratic that lies
+        above the loss is added: from 1 on, steps cannot go too far.
         """
         l2 = self.objective.penalty.l2.to(WIDE)
         scaling = self.objective.scaling
@@ -175,26 +216,53 @@ class Curvature:
             gram = self._summed(self._sample.gram().unsqueeze(0) * self._sample.scale[0])
             return Factored(self._with_missed(gram, 1.0), l2, None, self.noise)
         if self._diagonal:
-            return self._diagonal_preconditioner(weights, l2, cautious)
+            return self._diagonal_preconditioner(weights, l2, damping)
+        outputs = weights.shape[1]
         if self._joint:
             moments = self._joint_moments(weights)
-            return Joint(moments, l2, self.basis, self.noise, weights.shape[1])
+            if damping is not None:
+                added = self._majorizer(weights)[0] * damping.view(-1, 1, 1)
+                own_blocks(moments, outputs).add_(added.unsqueeze(1))
+            return Joint(moments, l2, self.basis, self.noise, outputs)
+        if self._by_output:
+            moments = self._moments_by_output(weights)
+            if damping is not None:
+                added = self._majorizer(weights)[0] * damping.view(-1, 1, 1)
+                moments = moments + added.repeat_interleave(outputs, dim=0)
+            return ByOutput(moments, l2, self.basis, self.noise, outputs)
         moments, total = self._measure(weights)
-        if cautious is not None:
-            bound = self._sample.shares() * self.objective.loss.smoothness
-            chosen = cautious.view(-1, *[1] * (moments.ndim - 1))
-            bounds, total_bound = self._second_moments(bound)
-            moments = torch.where(chosen, bounds, moments)
-            total = torch.where(cautious.view(-1, 1), total_bound, total)
+        if damping is not None:
+            added, total_added = self._majorizer(weights)
+            moments = moments + added * damping.view(-1, 1, 1)
+            total = total + total_added * damping.unsqueeze(1)
         if self.basis is None:
             moments = self._with_missed(moments, total)
         return Factored(moments, l2, self.basis, self.noise, self.objective.loss.shift_invariant)
 
+    def _majorizer(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """As of `_second_moments`, with the curvature of quadratics that lie above the loss."""
+        assert self._sample is not None
+        curvature = self.objective.loss.majorizer(self._predicted(weights), self._sample.target)
+        of_rows = curvature.to(WIDE).movedim(2, 0).reshape(weights.shape[0], -1)
+        return self._second_moments(of_rows * self._sample.shares())
+
+    def _moments_by_output(self, weights: Tensor) -> Tensor:
+        """Second derivative of the loss in each output's weights, shape ``(M * K, r, r)``."""
+        assert self._sample is not None
+        curvature = self._second_derivative(weights).diagonal.to(WIDE)
+        of_rows = curvature.movedim((2, 3), (0, 1)).flatten(2).flatten(0, 1)  # (M * K, rows)
+        return self._second_moments(of_rows * self._sample.shares())[0]
+
+    def _second_derivative(self, weights: Tensor) -> SecondDerivative:
+        """Of the loss in the raw predictions of the sample."""
+        assert self._sample is not None
+        return self.objective.loss.hessian(self._predicted(weights), self._sample.target)
+
     def _joint_moments(self, weights: Tensor) -> Tensor:
         """Second derivative of the loss in all weights of each model, shape ``(M, K r, K r)``."""
         assert self._sample is not None
-        loss, rows = self.objective.loss, self._sample.wide_rows()
-        p = loss.hessian(self._predicted(weights)).diagonal.to(WIDE)
+        rows = self._sample.wide_rows()
+        p = self._second_derivative(weights).diagonal.to(WIDE)
         p = p.movedim((2, 3), (0, 1)).flatten(2)  # (M, K, rows)
         rows = rows if self.basis is None else rows @ self.basis
         return self._summed(joint_moments(rows, self._sample.shares(), p))
@@ -204,7 +272,7 @@ class Curvature:
         assert self._sample is not None
         sample, dtype, l2 = self._sample, weights.dtype, self.objective.penalty.l2.to(WIDE)
         (batch,), (scale,) = sample.batches, sample.scale
-        of_rows = self.objective.loss.hessian(self._predicted(weights)).product
+        of_rows = self._second_derivative(weights).product
         models, outputs, columns = weights.shape
         _, parts, rows = sample.shape
         sums = weights.new_empty(parts, models * outputs, columns)
@@ -218,6 +286,43 @@ class Curvature:
             return torch.addcmul(total, l2, vector)
 
         return product
+
+    def changes(self, weights: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """What directions change of raw predictions of the sample.
+
+        Parameters
+        ----------
+        weights : Tensor of shape (M, K, D + 1)
+        directions : Tensor of shape (M, U, K, D + 1)
+
+        Returns
+        -------
+        gain : Tensor of shape (M,)
+            No more than this can moves along them take from the mean loss: no more than the losses
+            of the rows that they move, and of rows whose moved outputs have small residuals, as
+            log-odds of unlikely classes, little more than these.
+        largest : Tensor of shape (M, U)
+            Largest change of a raw prediction along each direction.
+        """
+        assert self._sample is not None
+        raw, target = self._predicted(weights), self._sample.target
+        losses = _by_model(self.objective.loss.value(raw, target))  # (M, rows)
+        residual = self.objective.loss.residual(raw, target, torch.empty_like(raw))
+        flat = directions.flatten(0, 1).to(weights.dtype)
+        change = _by_model(raw_predictions(self._sample, flat).abs())
+        change = change.view(*directions.shape[:2], *change.shape[1:])  # (M, U, K, rows)
+        largest = change.amax(dim=(2, 3), keepdim=True)
+        # A change that rounding alone would make is none.
+        size = self._sample.wide_rows().abs().amax(dim=0)
+        most = (directions.abs() * size).sum(dim=3).amax(dim=2)  # (M, U)
+        largest = torch.where(largest > UNSEEN * most.view(*most.shape, 1, 1), largest, 0.0)
+        change = torch.where(largest > 0, change, 0.0)
+        moved = (change > UNMOVED * largest).any(dim=1)
+        small = (_by_model(residual.abs()) * moved).sum(dim=1)  # (M, rows)
+        gains = torch.where(moved.any(dim=1), losses, 0.0)
+        if not self.objective.loss.has_units:
+            gains = torch.where(small < SMALL_RESIDUAL, torch.minimum(losses, 2.0 * small), gains)
+        return (gains * self._sample.shares()).sum(dim=1), largest.squeeze(3).squeeze(2)
 
     def along(self, weights: Tensor, direction: Tensor, lengths: Tensor) -> Tensor:
         """Objectives without L1 after steps of these `lengths`, where `has_hessian`.
@@ -245,7 +350,7 @@ class Curvature:
         return values.nan_to_num_(nan=torch.inf, posinf=torch.inf)
 
     def _diagonal_preconditioner(
-        self, weights: Tensor, l2: Tensor, cautious: Tensor | None
+        self, weights: Tensor, l2: Tensor, damping: Tensor | None
     ) -> Diagonal:
         """Mean squares of the columns over all rows, times the mean curvature.
 
@@ -254,9 +359,9 @@ class Curvature:
         """
         assert self._gauge is not None
         total = self.mean(weights).unsqueeze(1)
-        if cautious is not None:
+        if damping is not None:
             most = self._summed(self._gauge.shares().sum()) * self.objective.loss.smoothness
-            total = torch.where(cautious.view(-1, 1), most, total)
+            total = total + most * damping.view(-1, 1)
         squares = self._all_squares().clone()
         if self._least_norm:
             squares[:-1] = squares[:-1].mean()
@@ -361,6 +466,11 @@ class Curvature:
         basis[:-1, :-1] = directions.T
         basis[-1, -1] = 1.0
         return basis
+
+
+def _by_model(of_rows: Tensor) -> Tensor:
+    """From ``(1, parts, M, ..., rows)`` to ``(M, ..., parts * rows)``, in double."""
+    return of_rows.to(WIDE).squeeze(0).movedim(0, -2).flatten(-2)
 
 
 def alike(mean: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,47 +1,58 @@
-r"""How far the models of a stack have come down, and whether that is far enough.
+r"""Line search, and the one place where the default optimizer says that a model has converged.
 
-The decrease that a rule's model predicts, :math:`g^\top H g`, estimates how far the objective is
-above its minimum. Where progress is slow, H is too small along what remains; then the last passes'
-decreases, continued as a geometric series, say more. The estimate is that series, but at least 1
-and at most 30 times the prediction, and 3 times that to be safe.
+A model has converged when an accepted point, whose objective and gradient were evaluated on all
+rows, is estimated to be near enough to the optimum. With the loss's own second derivative at that
+point the estimate is three times :math:`g^\top H^{-1} g`, which is twice the decrease that Newton's
+method predicts.
+With curvature from a sample, from curvature pairs or from an upper bound the prediction can be too
+small along some direction. Then it has to be confirmed by the decreases of the last accepted
+points: continued as geometric series, over windows of several lengths, none of these may promise
+more. Rejected trials, and steps that were damped, confirm nothing.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import numpy as np
 
 #: Share of the slope that an accepted step must gain (Armijo's condition).
 ARMIJO = 1e-4
-#: After this many shorter and shorter trials in a row the search has failed.
-MOST_REJECTED = 15
-#: Predicted decrease, in objectives, that rounding can hide from a search.
-LITTLE = 1e-6
-#: Passes in each of the two windows that the geometric series is read off: so many at least, and
-#: one in so many of all. Slow progress comes in spurts, and between two looks like none.
-WINDOW, WINDOW_SHARE = 5, 8
-#: How far the series may raise the estimate, and what is added for safety.
-MOST_RAISED, SAFETY = 30.0, 3.0
+#: After this many rejected trials in a row the model cannot go further.
+MOST_REJECTED = 18
+#: Passes without a decrease above rounding after which the model cannot go further.
+MOST_IDLE = 8
+#: What a prediction of uncertain curvature is multiplied by.
+SAFETY = 3.0
+#: Lengths of the windows that the geometric series are read off. A window of an eighth of all
+#: points joins them, because slow convergence is uneven.
+WINDOWS, WINDOW_SHARE = (1, 2, 5), 8
+#: Objectives below this share of the best constant model's count as this share of it.
+NEGLIGIBLE = 1e-3
+#: Error of an evaluated objective, in units of its rounding.
+ROUNDING = 4.0
 
 
 @dataclass
 class Descent:
-    """What is one number a model, each of shape ``(M,)``, on the host: a device waits for none.
+    """One number for each model of a stack, arrays of shape ``(M,)`` on the host.
 
     Attributes
     ----------
     eps : float
-        Rounding of the weights' dtype.
+        Rounding of the dtype that objectives are computed in.
     tolerance, constant_loss : ndarray
-        When to stop.
+        ``tol``, and the objective of the best constant model.
     value : ndarray
         Objective at the accepted point.
     slope, length, rejected : ndarray
-        Of the line search from it: slope at its start, length of the trial step, and trials that
-        were too long.
-    decrease, last_decrease : ndarray
-        Predicted decrease, now and at the last accepted point.
-    values : list of ndarray
-        Objectives at the accepted points after each pass.
+        Of the line search: slope at its start, length of the trial step, and rejected trials.
+    decrease : ndarray
+        Minus the slope: twice the decrease that a full step is predicted to make.
+    estimate : ndarray
+        How far the objective at the accepted point is estimated to be above its minimum.
+    idle : ndarray
+        Accepted points in a row that were no lower than rounding could tell.
+    values : list of list of float
+        Objectives at the accepted points of each model.
     """
 
     eps: float
@@ -53,32 +64,73 @@ class Descent:
     rejected: np.ndarray
     decrease: np.ndarray
     last_decrease: np.ndarray
-    values: list[np.ndarray] = field(default_factory=list)
+    estimate: np.ndarray
+    idle: np.ndarray
+    values: list[list[float]] = field(default_factory=list)
+
+    #: Attributes with one number for each model.
+    OF_EACH = (
+        "tolerance",
+        "constant_loss",
+        "value",
+        "slope",
+        "length",
+        "rejected",
+        "decrease",
+        "last_decrease",
+        "estimate",
+        "idle",
+    )
 
     @classmethod
     def at_start(cls, tolerance: np.ndarray, constant_loss: np.ndarray, eps: float) -> "Descent":
         """Before the first pass."""
-        zero, one = np.zeros(len(tolerance)), np.ones(len(tolerance))
-        never = np.full(len(tolerance), np.inf)
-        return cls(eps, tolerance, constant_loss, never, zero, one, zero, never, never)
+        models = len(tolerance)
+        zero, never = np.zeros(models), np.full(models, np.inf)
+        values: list[list[float]] = [[] for _ in range(models)]
+        return cls(
+            eps,
+            tolerance,
+            constant_loss,
+            never,
+            zero,
+            np.ones(models),
+            zero,
+            never,
+            never,
+            never,
+            zero,
+            values,
+        )
 
     def select(self, keep: np.ndarray) -> None:
         """Keep only some of the models."""
-        for of_each in fields(self):
-            if of_each.type is np.ndarray:
-                setattr(self, of_each.name, getattr(self, of_each.name)[keep])
-        self.values = [values[keep] for values in self.values]
+        for name in self.OF_EACH:
+            setattr(self, name, getattr(self, name)[keep])
+        self.values = [self.values[i] for i in keep.tolist()]
+
+    def begin(self, value: np.ndarray) -> None:
+        """Take the objectives at the starts."""
+        self.value = value
+        self.values = [[one] for one in value.tolist()]
 
     @property
-    def scale(self) -> np.ndarray:
-        """What a distance to the optimum is relative to."""
-        scale: np.ndarray = np.maximum(np.abs(self.value), 1e-3 * self.constant_loss)
-        return scale
+    def rounding(self) -> np.ndarray:
+        """Below this a change of the objective cannot be told from rounding."""
+        rounding: np.ndarray = ROUNDING * self.eps * np.abs(self.value)
+        return rounding
+
+    @property
+    def near(self) -> np.ndarray:
+        """Distance to the optimum at which a model has converged."""
+        counts = distance_that_counts(self.tolerance, self.value, self.constant_loss)
+        near: np.ndarray = np.maximum(counts, self.rounding)
+        return near
 
     @property
     def stuck(self) -> np.ndarray:
-        """Whether a search has failed."""
-        stuck: np.ndarray = self.rejected >= MOST_REJECTED
+        """Whether the model can go no further."""
+        stuck: np.ndarray = (self.rejected >= MOST_REJECTED) | (self.idle >= MOST_IDLE)
         return stuck
 
     def accept(self, value: np.ndarray) -> np.ndarray:
@@ -87,12 +139,16 @@ class Descent:
         The others' next trials are shorter.
         """
         bound = self.value + ARMIJO * self.length * self.slope
-        accepted: np.ndarray = value <= bound + 4.0 * self.eps * np.abs(self.value)
+        accepted: np.ndarray = value <= bound + self.rounding
         if not accepted.all():
             self.length = np.where(accepted, self.length, self._shortened(value))
+        same = accepted & (value >= self.value - self.rounding)
+        self.idle = np.where(same, self.idle + 1.0, np.where(accepted, 0.0, self.idle))
         # Rounding alone must not make a curve rise.
         self.value = np.where(accepted, np.minimum(value, self.value), self.value)
         self.rejected = np.where(accepted, 0.0, self.rejected + 1.0)
+        for i in np.flatnonzero(accepted).tolist():
+            self.values[i].append(float(self.value[i]))
         return accepted
 
     def _shortened(self, value: np.ndarray) -> np.ndarray:
@@ -111,48 +167,76 @@ class Descent:
         self.last_decrease = np.where(models, self.decrease, self.last_decrease)
         self.decrease = np.where(models, -slope, self.decrease)
 
-    def converged(self, accepted: np.ndarray, refining: float) -> np.ndarray:
-        """Whether each model is done.
+    def converged(
+        self, accepted: np.ndarray, estimate: np.ndarray, refining: float | None
+    ) -> np.ndarray:
+        """Whether each model has converged: said here, and nowhere else.
 
         Parameters
         ----------
         accepted : ndarray of bool, shape (M,)
             Whose trials have just been accepted.
-        refining : float
-            Where rounding is near, a pass that does not divide the predicted decrease by this is
-            the last.
+        estimate : ndarray of shape (M,)
+            How far their objectives are above their minima.
+        refining : float, optional
+            Where given, a model goes on as long as each pass divides the predicted decrease by
+            this, so that its coefficients are as accurate as its gradients are.
         """
-        scale = self.scale
-        reached: np.ndarray = self.distance() <= self.tolerance * scale
-        little = self.decrease <= LITTLE * scale
-        if not little.any():  # nothing that rounding could hide
-            return reached
-        exact = self.decrease <= self.eps**2 * self.constant_loss
-        stagnant = accepted & (self.decrease * refining > self.last_decrease)
-        at_rounding = stagnant & (self.decrease <= self.eps * scale)
-        # A search that fails has met the limit of the arithmetic, if little was left to find.
-        failed = little & self.stuck
-        idle = little & accepted & (self._last_gain() <= self.eps * scale)
-        converged: np.ndarray = reached | exact | at_rounding | failed | idle
+        self.estimate = np.where(accepted, estimate, self.estimate)
+        converged: np.ndarray = self.estimate <= self.near
+        if refining is None:
+            converged &= accepted
+            return converged
+        improving = accepted & (self.decrease * refining <= self.last_decrease)
+        improving &= self.decrease > self.eps**2 * self.constant_loss
+        converged &= ~improving
         return converged
 
-    def _last_gain(self) -> np.ndarray | float:
-        """By how much the last passes together have lowered the objectives."""
-        if len(self.values) <= WINDOW:
-            return np.inf
-        gain: np.ndarray = self.values[-1 - WINDOW] - self.values[-1]
-        return gain
+    def distance(self, models: np.ndarray) -> np.ndarray:
+        """Estimate of how far the objectives are above their minima, from uncertain curvature.
 
-    def distance(self) -> np.ndarray:
-        """Estimate of how far each accepted objective is above its minimum, shape ``(M,)``."""
-        decrease = self.decrease
-        if len(self.values) <= 2 * WINDOW:
-            return SAFETY * decrease
-        window = max(WINDOW, len(self.values) // WINDOW_SHARE)
-        first, middle, last = (self.values[-1 - i] for i in (2 * window, window, 0))
-        earlier, recent = first - middle, middle - last
-        slowing = earlier > recent
-        series = recent**2 / np.where(slowing, earlier - recent, 1.0)
-        series = np.where(slowing, series, np.inf)
-        distance: np.ndarray = SAFETY * np.clip(series, decrease, MOST_RAISED * decrease)
+        Parameters
+        ----------
+        models : ndarray of bool, shape (M,)
+            Which ones are asked for; infinite for the others.
+
+        Returns
+        -------
+        distance : ndarray of shape (M,)
+        """
+        distance = np.full(len(models), np.inf)
+        for i in np.flatnonzero(models).tolist():
+            series = _series(self.values[i], self.rounding[i])
+            distance[i] = SAFETY * max(self.decrease[i], series)
         return distance
+
+
+def distance_that_counts(
+    tolerance: np.ndarray, value: np.ndarray, constant_loss: np.ndarray
+) -> np.ndarray:
+    """Distance to the optimum that `tol` allows.
+
+    It is ``tol`` times the objective, or times what has been gained over the best constant model
+    if that is less.
+    """
+    objective = np.maximum(np.abs(value), NEGLIGIBLE * constant_loss)
+    gained = np.maximum(constant_loss - value, 0.0)
+    distance: np.ndarray = tolerance * np.minimum(objective, gained)
+    return distance
+
+
+def _series(values: list[float], rounding: float) -> float:
+    """What decreases like the last ones would still add up to, at most over several windows."""
+    passes = len(values) - 1
+    most = 0.0
+    for window in {*WINDOWS, passes // WINDOW_SHARE}:
+        if window < 1 or 2 * window > passes:
+            continue
+        first, middle, last = (values[-1 - i] for i in (2 * window, window, 0))
+        earlier, recent = first - middle, middle - last
+        if recent <= rounding:
+            continue
+        if recent >= earlier:
+            return np.inf
+        most = max(most, recent**2 / (earlier - recent))
+    return most

@@ -141,8 +141,14 @@ class History:
 
         with L the strictly lower triangle of :math:`S Y^\top`.
         """
+        return self.model(preconditioner)[0]
+
+    def model(
+        self, preconditioner: Preconditioner
+    ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor, int], Tensor]]:
+        """`hessian`, and its principal submatrices as `Preconditioner.block` gives them."""
         if self.steps is None or self.changes is None:
-            return preconditioner.product
+            return preconditioner.product, preconditioner.block
         scale, steps, changes = self._scale(preconditioner), self.steps, self.changes
         models, pairs, n_weights = steps.shape
         outputs = n_weights // preconditioner.diagonal.shape[-1]
@@ -172,7 +178,15 @@ class History:
             result = preconditioner.product(vector).flatten(1).unsqueeze(-1) / scale
             return (result - by_step.mT @ x - changes.mT @ z).view_as(vector)
 
-        return product
+        def block(models: Tensor, index: Tensor, outputs: int) -> Tensor:
+            at = index.unsqueeze(1).expand(-1, pairs, -1)
+            change = changes[models].gather(2, at)
+            low = by_step[models].gather(2, at) + lower[models] @ change
+            half = torch.linalg.solve_triangular(factor[models], size[models] * low, upper=False)
+            start = preconditioner.block(models, index, outputs) / scale[models]
+            return start.baddbmm_(half.mT, half, alpha=-1.0).baddbmm_(change.mT, change)
+
+        return product, block
 
     def _scale(self, preconditioner: Preconditioner) -> Tensor:
         """``s.y / y.P y`` of each model's last pair; 1 where there is none, shape ``(M, 1, 1)``."""

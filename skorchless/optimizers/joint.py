@@ -10,9 +10,11 @@ and its inverse would be all rounding.
 """
 
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from skorchless.optimizers.preconditioner import Factored, apart
 from skorchless.sources.chunk import WIDE_ROWS, slices
@@ -39,15 +41,25 @@ def joint_moments(rows: Tensor, share: Tensor, p: Tensor) -> Tensor:
     for start, stop in slices(len(rows), WIDE_ROWS):
         inside = rows[start:stop]
         columns, h = inside.T.contiguous(), share[:, start:stop]
-        scaled = p[..., start:stop].unsqueeze(2) * columns  # (M, K, r, rows)
+        likely = p[..., start:stop]
+        scaled = likely.unsqueeze(2) * columns  # (M, K, r, rows)
         weighted = scaled * h
-        blocks.baddbmm_(weighted.flatten(0, 1), inside.expand(models * outputs, -1, -1))
         moments.baddbmm_(weighted.flatten(1, 2), scaled.flatten(1, 2).mT, alpha=-1.0)
-    _own_blocks(moments, outputs).add_(blocks.view(models, outputs, rank, rank))
+        weighted *= _others(likely).unsqueeze(2)
+        blocks.baddbmm_(weighted.flatten(0, 1), inside.expand(models * outputs, -1, -1))
+    own_blocks(moments, outputs).copy_(blocks.view(models, outputs, rank, rank))
     return moments
 
 
-def _own_blocks(matrix: Tensor, outputs: int) -> Tensor:
+def _others(p: Tensor) -> Tensor:
+    """Probability of all other outputs, ``1 - p``, accurate where it is small too."""
+    none = torch.zeros_like(p[:, :1])
+    before = torch.cat([none, p[:, :-1].cumsum(dim=1)], dim=1)
+    after = torch.cat([p[:, 1:].flip(1).cumsum(dim=1).flip(1), none], dim=1)
+    return before + after
+
+
+def own_blocks(matrix: Tensor, outputs: int) -> Tensor:
     """Each output's own part of ``(M, K r, K r)``, a view of shape ``(M, K, r, r)``."""
     rank = matrix.shape[-1] // outputs
     blocks = matrix.view(len(matrix), outputs, rank, outputs, rank)
@@ -75,18 +87,23 @@ class Joint:
         self, matrix: Tensor, l2: Tensor, basis: Tensor | None, noise: float, outputs: int
     ) -> None:
         self.matrix, self.l2, self.basis, self.outputs = matrix, l2, basis, outputs
-        own = _own_blocks(matrix, outputs)
+        own = own_blocks(matrix, outputs)
         # Definite also along what outputs have in common, which `solve` sets apart.
         whole = matrix + (own.mean(dim=1) / outputs).repeat(1, outputs, outputs)
         small = torch.diag_embed(l2) if basis is None else (basis.T * l2) @ basis
-        _own_blocks(whole, outputs).add_(small.view(len(l2), 1, *small.shape[-2:]))
+        own_blocks(whole, outputs).add_(small.view(len(l2), 1, *small.shape[-2:]))
         nothing = matrix.new_zeros(len(matrix), 1, matrix.shape[-1])
         self._factored = Factored(whole, nothing, None, noise)
 
     @property
+    def lifted(self) -> Tensor:
+        """As of `Preconditioner`."""
+        return self._factored.lifted
+
+    @property
     def diagonal(self) -> Tensor:
         """Of B, shape ``(M, K, D + 1)``."""
-        own = _own_blocks(self.matrix, self.outputs)
+        own = own_blocks(self.matrix, self.outputs)
         if self.basis is None:
             return own.diagonal(dim1=-2, dim2=-1) + self.l2
         return ((self.basis @ own) * self.basis).sum(dim=-1) + self.l2
@@ -95,10 +112,41 @@ class Joint:
         """``P g`` of what outputs do not have in common."""
         return apart(self._in_coordinates(self._factored.solve, apart(gradient)))
 
+    def solve_singular(self, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As of `Preconditioner`."""
+        inside = apart(gradient) if self.basis is None else apart(gradient) @ self.basis
+        solved, rest, curvature = self._factored.solve_singular(inside.flatten(1).unsqueeze(1))
+        solved = solved.view_as(inside)
+        rest = rest.view(len(rest), rest.shape[1], *inside.shape[1:])
+        if self.basis is not None:
+            solved, rest = solved @ self.basis.T, rest @ self.basis.T
+        return apart(solved), rest - rest.mean(dim=2, keepdim=True), curvature
+
     def product(self, weights: Tensor) -> Tensor:
         """``B v``."""
         data = self._in_coordinates(lambda flat: flat @ self.matrix, apart(weights))
         return apart(data) + self.l2 * weights
+
+    def block(self, models: Tensor, index: Tensor, outputs: int) -> Tensor:
+        """Principal submatrices of B, as of `Preconditioner`."""
+        output, column = index // self.l2.shape[-1], index % self.l2.shape[-1]
+        matrix = self._apart
+        if self.basis is None:
+            block = matrix[models.view(-1, 1, 1), index.unsqueeze(2), index.unsqueeze(1)]
+        else:
+            own = one_hot(output, outputs).to(self.basis.dtype)
+            rows = (own.unsqueeze(3) * self.basis[column].unsqueeze(2)).flatten(2)
+            block = (rows @ matrix[models]) @ rows.mT
+        block.diagonal(dim1=1, dim2=2).add_(self.l2[models, 0].gather(1, column))
+        return block
+
+    @cached_property
+    def _apart(self) -> Tensor:
+        """`matrix` between what outputs do not have in common, which is all that `product` sees."""
+        size = self.matrix.shape[-1]
+        rows = apart(self.matrix.view(len(self.matrix), self.outputs, -1))
+        columns = rows.view(len(rows), size, size).mT.reshape(len(rows), self.outputs, -1)
+        return apart(columns).view(len(rows), size, size)
 
     def _in_coordinates(self, of_all: Callable[[Tensor], Tensor], vector: Tensor) -> Tensor:
         """What `of_all` makes of all coordinates together, ``(M, 1, K r)``."""

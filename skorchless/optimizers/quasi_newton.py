@@ -1,23 +1,24 @@
-r"""The tuning-free rule: preconditioned L-BFGS whose preconditioner follows the curvature.
+r"""The default optimizer: preconditioned L-BFGS whose preconditioner follows the curvature.
 
 Per model, from the accepted weights W with gradient g:
 
 * direction: :math:`d = -H g` by the two-loop recursion (Nocedal and Wright, 2006, algorithm 7.4)
   on :math:`H_0 = \gamma P`, :math:`\gamma = s^\top y / y^\top P y`. Where products with the rows
-  cost next to nothing, the Hessian itself takes the pairs' place. With L1 the direction is the
-  minimiser of the quadratic model plus penalty, found without reading data (proximal
+  cost next to nothing, the Hessian itself is used instead of the pairs. With L1 the direction is
+  the minimiser of the quadratic model plus penalty, found without reading data (proximal
   quasi-Newton; Lee, Sun and Saunders, 2014), so zeros are exact;
 * step: 1, shortened by quadratic interpolation until the Armijo condition holds. Every trial is
   one pass, which brings the gradient as well. With the Hessian, the best of a few lengths comes
-  first: Newton's steps fall short far from the optimum of classes that are nearly separable. For
-  squared error, whose gradient is linear, the two
-  gradients tell where on the line the minimum is, and that point is accepted: with exact steps
-  L-BFGS makes the iterates of preconditioned conjugate gradients;
+  first: Newton's steps fall short far from the optimum of classes that are nearly separable;
+* after `SHORTENED` rejected trials, or a short step, a multiple of the curvature of a quadratic
+  that lies above the loss is added to the Hessian (Levenberg, 1944; Marquardt, 1963), ten times
+  more each time, and removed again as first trials are accepted. The pairs are forgotten;
 * :math:`P` is measured anew when the mean curvature has left ``[0.7, 1.4]`` times what it was;
-* stop: where the decrease that the model predicts, :math:`g^\top H g`, is small (see `descent`).
+* a start whose objective is above the best constant model's is replaced by that model;
+* stop: where the objective is estimated to be near enough to its minimum (see `descent`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -25,11 +26,12 @@ from torch import Tensor
 
 from skorchless.optimizers.base import PassOutcome, Setup
 from skorchless.optimizers.curvature import Curvature
-from skorchless.optimizers.descent import Descent
+from skorchless.optimizers.descent import SAFETY, Descent
 from skorchless.optimizers.history import History, dot
 from skorchless.optimizers.newton import newton_direction
-from skorchless.optimizers.preconditioner import Factored, Preconditioner
+from skorchless.optimizers.preconditioner import Preconditioner
 from skorchless.optimizers.proximal import minimise_model
+from skorchless.optimizers.working_set import Block, Operator
 from skorchless.sources import Chunk
 from skorchless.stack import WIDE
 
@@ -37,22 +39,45 @@ from skorchless.stack import WIDE
 REFRESH_BELOW, REFRESH_ABOVE = 0.7, 1.4
 #: How well the model plus L1 is minimised: where it is the objective itself, and elsewhere.
 EXACT_MODEL, ROUGH_MODEL = 1e-6, 1e-2
+#: What may be missing to the model's minimum in any case, relative to the distance at which a model
+#: has converged: where the quadratic model is the objective itself, and elsewhere.
+NEGLIGIBLE_EXACT, NEGLIGIBLE = 1e-5, 1e-2
 #: Residual of a Newton direction, relative to the gradient, near the optimum and far from it.
 FINE_NEWTON, ROUGH_NEWTON = 0.03, 0.3
-#: Lengths of a first trial, where it costs next to nothing to know which is best.
+#: Lengths of a first trial, where it costs next to nothing to know which is best, and of the next
+#: one if that is rejected.
 LENGTHS = (1.0, 0.6, 1.5, 2.5)
-#: After this many shorter and shorter trials in a row the history is forgotten, and curvature is
-#: taken at its upper bound.
-FORGET_AFTER = 5
-#: Where rounding is near, a pass that does not divide the predicted decrease by this is the last:
-#: of a preconditioner from all rows, and from a sample.
-REFINING, REFINING_SAMPLED = 4.0, 1.5
+SHORT_LENGTHS = tuple(10.0 ** (-0.3 * i) for i in range(1, 20))
+#: Rejected trials in a row after which the Hessian is damped, or damped more.
+SHORTENED = 3
+#: The first damping, as a share of the upper bound of the curvature; the factor by which it grows
+#: and shrinks; and the share below which there is none.
+FIRST_DAMPING, DAMPING_FACTOR, LEAST_DAMPING = 1e-3, 10.0, 1e-7
+#: More damping than this only makes steps too short to be seen.
+MOST_DAMPING = 1e12
+#: An accepted step of less than this share of the first trial's asks for more damping.
+SHORT = 0.2
+#: What can be gained along a direction is no matter below this share of the distance to stop at.
+LITTLE = 1e-3
+#: After more steps than this an end is checked with the Hessian of all rows, if that is affordable.
+MANY_STEPS = 12
+#: Curvature that rounding hides may be as small as this share of it.
+HIDDEN = 1e-4
+#: Least squares go on while a pass divides the predicted decrease by this.
+REFINING = 4.0
+#: A start is worse than the best constant model if its objective is above this multiple.
+WORSE = 1.0 + 1e-6
 
 
 class QuasiNewton:
     """Preconditioned L-BFGS for a stack of models, one trial step a pass.
 
     Squared error without L1 is solved to rounding whatever the tolerance: it costs few passes.
+
+    Attributes
+    ----------
+    singular : bool
+        Whether a measure of the curvature was singular to rounding: columns may be dependent.
     """
 
     full_batch = True
@@ -61,18 +86,24 @@ class QuasiNewton:
         self.curvature = Curvature(setup.source, setup.objective)
         self.penalty = setup.objective.penalty
         self.shift_invariant = setup.objective.loss.shift_invariant
-        self.exact = self.curvature.constant and not self.penalty.has_l1
-        assert setup.constant_loss is not None
-        tolerance = (0.0 if self.exact else 1.0) * setup.tolerance
+        self.solves_squares = self.curvature.constant and not self.penalty.has_l1
+        assert setup.constant_loss is not None and setup.constant_weights is not None
         self._dtype, self._eps = setup.weights.dtype, torch.finfo(setup.weights.dtype).eps
+        self._constant_weights: Tensor | None = setup.constant_weights
         self.descent = Descent.at_start(
-            tolerance.numpy(force=True), setup.constant_loss.numpy(force=True), self._eps
+            setup.tolerance.numpy(force=True), setup.constant_loss.numpy(force=True), self._eps
         )
+        self._damping = np.zeros(len(setup.weights))
         self.history = History()
-        self._lengths = torch.tensor(LENGTHS, dtype=WIDE, device=setup.weights.device)
+        self.singular = False
         self._batch_gradient: Tensor | None = None
         self._preconditioner: Preconditioner | None = None
         self._weights: Tensor | None = None
+
+    @property
+    def started(self) -> bool:
+        """Whether the objective at the start is known, so that the next pass is an iteration."""
+        return self._weights is not None
 
     def set_rate(self, rate: Tensor) -> None:
         """Nothing to take: the step length is found by line search."""
@@ -89,6 +120,9 @@ class QuasiNewton:
         """Accept the trial or shorten the step, and move `weights` to the next trial."""
         assert self._batch_gradient is not None
         trial = weights.to(WIDE, copy=True)
+        if self._weights is None and self._replaces_start(weights, value):
+            never = np.zeros(len(value), dtype=bool)
+            return PassOutcome(trial.to(self._dtype), value, never, never)
         gradient = self._without_drift(self._batch_gradient, trial)
         if self._weights is None:
             accepted = np.ones(len(value), dtype=bool)
@@ -96,29 +130,91 @@ class QuasiNewton:
             self._direction = torch.zeros_like(trial)
             self._measured_at = weights.clone()
             self._mean_curvature = np.zeros_like(value)
-            self.descent.value = value
+            self.descent.begin(value)
         else:
+            rejected = self.descent.rejected
             accepted = self._judge(trial, value, gradient)
+            self._adapt_damping(accepted, rejected)
+        damps = self._damp()
         if accepted.any():
             self._point = self._weights.to(self._dtype)
-            if accepted.all() and not self.exact:  # which goes on to the line's minimum
+            if accepted.all():
                 self.curvature.is_at(self._point)
-            self._follow_curvature()
-        self.descent.values.append(self.descent.value)
-        confused = self.descent.rejected == FORGET_AFTER
-        if confused.any():
-            mask = self._mask(confused)
-            self.history.forget(mask)
-            self.curvature.shared_by_outputs()
-            self._measure(cautious=mask)
-        self._aim(accepted | confused)
-        refining = REFINING if self.curvature.covers_all_rows else REFINING_SAMPLED
-        converged = self.descent.converged(accepted, refining) | self._refine(accepted)
+        self._follow_curvature(anew=bool(damps.any()))
+        aims = accepted | damps
+        estimate = self._aim(aims)
+        flat = aims & self._flat
+        if flat.any():
+            self._damp_more(flat)
+            self._measure()
+            self._aim(flat)
+        near = aims & (self._damping > 0.0) & (self.descent.decrease <= self.descent.near) & ~flat
+        if near.any() and self.penalty.has_l1:
+            self._damping = np.where(near, 0.0, self._damping)
+            self._measure()
+            estimate = np.where(near, self._aim(near), estimate)
+        elif near.any() and self.curvature.is_exact:
+            estimate = np.where(near, self._undamped_estimate(), estimate)
+        doubtful = aims & (estimate <= self.descent.near) & self._slow
+        if doubtful.any() and self.curvature.take_all_rows():
+            self._measure()
+            estimate = self._aim(aims)
+        # No objective is negative, so none is further above its minimum than its own value.
+        estimate = np.minimum(estimate, self.descent.value)
+        refining = REFINING if self.solves_squares else None
+        converged = self.descent.converged(accepted, estimate, refining) | self._refine(accepted)
         if not converged.all():
-            self._begin_search(accepted | confused)
+            self._choose_length(aims, LENGTHS)
+            self._choose_length(~aims & ~converged, SHORT_LENGTHS)
         length = torch.from_numpy(self.descent.length).to(self._weights)
         weights.copy_(self._weights + length.view(-1, 1, 1) * self._direction)
-        return PassOutcome(self._point, self.descent.value, converged, self.descent.stuck)
+        moved = bool(accepted.any())
+        return PassOutcome(self._point, self.descent.value, converged, self.descent.stuck, moved)
+
+    def _replaces_start(self, weights: Tensor, value: np.ndarray) -> bool:
+        """Put the best constant model in the place of starts that are worse, if there are any."""
+        if self._constant_weights is None:
+            return False
+        constant, self._constant_weights = self._constant_weights, None
+        worse = np.isfinite(value) & (value > WORSE * self.descent.constant_loss)
+        # A constant model that is no lower than its own loss says is all rounding.
+        worse &= value > self.descent.constant_loss + np.finfo(np.float64).tiny
+        if not worse.any():
+            return False
+        mask = torch.from_numpy(worse).to(weights.device).view(-1, 1, 1)
+        moved = torch.where(mask, constant, weights)
+        if torch.equal(moved, weights):
+            return False
+        weights.copy_(moved)
+        return True
+
+    def _damp(self) -> np.ndarray:
+        """Damp the Hessians of models whose trials fail; return which models these are.
+
+        They begin anew from their accepted points.
+        """
+        rejected = self.descent.rejected
+        damps: np.ndarray = (rejected > 0) & (rejected % SHORTENED == 0)
+        if self.solves_squares or not damps.any():
+            return np.zeros_like(damps)
+        self._damp_more(damps)
+        return damps
+
+    def _damp_more(self, models: np.ndarray) -> None:
+        """Damp the Hessians of some models, or damp them more."""
+        more = np.clip(DAMPING_FACTOR * self._damping, FIRST_DAMPING, MOST_DAMPING)
+        self._damping = np.where(models, more, self._damping)
+        self.history.forget(self._mask(models))
+        self.curvature.take_whole_hessian()
+
+    def _adapt_damping(self, accepted: np.ndarray, rejected: np.ndarray) -> None:
+        """Damp less where the first trial was good enough, and more where only a short step was."""
+        less = self._damping / DAMPING_FACTOR
+        less = np.where(less >= LEAST_DAMPING, less, 0.0)
+        self._damping = np.where(accepted & (rejected == 0), less, self._damping)
+        short = accepted & (rejected > 0) & (self.descent.length < SHORT)
+        if short.any() and self.curvature.has_hessian:
+            self._damp_more(short)
 
     def _without_drift(self, gradient: Tensor, weights: Tensor) -> Tensor:
         """The gradient, without the rounding along what all outputs have in common.
@@ -143,10 +239,6 @@ class QuasiNewton:
     def _judge(self, trial: Tensor, value: np.ndarray, gradient: Tensor) -> np.ndarray:
         """Make the trial the current point of the models that it is good for; return which."""
         assert self._weights is not None
-        if self.exact:
-            step, change = trial - self._weights, gradient - self._gradient
-            beyond, gain = self._to_line_minimum(step, change, gradient)
-            trial, gradient, value = trial + beyond * step, gradient + beyond * change, value - gain
         accepted = self.descent.accept(value)
         if accepted.any() and not self.curvature.has_hessian:
             self.history.add(self._mask(accepted), trial - self._weights, gradient - self._gradient)
@@ -154,20 +246,11 @@ class QuasiNewton:
         self._gradient = self._choose(accepted, gradient, self._gradient)
         return accepted
 
-    @staticmethod
-    def _to_line_minimum(
-        step: Tensor, change: Tensor, gradient: Tensor
-    ) -> tuple[Tensor, np.ndarray]:
-        """How many more steps it is to the least value on the line, and what that gains."""
-        slope, curvature = dot(gradient, step), dot(change, step)
-        curved = (curvature > 0) & slope.isfinite()
-        beyond = torch.where(curved, -slope / torch.where(curved, curvature, 1.0), 0.0)
-        gain = 0.5 * beyond.square() * torch.where(curved, curvature, 0.0)
-        return beyond, gain.view(-1).numpy(force=True)
-
-    def _follow_curvature(self) -> None:
-        """Measure the preconditioner anew for models whose mean curvature has moved."""
+    def _follow_curvature(self, *, anew: bool) -> None:
+        """Measure the preconditioner of models whose mean curvature has moved, or of all `anew`."""
         if self.curvature.constant and self._preconditioner is not None:
+            if anew:
+                self._measure()
             return
         if self.curvature.is_hessian:
             self._measured_at = self._point
@@ -176,56 +259,151 @@ class QuasiNewton:
         before = self._mean_curvature
         mean = self.curvature.mean(self._point).numpy(force=True)
         moved = (mean < REFRESH_BELOW * before) | (mean > REFRESH_ABOVE * before)
-        if moved.any() or self._preconditioner is None:
+        if moved.any() or anew or self._preconditioner is None:
             self._measured_at = self._choose(moved, self._point, self._measured_at)
             self._mean_curvature = np.where(moved, mean, before)
             self._measure()
 
-    def _measure(self, cautious: Tensor | None = None) -> None:
+    def _measure(self) -> None:
         """Measure the preconditioner where the models are to have theirs from."""
         self._preconditioner = None  # two at once would take twice the memory
-        self._preconditioner = self.curvature.preconditioner(self._measured_at, cautious)
+        damping = None
+        if self._damping.any():
+            damping = torch.from_numpy(self._damping).to(self._measured_at.device)
+        self._preconditioner = self.curvature.preconditioner(self._measured_at, damping)
+        self.singular = self.singular or bool(self._preconditioner.lifted.any())
 
-    def _aim(self, models: np.ndarray) -> None:
-        """New directions for some of the models."""
+    def _aim(self, models: np.ndarray) -> np.ndarray:
+        """New directions for some of the models.
+
+        Returns
+        -------
+        estimate : ndarray of shape (M,)
+            How far the objectives are above their minima; infinite where that is not known.
+        """
+        unknown = np.full(len(models), np.inf)
+        self._flat = np.zeros_like(models)
         if not models.any():
-            return
+            return unknown
         assert self._preconditioner is not None
         if self.penalty.has_l1:
-            direction, slope = self._minimise_model(
+            direction, slope, missing = self._minimise_model(
                 EXACT_MODEL if self.curvature.constant else ROUGH_MODEL
             )
-            near = -slope <= self.descent.tolerance * self.descent.scale
-            if near.any():  # to be sure before stopping
-                exact_direction, exact_slope = self._minimise_model(EXACT_MODEL)
+            near = -slope <= self.descent.near
+            if near.any() and not self.curvature.constant:  # to be sure before stopping
+                exact = self._minimise_model(EXACT_MODEL, direction)
+                exact_direction, exact_slope, exact_missing = exact
                 direction = self._choose(near, exact_direction, direction)
                 slope = np.where(near, exact_slope, slope)
+                missing = np.where(near, exact_missing, missing)
+            missing = np.where(near, missing, 0.0)
         else:
-            direction = self._solve()
-            slope = dot(direction, self._gradient).view(-1).numpy(force=True)
+            direction, slope, missing = self._solve()
         self._direction = self._choose(models, direction, self._direction)
         self.descent.aim(models, slope)
+        sure = models & (self._damping == 0.0)
+        self._flat = sure & (missing > self.descent.decrease) & (missing > self.descent.near)
+        self._flat &= not self.solves_squares
+        if self.curvature.is_exact:
+            return np.where(sure, SAFETY * self.descent.decrease + missing, unknown)
+        promised = self.descent.decrease + missing
+        return self.descent.distance(sure & (promised <= self.descent.near))
 
-    def _begin_search(self, models: np.ndarray) -> None:
-        """Choose the lengths of first trials along new directions, where rows are cheap to ask."""
+    @property
+    def _slow(self) -> np.ndarray:
+        """Which models have taken so many steps that curvature from a sample is in doubt."""
+        return np.array([len(values) > MANY_STEPS for values in self.descent.values])
+
+    def _undamped_estimate(self) -> np.ndarray:
+        """How far the objectives are above their minima by the Hessians without damping."""
+        unseen = self._unseen()
+        gradient = self._gradient - self.penalty.l2 * unseen
+        hessian = self.curvature.preconditioner(self._measured_at)
+        direction, missing = self._solve_exactly(hessian, gradient)
+        slope = dot(direction - unseen, self._gradient).view(-1).numpy(force=True)
+        estimate: np.ndarray = missing - SAFETY * slope
+        return estimate
+
+    def _choose_length(self, models: np.ndarray, lengths: Sequence[float]) -> None:
+        """Choose the best of some lengths for some of the models, where rows are cheap to ask."""
         if not self.curvature.has_hessian or self.penalty.has_l1 or not models.any():
             return
-        values = self.curvature.along(self._point, self._direction, self._lengths)
-        best = self._lengths[values.argmin(dim=0)].numpy(force=True)
+        tried = torch.tensor(lengths, dtype=WIDE, device=self._direction.device)
+        values = self.curvature.along(self._point, self._direction, tried)
+        best = tried[values.argmin(dim=0)].numpy(force=True)
         self.descent.length = np.where(models, best, self.descent.length)
 
-    def _solve(self) -> Tensor:
-        """Minus the Hessian's inverse, or what is known of it, times the gradient."""
+    def _solve(self) -> tuple[Tensor, np.ndarray, np.ndarray]:
+        """Minus the Hessian's inverse, or what is known of it, times the gradient.
+
+        Returns
+        -------
+        direction : Tensor of shape (M, K, D + 1)
+        slope : ndarray of shape (M,)
+        missing : ndarray of shape (M,)
+            What the slope may lack because a singular Hessian was made definite.
+        """
         assert self._preconditioner is not None
         unseen = self._unseen()
         gradient = self._gradient - self.penalty.l2 * unseen
-        if self.curvature.is_hessian or not self.curvature.has_hessian:
-            return self.history.solve(self._preconditioner, gradient).neg_().sub_(unseen)
+        missing = np.zeros(len(gradient))
+        if self.curvature.is_exact:
+            direction, missing = self._solve_exactly(self._preconditioner, gradient)
+        elif self.curvature.has_hessian:
+            direction = self._solve_roughly(gradient, self._accuracy())
+        else:
+            direction = self.history.solve(self._preconditioner, gradient).neg_()
+        direction = direction - unseen
+        slope = dot(direction, self._gradient).view(-1).numpy(force=True)
+        return direction, slope, missing
+
+    def _solve_exactly(
+        self, preconditioner: Preconditioner, gradient: Tensor
+    ) -> tuple[Tensor, np.ndarray]:
+        """Solve with the Hessian, which may be singular to rounding.
+
+        Returns
+        -------
+        direction : Tensor of shape (M, K, D + 1)
+        missing : ndarray of shape (M,)
+            What the slope may lack of directions in which there is a slope, but the curvature
+            cannot be told from zero: it may be far smaller than rounding lets us see. But no more
+            can be gained than the losses of the rows that these directions move. Where raw
+            predictions are log-odds, a step along each of them changes none by more than one.
+        """
+        solution, rest, curvature = preconditioner.solve_singular(gradient)
+        slope = (gradient.unsqueeze(1) * rest).sum(dim=(2, 3))  # (M, U)
+        if not bool((slope > 0).any()):
+            return solution.neg(), np.zeros(len(gradient))
+        missing = torch.where(slope > 0, slope / (HIDDEN * curvature).unsqueeze(1), 0.0)
+        if self.solves_squares:
+            return -solution, missing.sum(dim=1).numpy(force=True)
+        counts = missing > (LITTLE * torch.from_numpy(self.descent.near).to(slope)).unsqueeze(1)
+        rest = torch.where(counts.view(*counts.shape, 1, 1), rest, 0.0)  # the others are rounding
+        gain, largest = self.curvature.changes(self._point, rest)
+        # Where no row is moved, the penalty's own curvature is all that there is.
+        pull = (self.penalty.l2.unsqueeze(1) * rest.square()).sum(dim=(2, 3))
+        penalised = (largest == 0) & (pull > 0)
+        length = torch.where(penalised, slope / torch.where(penalised, pull, 1.0), 0.0)
+        missing = torch.where(penalised, 0.0, missing).sum(dim=1)
+        missing = torch.minimum(missing, gain) + (length * slope).sum(dim=1)
+        if not self.curvature.objective.loss.has_units:
+            moving = largest > 0
+            length = torch.where(moving, 1.0 / torch.where(moving, largest, 1.0), length)
+        solution = solution + (length.view(*length.shape, 1, 1) * rest).sum(dim=1)
+        return -solution, missing.numpy(force=True)
+
+    def _solve_roughly(self, gradient: Tensor, accuracy: Tensor) -> Tensor:
+        """Solve with products with the Hessian, by preconditioned conjugate gradients."""
+        assert self._preconditioner is not None
         hessian = self.curvature.hessian(self._point)
         precondition = self._preconditioner.solve
-        direction = newton_direction(hessian, precondition, gradient, self._accuracy())
-        confused = self.descent.rejected >= FORGET_AFTER
-        return self._choose(confused, -precondition(gradient), direction).sub_(unseen)
+        direction = newton_direction(hessian, precondition, gradient, accuracy)
+        damped = self._damping > 0.0
+        if not damped.any():
+            return direction
+        return self._choose(damped, -precondition(gradient), direction)
 
     def _unseen(self) -> Tensor:
         """What the penalty sees of the weights, but no row: Newton's step is to take it back.
@@ -246,55 +424,82 @@ class QuasiNewton:
         Finer as the optimum comes near: the root of the decrease that was predicted last, in
         objectives (Eisenstat and Walker, 1996).
         """
-        expected = np.sqrt(self.descent.decrease / self.descent.scale)
+        with np.errstate(all="ignore"):
+            expected = np.sqrt(self.descent.decrease / np.abs(self.descent.value))
+        expected = np.nan_to_num(expected, nan=ROUGH_NEWTON)
         accuracy = np.clip(expected, FINE_NEWTON, ROUGH_NEWTON)
         return torch.from_numpy(accuracy).to(self._gradient).view(-1, 1, 1)
 
-    def _minimise_model(self, accuracy: float) -> tuple[Tensor, np.ndarray]:
-        assert self._preconditioner is not None and self._weights is not None
-        hessian: Callable[[Tensor], Tensor]
-        exact = self.curvature.constant and self.curvature.covers_all_rows
-        if exact or self.curvature.is_hessian:
-            hessian = self._preconditioner.product
-        elif self.curvature.has_hessian:
-            hessian = self.curvature.hessian(self._point)
-        else:
-            hessian = self.history.hessian(self._preconditioner)
-        direction, slope = minimise_model(
+    def _minimise_model(
+        self, accuracy: float, rough: Tensor | None = None
+    ) -> tuple[Tensor, np.ndarray, np.ndarray]:
+        """Direction to the minimiser of the quadratic model plus L1, see `minimise_model`."""
+        assert self._weights is not None
+        share = NEGLIGIBLE_EXACT if self.curvature.constant else NEGLIGIBLE
+        l1 = self.penalty.l1.to(WIDE)
+        direction, slope, missing = minimise_model(
             self._weights,
             self._gradient,
-            hessian,
-            self.penalty.l1.to(WIDE),
-            self._preconditioner.diagonal,
+            self._operator(),
+            l1,
             accuracy,
+            torch.from_numpy(share * self.descent.near).to(l1),
+            rough,
         )
-        return direction, slope.numpy(force=True)
+        return direction, slope.numpy(force=True), missing.numpy(force=True)
+
+    def _operator(self) -> Operator:
+        """The matrix of the quadratic model to which L1 is added."""
+        known = self._preconditioner
+        assert known is not None
+        product: Callable[[Tensor], Tensor]
+        block: Block | None
+        solve = None
+        if self.curvature.is_exact:
+            product, block = known.product, known.block
+            if not self.shift_invariant and not bool(known.lifted.any()):
+                solve = known.solve
+        elif self.curvature.has_hessian and not self._damping.any():
+            product, block = self.curvature.hessian(self._point), None
+        else:
+            product, block = self.history.model(known)
+        return Operator(
+            product,
+            known.diagonal,
+            block,
+            separate=self.curvature.is_exact and not self.shift_invariant,
+            solve=solve,
+            flat=self.penalty.l2 == 0.0 if self.shift_invariant else None,
+        )
 
     def _refine(self, accepted: np.ndarray) -> np.ndarray:
         """Take the last step of least squares without a pass; return whose it was.
 
-        The model is the objective itself there, so its value is known; and the step is so short
-        that a pass could not tell the difference.
+        It changes the objective by less than rounding, but improves the coefficients: these are as
+        accurate as the gradient is.
         """
-        assert self._weights is not None
+        assert self._weights is not None and self._preconditioner is not None
         now = self.descent
-        if not (self.exact and self.curvature.covers_all_rows):
+        if not (self.solves_squares and self.curvature.is_exact):
             return np.zeros_like(accepted)
         last: np.ndarray = accepted & (now.decrease <= self._eps * np.abs(now.value))
-        if not last.any() or not isinstance(self._preconditioner, Factored):
-            return np.zeros_like(accepted)
         last &= ~self._preconditioner.lifted.numpy(force=True)
-        self._weights = self._choose(last, self._weights + self._direction, self._weights)
-        self._point = self._weights.to(self._dtype)
-        now.value = np.where(last, now.value - 0.5 * now.decrease, now.value)
+        if last.any():
+            self._weights = self._choose(last, self._weights + self._direction, self._weights)
+            self._point = self._weights.to(self._dtype)
         return last
 
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
-        assert self._weights is not None
         index = keep.numpy(force=True)
         self.descent.select(index)
+        if self._weights is None:  # some starts were not finite, others are replaced
+            if self._constant_weights is not None:
+                self._constant_weights = self._constant_weights.index_select(0, keep)
+            self._damping = self._damping[index]
+            return
         self._mean_curvature = self._mean_curvature[index]
+        self._damping = self._damping[index]
         self._weights = self._weights.index_select(0, keep)
         self._gradient = self._gradient.index_select(0, keep)
         self._direction = self._direction.index_select(0, keep)

@@ -11,6 +11,7 @@ with :math:`L` the largest curvature of the objective and :math:`L_{\max}` that 
 import numpy as np
 import torch
 
+from skorchless.losses import Huber, Loss
 from skorchless.objective import Objective
 from skorchless.reducer import Reducer
 from skorchless.sources import Chunk, Moments, Source
@@ -19,6 +20,9 @@ from skorchless.stack import WIDE
 SAMPLE_ROWS = 4096
 POWER_STEPS = 30
 TINY = 1e-300
+#: Distances from the median, in median distances or Huber's delta, from which a target is an
+#: outlier.
+OUTLIER = 10.0
 #: Adam's step as a share of the targets' deviation, per root of the largest eigenvalue.
 ADAM_SHARE = 0.1
 
@@ -56,10 +60,19 @@ def mean_row_square(source: Source, reducer: Reducer) -> float:
     return max(float(mean), 1.0)
 
 
-def target_moments(source: Source, reducer: Reducer) -> Moments:
-    """Means and deviations of numeric targets, from some rows that stand for all."""
+def target_moments(source: Source, loss: Loss, reducer: Reducer) -> Moments:
+    """Means and deviations of numeric targets, from some rows that stand for all.
+
+    For Huber's loss outliers are moved to the edge of the rest, as they hardly count there.
+    """
     chunk = source.sample(SAMPLE_ROWS)
     target = chunk.target.squeeze(2).mT.reshape(-1, source.n_outputs).to(WIDE)
+    if isinstance(loss, Huber):
+        rows = reducer.rows(target)
+        median = rows.median(dim=0).values
+        spread = (rows - median).abs().median(dim=0).values
+        reach = OUTLIER * torch.maximum(spread, loss.delta.max().to(WIDE))
+        target = torch.clamp(target, median - reach, median + reach)
     return Moments.of(target, chunk.shares().squeeze(0) * source.n_rows).over(reducer)
 
 

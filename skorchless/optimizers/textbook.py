@@ -23,6 +23,7 @@ class TextbookRule(ABC):
     """A rule that steps per batch, accepts every pass and can be put aside between two."""
 
     full_batch = False
+    started = True
 
     def __init__(self, setup: Setup) -> None:
         self.penalty = setup.objective.penalty

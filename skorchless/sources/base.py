@@ -66,6 +66,9 @@ class Chunk(Protocol):
     def moments(self) -> Moments:
         """Weighted means and deviations of the D feature columns."""
 
+    def largest(self) -> Tensor:
+        """The largest magnitude of each of the D feature columns, as the user has them."""
+
     def squares(self) -> Tensor:
         r"""Sums of :math:`s_i \tilde x_i^2` and of :math:`s_i \tilde x_i`, shape ``(2, D + 1)``."""
 

@@ -151,6 +151,10 @@ class DenseChunk:
         """As of `Chunk`."""
         return Moments.of(self.features, None if self.weight is None else self.weight.view(-1))
 
+    def largest(self) -> Tensor:
+        """As of `Chunk`."""
+        return self.features.abs().amax(dim=0)
+
     def squares(self) -> Tensor:
         """As of `Chunk`."""
         rows = self.rows
@@ -267,6 +271,31 @@ def spread(n_rows: int, n_sample: int) -> Tensor:
     place = torch.rand(n_sample, generator=generator, dtype=WIDE, device="cpu")
     place += torch.arange(n_sample, device="cpu")
     return (place * (n_rows / n_sample)).long().clamp_(max=n_rows - 1)
+
+
+def by_weight(weight: Tensor, n_sample: int) -> tuple[Tensor, Tensor]:
+    """Rows that stand for all in a mean with weights: systematic sampling in proportion to these.
+
+    Parameters
+    ----------
+    weight : Tensor of shape (n,)
+    n_sample : int
+
+    Returns
+    -------
+    rows : Tensor of int, shape (m,)
+        In ascending order, each once. A row of more than one share of the sum is always among them.
+    weight : Tensor of shape (m,)
+        What each stands for, in double precision: as much as all rows in sum.
+    """
+    total = weight.cpu().to(WIDE).cumsum(dim=0)
+    generator = torch.Generator(device="cpu").manual_seed(0)
+    place = torch.rand(n_sample, generator=generator, dtype=WIDE, device="cpu")
+    place += torch.arange(n_sample, device="cpu")
+    found = torch.searchsorted(total, place * (total[-1] / n_sample), right=True)
+    count = torch.bincount(found.clamp_(max=len(total) - 1), minlength=len(total))
+    rows = count.nonzero().view(-1)
+    return rows, count[rows] * (total[-1] / n_sample)
 
 
 def lay_out(target: Tensor, out: Tensor) -> Tensor:

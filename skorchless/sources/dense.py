@@ -11,6 +11,7 @@ from skorchless.sources.chunk import (
     CHUNK_BYTES,
     MOST_BATCHES,
     DenseChunk,
+    by_weight,
     count_parts,
     drawn,
     even_slices,
@@ -58,8 +59,11 @@ class DenseSource(MatrixSource[Tensor | LargeMatrix]):
             yield from self._pass(None)
 
     def sample(self, n_rows: int) -> DenseChunk:
-        """As many rows at random, or all if that is about as many."""
+        """As many rows at random, by weight, or all if that is about as many."""
         chosen = drawn(self.n_rows, n_rows)
+        if chosen is not None and self.sample_weight is not None:
+            chosen, weight = by_weight(self.sample_weight, n_rows)
+            return self._weighed(self.rows(chosen), weight)
         return self._all_rows() if chosen is None and self._is_one_chunk else self.rows(chosen)
 
     @property

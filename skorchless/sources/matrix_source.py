@@ -5,11 +5,13 @@ from typing import Generic, Self, TypeVar
 import torch
 from torch import Tensor
 
+from skorchless.sources.base import Chunk
 from skorchless.sources.matrix import Matrix, affords_gram
 from skorchless.sources.scaling import Scaling
 from skorchless.stack import WIDE
 
 MatrixT = TypeVar("MatrixT", bound=Matrix)
+ChunkT = TypeVar("ChunkT", bound=Chunk)
 
 
 class MatrixSource(Generic[MatrixT]):
@@ -91,6 +93,13 @@ class MatrixSource(Generic[MatrixT]):
     def affords_gram(self) -> bool:
         """As of `Source`."""
         return affords_gram(self.X)
+
+    def _weighed(self, chunk: ChunkT, weight: Tensor) -> ChunkT:
+        """A chunk of sampled rows with the weights that they stand for."""
+        assert chunk.weight is not None
+        chunk.weight.view(-1).copy_(weight)
+        chunk.scale = [1.0 / self.n_rows]
+        return chunk
 
     def scaled(self, scaling: Scaling) -> Self:
         """The same rows, standardised."""

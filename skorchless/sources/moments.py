@@ -67,7 +67,7 @@ class Moments:
     def scaling(self, *, centre: bool, dtype: torch.dtype) -> Scaling:
         """Means and inverse deviations; about zero, not the mean, unless `centre`."""
         variance = (self.squares / self.weight).clamp_(min=0.0)
-        noise = (2.0 * torch.finfo(dtype).eps * self.mean).square()
+        noise = (2.0 * torch.finfo(WIDE).eps * self.mean).square()
         mean = self.mean
         if not centre:
             variance = variance + mean.square()

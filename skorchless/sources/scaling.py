@@ -86,6 +86,8 @@ class Scaling:
         Means of many deviations cancel, and columns of very large or small numbers leave the range
         of the dtype when they are squared.
         """
+        if not len(self.mean):
+            return True
         most_offset, most_scale = MILD[self.dtype]
         inverse = self.inverse[self.inverse > 0].to(WIDE)
         offset = (self.mean * self.inverse).abs().max()

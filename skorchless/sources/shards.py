@@ -104,8 +104,17 @@ class ShardedSource:
             yield self._no_rows(1.0 / self._rows_in(t))
 
     def sample(self, n_rows: int) -> Chunk:
-        """The rank's part of the sample that one process would draw from all rows."""
+        """The rank's part of the sample that one process would draw from all rows.
+
+        With weights each rank draws from its own rows, in proportion to their sum.
+        """
         chosen = drawn(self.n_rows, n_rows)
+        weight = getattr(self.own, "sample_weight", None)
+        if chosen is not None and weight is not None and self.shard.own_size:
+            share = float(weight.sum(dtype=torch.float64)) / self.n_rows
+            chunk = self.own.sample(max(1, round(share * n_rows)))
+            chunk.scale = [1.0 / self.n_rows]
+            return chunk
         scale = 1.0 / (self.n_rows if chosen is None else n_rows)
         own = None if chosen is None else self.shard.own(chosen)
         if self.shard.own_size == 0 or (own is not None and len(own) == 0):

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skorchless.sources.chunk import MOST_BATCHES, drawn, lay_out, slices
+from skorchless.sources.chunk import MOST_BATCHES, by_weight, drawn, lay_out, slices
 from skorchless.sources.csr import WINDOW_NUMBERS, SparseRows, with_values
 from skorchless.sources.matrix_source import MatrixSource
 from skorchless.sources.moments import Moments
@@ -170,6 +170,11 @@ class SparseChunk:
             (squares * frame.inverse.to(WIDE).square()).view(-1),
         )
 
+    def largest(self) -> Tensor:
+        """As of `Chunk`."""
+        columns = abs(self.rows.matrix).max(axis=0).toarray().ravel()
+        return torch.from_numpy(columns).to(self.target.device)
+
     def squares(self) -> Tensor:
         """As of `Chunk`."""
         return torch.cat(self._sums(self._weights))
@@ -270,8 +275,12 @@ class SparseSource(MatrixSource[SparseRows]):
             yield from self._pass(torch.randperm(self.n_rows, generator=generator, device="cpu"))
 
     def sample(self, n_rows: int) -> SparseChunk:
-        """As many rows at random, or all if that is about as many."""
-        return self.rows(drawn(self.n_rows, n_rows))
+        """As many rows at random, by weight, or all if that is about as many."""
+        chosen = drawn(self.n_rows, n_rows)
+        if chosen is not None and self.sample_weight is not None:
+            chosen, weight = by_weight(self.sample_weight, n_rows)
+            return self._weighed(self.rows(chosen), weight)
+        return self.rows(chosen)
 
     def rows(self, chosen: Tensor | None) -> SparseChunk:
         """The rows of some numbers in ascending order, or all of them, as one batch."""

@@ -132,7 +132,8 @@ def test_ranks_learn_what_one_process_would(group, case, options):
     assert first.get("classes_", np.empty(0)).tolist() == list(alone.get("classes_", ()))
     if options:
         curves = first["validation_loss_curve_"][:4], alone["validation_loss_curve_"][:4]
-        assert_allclose(*curves, rtol=1e-9, atol=1e-14)
+        # After Newton steps that multiply rounding by the Hessian's condition.
+        assert_allclose(*curves, rtol=1e-7, atol=1e-14)
 
 
 LARGE = {"n": 90_000, "d": 10, "dtype": np.float32}

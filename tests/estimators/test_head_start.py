@@ -16,9 +16,9 @@ def eager(monkeypatch):
     made = []
     whole = training.head_of
 
-    def counted(*arguments):
+    def counted(*arguments, **settings):
         made.append(arguments)
-        return whole(*arguments)
+        return whole(*arguments, **settings)
 
     monkeypatch.setattr(training, "head_of", counted)
     return made

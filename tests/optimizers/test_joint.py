@@ -31,6 +31,7 @@ def test_moments_are_sums_of_kronecker_products(n_rows, seed):
     rows = torch.randn(n_rows, COLUMNS, generator=generator, dtype=WIDE)
     share = torch.rand(1, n_rows, generator=generator, dtype=WIDE)
     p = torch.rand(MODELS, OUTPUTS, n_rows, generator=generator, dtype=WIDE)
+    p /= p.sum(dim=1, keepdim=True)
     moments = joint_moments(rows, share, p)
     inner = torch.diag_embed(p.mT) - p.mT.unsqueeze(3) * p.mT.unsqueeze(2)  # (M, n, K, K)
     outer = rows.unsqueeze(2) * rows.unsqueeze(1) * share.view(-1, 1, 1)

@@ -27,13 +27,14 @@ def blocks(request, monkeypatch):
     monkeypatch.setattr("skorchless.sources.chunk.BLOCK_NUMBERS", request.param)
 
 
-def make_source(batch_size, *, fit_intercept=True, scaling=None):
+def make_source(batch_size, *, fit_intercept=True, scaling=None, weight=None):
     """Rows whose number is in their features, targets and weights."""
     number = torch.arange(N_ROWS, dtype=WIDE)
+    weight = (number + 1.0) / ((N_ROWS + 1.0) / 2.0) if weight is None else weight
     return DenseSource(
         torch.stack([number, number**2, -number], dim=1),
         torch.stack([10.0 * number, 7.0 - number], dim=1),
-        (number + 1.0) / ((N_ROWS + 1.0) / 2.0),
+        weight,
         n_outputs=2,
         fit_intercept=fit_intercept,
         batch_size=batch_size,
@@ -146,12 +147,22 @@ def test_classes_become_one_hot(chunk_bytes, set_chunk_bytes):
 def test_a_sample_brings_whole_rows(n_rows):
     chunk = make_source(7).sample(n_rows)
     number = chunk.features[:, 0]
-    assert len(number) == n_rows
-    assert number.unique().numel() > 1
+    rows = len(number)
+    assert 1 < number.unique().numel() == rows <= n_rows
     assert torch.equal(chunk.features[:, 1], number**2)
-    assert torch.equal(chunk.target.squeeze(2).mT.reshape(n_rows, 2)[:, 1], 7.0 - number)
-    torch.testing.assert_close(chunk.weight.flatten(), (number + 1.0) / ((N_ROWS + 1.0) / 2.0))
-    assert chunk.scale == [1.0 / n_rows]
+    assert torch.equal(chunk.target.squeeze(2).mT.reshape(rows, 2)[:, 1], 7.0 - number)
+    # Each stands for a whole number of equal shares of the weight.
+    shares = chunk.shares().flatten() * n_rows
+    torch.testing.assert_close(shares, shares.round(), rtol=0, atol=1e-6)
+    assert float(chunk.shares().sum()) == pytest.approx(1.0)
+
+
+def test_a_row_of_most_of_the_weight_is_in_every_sample():
+    weight = torch.ones(N_ROWS, dtype=torch.float64)
+    weight[17] = 1e9
+    chunk = make_source(7, weight=weight).sample(5)
+    assert 17.0 in chunk.features[:, 0].tolist()
+    assert float(chunk.shares().max()) > 0.9
 
 
 @pytest.mark.parametrize("n_rows", [25, 50, 1000])

@@ -1,0 +1,121 @@
+r"""The span of the rows, where there are no more of them than columns.
+
+Without L1 the optimum then lies in this span: with an L2 penalty, or where the solution of least
+norm is asked for, weights orthogonal to all centred rows are zero. With an orthonormal basis Q of
+the span, :math:`w = Q v`, the penalty is :math:`\|w\|^2 = \|v\|^2`, and the problem in v has as
+many columns as the rows have dimensions (Hastie and Tibshirani, 2004).
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from skorchless.sources import Matrix, SparseRows
+from skorchless.stack import WIDE, pack
+
+#: Columns whose sizes are within this factor are factored together: within it a factorisation
+#: keeps the digits of the small ones.
+LEVEL = 1e5
+
+
+@dataclass(frozen=True)
+class RowSpace:
+    """Rows in the coordinates of an orthonormal basis of their span.
+
+    Parameters
+    ----------
+    mean, rest : Tensor of shape (D,)
+        The centre of the rows is the sum of both: `rest` is what rounding leaves of the first.
+    basis : Tensor of shape (D, r)
+        Q, on the user's columns.
+    """
+
+    mean: Tensor
+    rest: Tensor
+    basis: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, *, centre: bool) -> Self:
+        """Of `rows` of shape ``(n, D)`` in double precision."""
+        mean = rows.mean(dim=0) if centre else rows.new_zeros(rows.shape[1])
+        centred = rows - mean
+        rest = centred.mean(dim=0) if centre else torch.zeros_like(mean)
+        centred -= rest
+        return cls(mean, rest, spanning_directions(centred))
+
+    def rows(self, X: Matrix) -> Tensor:
+        """X of shape ``(n, D)`` in the coordinates of the basis, shape ``(n, r)``."""
+        return (as_dense(X) - self.mean - self.rest) @ self.basis
+
+    def reduce(self, weights: Tensor) -> Tensor:
+        """Weights ``(M, K, D + 1)`` in the coordinates of the basis, ``(M, K, r + 1)``."""
+        coef = weights[..., :-1]
+        return pack(coef @ self.basis, weights[..., -1] + coef @ self.mean + coef @ self.rest)
+
+    def fold_back(self, weights: Tensor) -> Tensor:
+        """Weights ``(M, K, r + 1)`` on the user's columns, ``(M, K, D + 1)``."""
+        wide = weights.to(WIDE)
+        coef = wide[..., :-1] @ self.basis.T
+        return pack(coef, wide[..., -1] - coef @ self.rest - coef @ self.mean)
+
+
+def as_dense(X: Matrix) -> Tensor:
+    """X as a dense tensor in double precision."""
+    return X.dense() if isinstance(X, SparseRows) else X[:].to(WIDE)
+
+
+def spanning_directions(rows: Tensor) -> Tensor:
+    """Orthonormal basis of the span of `rows`, in the units of their columns.
+
+    Which directions there are is decided on columns of unit size, so that one column in large
+    units hides no other. From the largest columns to the smallest, each level adds the directions
+    in which rows differ although they agree in all larger columns.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (n, D), in double precision
+
+    Returns
+    -------
+    basis : Tensor of shape (D, r)
+    """
+    if len(rows) > rows.shape[1]:
+        rows = torch.linalg.qr(rows, mode="r").R
+    size = rows.abs().amax(dim=0)
+    finite = torch.where(size > 0, size, 1.0)
+    size = torch.where(size > 0, finite * (rows / finite).square().mean(dim=0).sqrt(), 0.0)
+    # What rounding has left in the directions found so far, relative to their size.
+    rounding = torch.finfo(rows.dtype).eps * max(rows.shape)
+    order = size.argsort(descending=True, stable=True)
+    order = order[size[order] > 0]
+    basis, seen = rows.new_zeros(rows.shape[1], 0), rows.new_zeros(len(rows), 0)
+    while len(order):
+        level = int((size[order] * LEVEL >= size[order[0]]).sum())
+        unit = rows[:, order[:level]] / size[order[:level]]
+        left, singular, _ = torch.linalg.svd(_beside(seen, unit), full_matrices=False)
+        size_of_unit = torch.linalg.matrix_norm(unit)
+        kept = singular > rounding * size_of_unit
+        left = left[:, kept]
+        found = rows.new_zeros(rows.shape[1], left.shape[1])
+        found[order] = rows[:, order].T @ left  # the larger columns are zero: rows agree in these
+        basis = torch.cat([basis, _orthonormal(_beside(basis, found))], dim=1)
+        seen = torch.cat([seen, left], dim=1)
+        if bool(kept.any()):
+            rounding = float(rounding * size_of_unit / singular[kept].min())
+        order = order[level:]
+    return basis
+
+
+def _beside(basis: Tensor, vectors: Tensor) -> Tensor:
+    """What `vectors` have that the orthonormal `basis` does not."""
+    for _ in range(2):  # twice is enough
+        vectors = vectors - basis @ (basis.T @ vectors)
+    return vectors
+
+
+def _orthonormal(vectors: Tensor) -> Tensor:
+    size = vectors.abs().amax(dim=0)
+    orthonormal: Tensor = torch.linalg.qr(vectors / torch.where(size > 0, size, 1.0)).Q
+    return orthonormal

@@ -1,0 +1,297 @@
+r"""A quadratic model plus L1, and Newton's method on its working set.
+
+.. math:: F(V) = g^\top (V - W) + \tfrac12 (V - W)^\top B (V - W) + \sum_j \lambda_j |V_j|
+
+With :math:`s = g + B (V - W)`, the working set of a point V is made of its nonzero and unpenalised
+weights and of those that violate the optimality condition :math:`|s_j| \le \lambda_j`. As long as
+they keep a given sign, F is quadratic in them, and a linear system gives its minimiser.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+#: Working sets above this size are solved by conjugate gradients, not by Cholesky factors.
+LARGEST_DIRECT = 1000
+#: Numbers in the submatrices that are factored at once.
+GROUP = 2**24
+#: Ridge that is always added to B, relative to its diagonal, and its growth until a submatrix can
+#: be factored.
+LEAST_RIDGE, MORE_RIDGE = 1e-13, 30.0
+#: The least and the largest ridge after poor rounds, its growth in each, and its decay in others.
+SOME_RIDGE, LARGEST_RIDGE, GROWTH, DECAY = 1e-6, 1.0, 100.0, 0.1
+#: Most steps of conjugate gradients, and steps between two tests of the residual.
+MOST_CG_STEPS, CG_CHECKED_EVERY = 300, 4
+#: Squared residual, relative, that conjugate gradients need not fall below.
+FINEST_CG = 1e-4
+#: Relative rounding error of the model's gradient.
+ROUNDING = 1e-15
+
+Block = Callable[[Tensor, Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """The matrix B of a quadratic model.
+
+    Attributes
+    ----------
+    product : callable
+        ``v -> B v``, for tensors of shape ``(M, K, D + 1)``.
+    diagonal : Tensor of shape (M, 1, D + 1) or (M, K, D + 1)
+        Approximate diagonal of B.
+    block : callable, optional
+        Principal submatrices of B, see `Preconditioner.block`.
+    separate : bool
+        Whether B has no entries between different outputs.
+    solve : callable, optional
+        The inverse of `product`.
+    flat : Tensor of bool, shape (M, 1, D + 1), optional
+        Columns in which nothing but L1 depends on what all outputs' weights have in common.
+    """
+
+    product: Callable[[Tensor], Tensor]
+    diagonal: Tensor
+    block: Block | None = None
+    separate: bool = False
+    solve: Callable[[Tensor], Tensor] | None = None
+    flat: Tensor | None = None
+
+
+class Model:
+    """Quadratic models plus L1, as P problems of N unknowns each.
+
+    A problem is a model of the stack, or one output of a model where outputs are `separate`.
+    Tensors with one number per problem have shape ``(P, 1)``.
+
+    Parameters
+    ----------
+    weights, gradient : Tensor of shape (M, K, D + 1)
+    operator : Operator
+    l1 : Tensor of shape (M, 1, D + 1)
+    accuracy : float
+        Squared relative residual of directions found by conjugate gradients.
+    negligible : Tensor of shape (M,)
+        Decrease of each model that does not matter.
+    """
+
+    def __init__(
+        self,
+        weights: Tensor,
+        gradient: Tensor,
+        operator: Operator,
+        l1: Tensor,
+        accuracy: float,
+        negligible: Tensor,
+    ) -> None:
+        self.shape, self.operator, self.block = weights.shape, operator, operator.block
+        self._size = weights[0, 0].numel() if operator.separate else weights[0].numel()
+        self._accuracy = max(accuracy, FINEST_CG)
+        self.start, self.gradient, self.l1 = (self.flat(t) for t in (weights, gradient, l1))
+        diagonal = self.flat(operator.diagonal)
+        self.metric = torch.where(diagonal > 0, diagonal, 1.0)
+        rounding = ROUNDING * (self.l1 + self.gradient.abs())
+        each = len(self.start) // len(weights)
+        shares = (negligible / each).repeat_interleave(each).unsqueeze(1)
+        self.ridge = torch.full_like(shares, LEAST_RIDGE)
+        self.negligible = torch.maximum(shares, total(rounding.square() / self.metric))
+
+    def flat(self, of_models: Tensor) -> Tensor:
+        """Reshape from the shape of the models to ``(P, N)``."""
+        return of_models.expand(self.shape).reshape(-1, self._size)
+
+    def product(self, vector: Tensor) -> Tensor:
+        """``B v``."""
+        return self.operator.product(vector.view(self.shape)).view(vector.shape)
+
+    def slope(self, at: Tensor) -> Tensor:
+        """Gradient s of the quadratic part."""
+        return self.gradient + self.product(at - self.start)
+
+    def decrease(self, at: Tensor, slope: Tensor, to: Tensor, slope_there: Tensor) -> Tensor:
+        """``F(at) - F(to)``, from the gradients at both points."""
+        smooth = 0.5 * (slope + slope_there) * (at - to)
+        return total(smooth + self.l1 * (at.abs() - to.abs()))
+
+    def gap(self, at: Tensor, slope: Tensor) -> Tensor:
+        """Duality gap, an upper bound of what F can still be decreased, where B has an inverse."""
+        assert self.operator.solve is not None
+        dual = torch.clamp(-slope, -self.l1, self.l1)
+        rest = slope + dual
+        solved = self.flat(self.operator.solve(rest.view(self.shape)))
+        return total(self.l1 * at.abs() - dual * at + 0.5 * rest * solved)
+
+    def centred(self, at: Tensor) -> Tensor:
+        """Shift `flat` columns to where L1 is least: the median of the outputs' weights is zero.
+
+        Without L1 their mean stays what it was at the start.
+        """
+        flat = self.operator.flat
+        if flat is None:
+            return at
+        weights = at.view(self.shape)
+        median = weights.median(dim=1, keepdim=True).values
+        moved = (weights - self.start.view(self.shape)).mean(dim=1, keepdim=True)
+        penalised = self.l1.view(self.shape)[:, :1] > 0
+        return self.flat(weights - torch.where(flat, torch.where(penalised, median, moved), 0.0))
+
+    def working_set(self, at: Tensor, slope: Tensor) -> Tensor:
+        """Which weights may move, shape ``(P, N)``.
+
+        In `flat` columns one output is left out, or the submatrix of B would be singular: the one
+        whose condition is violated least.
+        """
+        working = (at != 0) | (slope.abs() > self.l1) | (self.l1 == 0)
+        flat = self.operator.flat
+        if flat is None:
+            return working
+        whole = flat & working.view(self.shape).all(dim=1, keepdim=True)
+        violation = torch.where((at == 0) | (self.l1 == 0), slope.abs(), torch.inf)
+        least = violation.view(self.shape).argmin(dim=1, keepdim=True)
+        left_out = torch.zeros_like(working).view(self.shape).scatter(1, least, whole)
+        return working & ~self.flat(left_out)
+
+    def direction(self, working: Tensor, residual: Tensor, problems: Tensor) -> Tensor:
+        """``-B^-1 r`` within the working set, with the ridge added to B.
+
+        Parameters
+        ----------
+        working : Tensor of bool, shape (P, N)
+        residual : Tensor of shape (P, N)
+            Zero outside the working set.
+        problems : Tensor of bool, shape (P,)
+            Which problems are asked for. For the others the result may be zero.
+        """
+        largest = int((working.sum(dim=1) * problems).max())
+        if not largest:
+            return torch.zeros_like(residual)
+        if self.block is None or largest > LARGEST_DIRECT:
+            direction, done = self._by_conjugate_gradients(working, residual)
+            if done or largest > LARGEST_DIRECT:
+                return direction
+            self.block = Columns(self.operator.product, residual.view(self.shape)).block
+        return self._by_factors(self.block, working, residual, problems, largest)
+
+    def _by_factors(
+        self, block: Block, working: Tensor, residual: Tensor, problems: Tensor, largest: int
+    ) -> Tensor:
+        """`direction` by Cholesky factors of submatrices of size `largest` at most."""
+        direction = torch.zeros_like(residual)
+        outputs = self.shape[1] if self.operator.separate else 1
+        order = working.sort(dim=1, descending=True, stable=True).indices[:, :largest]
+        within = torch.arange(largest, device=working.device)
+        asked = problems.nonzero().view(-1)
+        for group in torch.tensor_split(asked, 1 + len(asked) * largest**2 // GROUP):
+            index, inside = order[group], within < working[group].sum(dim=1, keepdim=True)
+            places = index + (group % outputs).unsqueeze(1) * self.shape[2]
+            matrix = block(group // outputs, places, self.shape[1])
+            diagonal = matrix.diagonal(dim1=1, dim2=2)
+            scale = inside * torch.where(diagonal > 0, diagonal, 1.0).rsqrt()
+            matrix.mul_(scale.unsqueeze(1)).mul_(scale.unsqueeze(2))
+            target = (scale * residual[group].gather(1, index)).unsqueeze(2)
+            solved = torch.cholesky_solve(target, cholesky(matrix, self.ridge[group])).squeeze(2)
+            direction[group] = direction[group].scatter(1, index, -scale * solved)
+        return direction
+
+    def _by_conjugate_gradients(self, working: Tensor, residual: Tensor) -> tuple[Tensor, bool]:
+        """`direction` from products with B alone, and whether it is accurate."""
+        inverse = working / self.metric
+        direction, rest = torch.zeros_like(residual), -residual
+        step = ahead = inverse * rest
+        size = first = total(rest * ahead)
+        for count in range(1, MOST_CG_STEPS + 1):
+            curved = working * self.product(step) + self.ridge * self.metric * step
+            curvature = total(step * curved)
+            length = torch.where(curvature > 0, size / curvature, 0.0)
+            direction = direction + length * step
+            rest = rest - length * curved
+            ahead = inverse * rest
+            last, size = size, total(rest * ahead)
+            if count % CG_CHECKED_EVERY == 0 and bool((size <= self._accuracy * first).all()):
+                return direction, True
+            step = ahead + torch.where(last > 0, size / last, 0.0) * step
+        return direction, False
+
+    def adapt_ridge(self, poor: Tensor, useless: Tensor) -> None:
+        """Raise the ridge of problems whose last round was poor, and lower that of the others.
+
+        Where it has become `useless` there is none.
+
+        It shortens directions along which B is nearly singular, on which many signs change.
+        """
+        more = (GROWTH * self.ridge).clamp(SOME_RIDGE, LARGEST_RIDGE)
+        ridge = torch.where(poor, more, DECAY * self.ridge)
+        self.ridge = torch.where(useless | (ridge < SOME_RIDGE), LEAST_RIDGE, ridge)
+
+    def best_on_line(self, at: Tensor, slope: Tensor, direction: Tensor) -> Tensor:
+        """Minimiser of F on a ray, which is quadratic from each change of sign to the next.
+
+        The derivative of F along the ray grows with the length, and jumps at changes of sign.
+        """
+        curvature = total(direction * self.product(direction))
+        signed = torch.where(at == 0, direction.abs(), at.sign() * direction)
+        first = total(slope * direction + self.l1 * signed)
+        crosses = (at * direction < 0) & (self.l1 > 0)
+        when = torch.where(crosses, -at / torch.where(crosses, direction, 1.0), torch.inf)
+        jump = torch.where(crosses, 2.0 * self.l1 * direction.abs(), 0.0)
+        when, order = when.sort(dim=1)
+        constant = torch.cat([first, first + jump.gather(1, order).cumsum(dim=1)], dim=1)
+        begins = torch.cat([torch.zeros_like(first), when], dim=1)
+        ends = torch.cat([when, torch.full_like(first, torch.inf)], dim=1)
+        flat = torch.where(constant < 0, torch.inf, 0.0)
+        level = torch.where(curvature > 0, -constant / curvature, flat)
+        segment = (level <= ends).to(torch.int8).argmax(dim=1, keepdim=True)
+        length = torch.maximum(level, begins).minimum(ends).gather(1, segment)
+        length = torch.where(length.isfinite(), length, 0.0)
+        reached = torch.zeros_like(crosses).scatter(1, order, when == length)
+        return torch.where(reached, 0.0, at + length * direction)
+
+
+class Columns:
+    """Principal submatrices of B from its products with unit vectors, each computed once.
+
+    Parameters
+    ----------
+    product : callable
+    like : Tensor of shape (M, K, D + 1)
+        What `product` takes.
+    """
+
+    def __init__(self, product: Callable[[Tensor], Tensor], like: Tensor) -> None:
+        self.product, self.like = product, like
+        self._columns: dict[int, Tensor] = {}
+
+    def block(self, models: Tensor, index: Tensor, outputs: int) -> Tensor:
+        """Principal submatrices of B, see `Preconditioner.block`."""
+        names, places = torch.unique(index, return_inverse=True)
+        columns = torch.stack([self._column(name) for name in names.tolist()], dim=1)  # (M, u, N)
+        rows = columns[models].gather(1, places.unsqueeze(2).expand(-1, -1, columns.shape[2]))
+        return rows.gather(2, index.unsqueeze(1).expand(-1, index.shape[1], -1))
+
+    def _column(self, place: int) -> Tensor:
+        """Column of B for each model, shape ``(M, N)``."""
+        if place not in self._columns:
+            unit = torch.zeros_like(self.like)
+            unit.view(len(unit), -1)[:, place] = 1.0
+            self._columns[place] = self.product(unit).flatten(1)
+        return self._columns[place]
+
+
+def total(numbers: Tensor) -> Tensor:
+    """Sum over the unknowns of each problem, shape ``(P, 1)``."""
+    return numbers.sum(dim=1, keepdim=True)
+
+
+def cholesky(unit: Tensor, ridge: Tensor) -> Tensor:
+    """Factor matrices whose diagonal is set to 1 plus a ridge, a larger one if that fails."""
+    unit.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+    while True:
+        unit.diagonal(dim1=1, dim2=2).copy_(1.0 + ridge)
+        lower: Tensor
+        lower, info = torch.linalg.cholesky_ex(unit)
+        failed = info.unsqueeze(1) != 0
+        if not bool(failed.any()):
+            return lower
+        ridge = torch.where(failed, MORE_RIDGE * ridge, ridge)

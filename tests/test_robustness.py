@@ -1,0 +1,48 @@
+"""Random hard problems of docs/benchmarks/robustness.py: no fit is wrong without a word.
+
+The optima are stored; SciPy found them in double precision, see robustness_reference.py there.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TOL = 1e-4
+OPTIMA = json.loads((Path(__file__).parent / "robustness_optima.json").read_text())
+#: Problems a test, so that one failure does not hide the others.
+GROUP = 20
+
+
+@pytest.fixture
+def robustness(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "benchmarks"))
+    import robustness
+
+    yield robustness
+    for name in ("robustness", "robustness_reference", "tools"):
+        sys.modules.pop(name, None)
+
+
+def outcomes(robustness, numbers):
+    """Gap, whether it warned and whether it says that it converged, of each fit."""
+    for number in numbers:
+        problem = robustness.make(int(number))
+        best, constant = OPTIMA[number]
+        outcome = robustness.Outcome(int(number), False, problem.kind, "", "")
+        with np.errstate(all="ignore"):
+            model = robustness.fit(problem, outcome)
+            assert model is not None, (number, outcome.error)
+            value = problem.rows.objective_of_fitted(model.coef_, model.intercept_)
+        yield number, robustness.gap(value, best, constant), outcome.warned, model.converged_
+
+
+@pytest.mark.parametrize("first", range(0, len(OPTIMA), GROUP))
+def test_no_fit_is_wrong_without_a_word(robustness, first):
+    numbers = list(OPTIMA)[first : first + GROUP]
+    for number, gap, warned, converged in outcomes(robustness, numbers):
+        assert warned == (not converged), number
+        assert gap <= 10 * TOL or warned, (number, gap)
