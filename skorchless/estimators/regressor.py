@@ -109,11 +109,11 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
     converged_ : bool
         Whether training ended because ``tol`` was reached, or as it was asked to (early stopping,
         ``tol=None``, a callback). A ``ConvergenceWarning`` says why where it is False.
-    loss_curve_ : ndarray of shape (n_iter_,)
+    loss_curve_ : ndarray of shape (n_epochs,)
         Objective, penalty included. SGD and Adam: mean over an epoch's batches, each taken before
         its update. Quasi-Newton: at the accepted coefficients after each iteration, so it never
         rises.
-    validation_loss_curve_ : ndarray of shape (n_passes,)
+    validation_loss_curve_ : ndarray of shape (n_epochs,)
         Mean loss on the validation rows after each pass, without penalty. Only with ``X_val`` or
         ``early_stopping``.
     learning_rate_ : float
