@@ -280,7 +280,7 @@ class SoftmaxCrossEntropy(_SharedLoss):
             counts = torch.bincount(target, weights=weight.to(WIDE), minlength=n_outputs)
             reducer.sum_(counts)
             share = counts / counts.sum()
-        logits = share.clamp(min=torch.finfo(WIDE).eps).log()
+        logits = share.clamp(min=torch.finfo(WIDE).tiny).log()
         intercept = (logits - logits.mean()).view(1, -1)
         return NullModel(intercept, torch.special.entr(share).sum().view(1))
 
@@ -325,7 +325,7 @@ class LogisticLoss(_SharedLoss):
             counts = torch.stack([wide @ (1.0 - ones), wide @ ones])
             reducer.sum_(counts)
             shares = counts / counts.sum()
-        logits = shares.clamp(min=torch.finfo(WIDE).eps).log()
+        logits = shares.clamp(min=torch.finfo(WIDE).tiny).log()
         intercept = (logits[1] - logits[0]).view(1, 1)
         return NullModel(intercept, torch.special.entr(shares).sum().view(1))
 

@@ -55,8 +55,6 @@ SHORTENED = 3
 FIRST_DAMPING, DAMPING_FACTOR, LEAST_DAMPING = 1e-3, 10.0, 1e-7
 #: More damping than this only makes steps too short to be seen.
 MOST_DAMPING = 1e12
-#: A step changes the log-odds of a mean row by no more than this.
-MOST_LOG_ODDS = 100.0
 #: An accepted step of less than this share of the first trial's asks for more damping.
 SHORT = 0.2
 #: What can be gained along a direction is no matter below this share of the distance to stop at.
@@ -302,9 +300,6 @@ class QuasiNewton:
             missing = np.where(near, missing, 0.0)
         else:
             direction, slope, missing = self._solve()
-        direction, share = self._within_reach(direction)
-        slope = share * slope
-        missing = np.where(share < 1.0, np.inf, missing)
         self._direction = self._choose(models, direction, self._direction)
         self.descent.aim(models, slope)
         sure = models & (self._damping == 0.0)
@@ -329,17 +324,6 @@ class QuasiNewton:
         slope = dot(direction - unseen, self._gradient).view(-1).numpy(force=True)
         estimate: np.ndarray = missing - SAFETY * slope
         return estimate
-
-    def _within_reach(self, direction: Tensor) -> tuple[Tensor, np.ndarray]:
-        """Shorten directions that change log-odds by more than can matter; return by how much.
-
-        Where a class is certain its intercept has hardly any curvature, and nothing to hold it.
-        """
-        if self.curvature.objective.loss.has_units:
-            return direction, np.ones(len(direction))
-        largest = direction[..., -1].abs().amax(dim=1)
-        share = (MOST_LOG_ODDS / largest.clamp(min=MOST_LOG_ODDS)).view(-1, 1, 1)
-        return direction * share, share.view(-1).numpy(force=True)
 
     def _choose_length(self, models: np.ndarray, lengths: Sequence[float]) -> None:
         """Choose the best of some lengths for some of the models, where rows are cheap to ask."""
