@@ -292,7 +292,8 @@ class _Training:
                 return projected
         rounds = self.dtype != WIDE or rule.singular or self.row_space is not None
         small = self.data.X.numel() <= DOUBLE_NUMBERS
-        if (rounds and small) or self._has_large_means(scaling):
+        taken_back = any(result.lost_digits or result.useless for result in results)
+        if (rounds and small) or taken_back or self._has_large_means(scaling):
             self._evaluate(results, folded)
         return folded
 
@@ -633,23 +634,22 @@ class _Training:
     def _controls(self, rates: np.ndarray, units: np.ndarray | None) -> Controls:
         shared = self.shared
         early = bool(shared["early_stopping"])
-        threshold = None
+        threshold = constant_loss = None
         judges = early or not self.kind.full_batch
         if judges and shared["tol"] is not None and not self.one_pass:
-            tol = np.array([float(candidate["tol"]) for candidate in self.candidates])
-            threshold = tol if self._chooses_rates else tol * self.constant_loss.numpy(force=True)
+            constant_loss = self.constant_loss.numpy(force=True)
+            threshold = np.array([float(candidate["tol"]) for candidate in self.candidates])
+            threshold *= 1.0 if self._chooses_rates else constant_loss
         patience = int(shared["n_iter_no_change"])
         if self._chooses_rates:
             steps = -(-self.n_rows // self._batch_size())
             patience = max(patience, -(-LEAST_STEPS // steps))
-        judges_rate = threshold is not None and not self.automatic
-        constant_loss = self.constant_loss.numpy(force=True)
         return Controls(
             max_iter=1 if self.one_pass else int(shared["max_iter"]),
             rate=rates * (1 + self.memory.passes) ** -FALLING if self.averages else rates,
             units=units,
             floor=AUTOMATIC_FLOOR * rates if self.automatic else ADAPTIVE_FLOOR,
-            constant_loss=constant_loss if judges_rate else None,
+            constant_loss=None if self.automatic else constant_loss,
             schedule=self._schedule(),
             horizon=int(shared["max_iter"]),
             first_pass=self.memory.passes,
