@@ -89,7 +89,7 @@ class ModelResult:
     loss_curve, validation_loss_curve : list of float
         One value a pass.
     n_iter, best_iter : int
-        Passes made, and the pass whose weights these are.
+        Iterations made, and the one whose weights these are.
     rate : float
         The learning rate of the last pass.
     converged, diverged : bool
@@ -185,17 +185,19 @@ def train(
     """
     run = _Run(objective, rule, weights, controls)
     try:
-        while run.running.any() and run.n_iter < controls.max_iter:
-            models: list[int] = run.stack[run.running].tolist()
+        told: set[int] = set()  # models whose iteration has begun for the watcher
+        while run.running.any():
             if watcher is None or not rule.started:
                 run.pass_over(source, generator, validation)
                 continue
+            models: list[int] = run.stack[run.running].tolist()
             for model in models:
-                watcher.on_pass_begin(model)
-            while not run.pass_over(source, generator, validation):
-                pass  # trial steps that are rejected are no iteration
-            wishes = [bool(watcher.on_pass_end(run.progress(model))) for model in models]
-            run.stop(np.array(models), torch.tensor(wishes, dtype=WIDE, device="cpu"))
+                if model not in told:
+                    watcher.on_pass_begin(model)
+            ended = run.pass_over(source, generator, validation)
+            told = set(models).difference(ended.tolist())
+            wishes = [bool(watcher.on_pass_end(run.progress(model))) for model in ended]
+            run.stop(ended, torch.tensor(wishes, dtype=WIDE, device="cpu"))
         run.agree()
     except KeyboardInterrupt as interrupt:
         return run.results, interrupt
@@ -212,7 +214,7 @@ class _Run:
         self.results = [ModelResult() for _ in weights]
         self.stack = np.arange(len(weights))
         self.running = np.ones(len(weights), dtype=bool)
-        self.n_iter = 0
+        self.n_iter = np.zeros(len(weights), dtype=int)
         self._begun = time.perf_counter()
         self.rate = controls.rate.astype(float)
         self.floor = np.broadcast_to(controls.floor, self.rate.shape)
@@ -230,18 +232,20 @@ class _Run:
         source: Source,
         generator: torch.Generator | None,
         validation: Source | None,
-    ) -> bool:
+    ) -> np.ndarray:
         """One pass: move the weights, record what was accepted, let go of what is done.
 
         A pass that only evaluates the start is no iteration: it is recorded, in case there is no
-        other, and the first iteration takes its place. Nor is a pass whose trial steps were all
-        rejected, unless a model ends with it.
+        other, and the first iteration takes its place. Nor is a pass an iteration of a model whose
+        trial step was rejected, unless the model ends with it: what is recorded of a model does
+        not depend on the others in its stack.
 
         Returns
         -------
-        iterated : bool
+        models : ndarray of int
+            Those that it was an iteration of.
         """
-        iterates = self.rule.started
+        started = self.rule.started
         rates = self._rates()
         begun = self.weights.clone() if self.controls.keeps_best else self.weights
         total = torch.zeros(self.weights.shape[0], dtype=WIDE, device=self.weights.device)
@@ -254,35 +258,38 @@ class _Run:
             self.objective.reducer.first_(total)
         mean = (total / source.n_batches).numpy(force=True)
         outcome = self.rule.on_pass(self.weights, mean)
-        ends = outcome.converged | outcome.stuck
-        if not (outcome.moved or (ends & self.running).any()):
-            return False
-        self.n_iter += iterates
+        moved = self.running & (outcome.moved | outcome.converged | outcome.stuck)
+        models: np.ndarray = self.stack[moved]
+        if not moved.any():
+            return models
+        self.n_iter += moved & started
 
         value = outcome.value
         largest = torch.linalg.vector_norm(outcome.accepted, torch.inf, dim=(1, 2))
         finite = np.isfinite(largest.numpy(force=True)) & np.isfinite(value)
+        recorded = finite & moved
         judged, validation_loss = value, None
         if validation is not None:
             losses = self.objective.mean_loss(validation.chunks(), outcome.accepted)
             validation_loss = losses.numpy(force=True)
-        if self.best is not None and validation_loss is not None and iterates:
+        if self.best is not None and validation_loss is not None and started:
             judged = validation_loss
-            self.best.update(np.where(finite, judged, np.inf), outcome.accepted, self.n_iter)
+            self.best.update(np.where(recorded, judged, np.inf), outcome.accepted, self.n_iter)
         elif self.best is not None and self.controls.keeps_best:
             # The loss of a single batch is that of the weights before their step.
             seen = begun if source.n_batches == 1 else outcome.accepted
-            self.best.update(np.where(finite, value, np.inf), seen, self.n_iter)
-        self._record(outcome.accepted, value, validation_loss, finite, rates)
-        converged = outcome.converged | self._stale(judged)
+            self.best.update(np.where(recorded, value, np.inf), seen, self.n_iter)
+        self._record(outcome.accepted, value, validation_loss, moved, finite, rates)
+        converged = outcome.converged | self._stale(judged, moved & started)
         self._let_go(converged, ~finite, outcome.stuck & ~converged)
-        return True
+        self._keep(self.n_iter < self.controls.max_iter)
+        return models
 
     def progress(self, model: int) -> Progress:
         """How far a model is."""
         seconds = time.perf_counter() - self._begun
-        epoch = self.controls.first_pass + self.n_iter
-        return Progress(model, self.results[model], epoch, seconds)
+        result = self.results[model]
+        return Progress(model, result, self.controls.first_pass + result.n_iter, seconds)
 
     def stop(self, models: np.ndarray, wishes: Tensor) -> None:
         """Let those of `models` be as they are that somebody wants to stop, here or elsewhere.
@@ -307,7 +314,7 @@ class _Run:
     def _rates(self) -> np.ndarray:
         """Hand the rule this pass's learning rates; return them, shape ``(M,)``."""
         controls = self.controls
-        epoch = controls.first_pass + self.n_iter
+        epoch = controls.first_pass + int(self.n_iter.max())
         rates = self.rate * SCHEDULES[controls.schedule](epoch, controls.horizon)
         like = self.weights
         stacked = stack(rates, dtype=like.dtype, device=like.device)
@@ -322,14 +329,15 @@ class _Run:
         accepted: Tensor,
         value: np.ndarray,
         validation_loss: np.ndarray | None,
+        moved: np.ndarray,
         finite: np.ndarray,
         rates: np.ndarray,
     ) -> None:
         kept = accepted if self.best is None else self.best.weights
         losses, weights, each_rate = value.tolist(), kept.unbind(), rates.tolist()
-        for i in np.flatnonzero(self.running).tolist():
+        for i in np.flatnonzero(moved).tolist():
             result = self.results[self.stack[i]]
-            n_iter = max(1, self.n_iter)
+            n_iter = max(1, int(self.n_iter[i]))
             result.n_iter, result.rate = n_iter, each_rate[i]
             if not finite[i]:
                 continue
@@ -340,11 +348,11 @@ class _Run:
             best = 0 if self.best is None else int(self.best.n_iter[i])
             result.best_iter = best or n_iter
 
-    def _stale(self, judged: np.ndarray) -> np.ndarray:
+    def _stale(self, judged: np.ndarray, iterated: np.ndarray) -> np.ndarray:
         """Which models have stopped improving; on an adaptive schedule, at the lowest rate."""
-        if self.patience is None or self.n_iter == 0:
+        if self.patience is None:
             return np.zeros(len(judged), dtype=bool)
-        stale = self.patience.update(judged)
+        stale = self.patience.update(judged, iterated)
         if self.controls.schedule == "adaptive":
             self.rate = np.where(stale, self.rate / ADAPTIVE_DIVISOR, self.rate)
             self.patience.forgive(stale)
@@ -373,6 +381,7 @@ class _Run:
         if keep.all() or not keep.any():
             return
         self.stack, self.running = self.stack[keep], self.running[keep]
+        self.n_iter = self.n_iter[keep]
         self.rate, self.floor = self.rate[keep], self.floor[keep]
         index = torch.from_numpy(np.flatnonzero(keep)).to(self.weights.device)
         self.weights = self.weights.index_select(0, index)

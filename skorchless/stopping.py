@@ -29,16 +29,20 @@ class Patience:
         self.best = np.full(len(threshold), np.inf)
         self.waited = np.zeros(len(threshold), dtype=int)
 
-    def update(self, value: np.ndarray) -> np.ndarray:
-        """Take in one pass's values, of shape ``(M,)``; return which models are stale."""
+    def update(self, value: np.ndarray, iterated: np.ndarray) -> np.ndarray:
+        """Take in one pass's values, of shape ``(M,)``; return which models are stale.
+
+        Only models that `iterated` have a new value.
+        """
         threshold = self.threshold
         if self.constant_loss is not None:
             best = np.minimum(self.best, self.constant_loss)
             threshold = threshold * (self.constant_loss - best)
-        improved = value < self.best - threshold
-        self.waited = np.where(improved, 0, self.waited + 1)
+        improved = iterated & (value < self.best - threshold)
+        self.waited = np.where(improved, 0, self.waited + iterated)
         self.best = np.where(improved, value, self.best)
-        return self.waited >= self.passes
+        stale: np.ndarray = iterated & (self.waited >= self.passes)
+        return stale
 
     def forgive(self, models: np.ndarray) -> None:
         """Let some models start waiting anew, as after a change of rate."""
@@ -72,7 +76,7 @@ class BestWeights:
         self.weights = weights.clone()
         self.n_iter = np.zeros(len(weights), dtype=int)
 
-    def update(self, value: np.ndarray, weights: Tensor, n_iter: int) -> None:
+    def update(self, value: np.ndarray, weights: Tensor, n_iter: np.ndarray) -> None:
         """Take in one pass's values, of shape ``(M,)``, and the weights they belong to."""
         better = value < self.value
         if self.rounding is not None:

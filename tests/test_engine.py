@@ -51,7 +51,13 @@ class Scripted:
         weights.fill_(self.passes)
         converged = self.converges_at == self.passes
         never = np.zeros_like(converged)
-        return PassOutcome(weights.clone(), self.curves[:, self.passes - 1], converged, never)
+        moved = self.moved(~never)
+        return PassOutcome(
+            weights.clone(), self.curves[:, self.passes - 1], converged, never, moved
+        )
+
+    def moved(self, all_models):
+        return all_models
 
     def select(self, keep):
         self.curves = self.curves[keep.numpy()]
@@ -113,6 +119,42 @@ def test_a_model_that_says_it_is_done_leaves_the_others_at_work():
     assert [result.loss_curve for result in results] == [[3.0, 2.0], [6.0, 5.0, 4.0]]
     assert [result.converged for result in results] == [True, False]
     assert [float(result.weights[0, 0]) for result in results] == [2.0, 3.0]
+
+
+class Rejecting(Scripted):
+    """Rejects the second model's trial steps in all odd passes."""
+
+    def moved(self, all_models):
+        moved = all_models.copy()
+        moved[1:] = self.passes % 2 == 0
+        return moved
+
+
+def test_a_rejected_step_is_an_iteration_of_no_model():
+    """A model records the same beside another one, whose steps are accepted, as alone."""
+    curves = [[8.0, 7.0, 6.0, 5.0, 4.0, 3.0]] * 2
+    (first, second), _ = run(Rejecting(curves), max_iter=3, validation=[0.0], early_stopping=True)
+    assert first.loss_curve == [8.0, 7.0, 6.0]
+    assert second.loss_curve == [7.0, 5.0, 4.0]
+    assert [first.n_iter, second.n_iter] == [3, 3]
+    assert [len(first.validation_loss_curve), len(second.validation_loss_curve)] == [3, 3]
+    assert float(second.weights[0, 0]) == 2.0  # the validation loss is the square of the passes
+
+
+def test_a_watcher_sees_the_iterations_of_each_model():
+    told = []
+
+    class Watcher:
+        def on_pass_begin(self, model):
+            told.append(("begin", model))
+
+        def on_pass_end(self, progress):
+            told.append(("end", progress.model))
+            return False
+
+    run(Rejecting([[4.0, 3.0, 2.0, 1.0]] * 2), max_iter=2, watcher=Watcher())
+    begin_0, begin_1, end_0, end_1 = [(when, i) for when in ("begin", "end") for i in (0, 1)]
+    assert told == [begin_0, begin_1, end_0, begin_0, end_0, end_1, begin_1, end_1]
 
 
 class Counting(Scripted):

@@ -6,8 +6,12 @@ from skorchless.stopping import BestWeights, Patience
 
 
 def update_all(patience, curves):
-    """Whether each model was stale after each pass."""
-    return [patience.update(np.array(values)).tolist() for values in zip(*curves, strict=True)]
+    """Whether each model was stale after each pass; None is no iteration."""
+    stale = []
+    for values in zip(*curves, strict=True):
+        iterated = np.array([value is not None for value in values])
+        stale.append(patience.update(np.array(values, dtype=float), iterated).tolist())
+    return stale
 
 
 def test_a_model_is_stale_after_so_many_passes_without_improvement():
@@ -27,6 +31,12 @@ def test_each_model_has_its_own_threshold_and_waits_by_itself():
     patience = Patience(np.array([0.5, 0.0]), passes=1)
     stale = update_all(patience, [[3.0, 2.9, 1.0], [3.0, 2.9, 2.9]])
     assert stale == [[False, False], [True, False], [False, True]]
+
+
+def test_passes_that_are_no_iteration_do_not_count():
+    patience = Patience(np.array([0.0, 0.0]), passes=2)
+    stale = update_all(patience, [[1.0, None, 1.0, None, 1.0], [1.0, 1.0, 1.0, None, None]])
+    assert stale == [[False] * 2, [False] * 2, [False, True], [False] * 2, [True, False]]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -59,7 +69,7 @@ def test_best_weights_are_those_of_the_lowest_value():
     best = BestWeights(weights_of(0.0, 0.0))
     curves = [3.0, 1.0, 2.0], [np.inf, 5.0, 4.0]
     for i, values in enumerate(zip(*curves, strict=True), start=1):
-        best.update(np.array(values), weights_of(10.0 + i, 20.0 + i), n_iter=i)
+        best.update(np.array(values), weights_of(10.0 + i, 20.0 + i), n_iter=np.array(i))
     assert best.weights.flatten().tolist() == [12.0, 23.0]
     assert best.n_iter.tolist() == [2, 3]
     assert best.value.tolist() == [1.0, 4.0]
@@ -68,7 +78,7 @@ def test_best_weights_are_those_of_the_lowest_value():
 def test_of_equal_values_the_first_is_best():
     best = BestWeights(weights_of(0.0))
     for i in (1, 2):
-        best.update(np.array([1.0]), weights_of(float(i)), n_iter=i)
+        best.update(np.array([1.0]), weights_of(float(i)), n_iter=np.array(i))
     assert best.n_iter.tolist() == [1]
     assert best.weights.item() == 1.0
 
@@ -76,15 +86,15 @@ def test_of_equal_values_the_first_is_best():
 def test_best_weights_do_not_move_with_the_weights():
     weights = weights_of(1.0)
     best = BestWeights(weights)
-    best.update(np.array([1.0]), weights, n_iter=1)
+    best.update(np.array([1.0]), weights, n_iter=np.array(1))
     weights.fill_(2.0)
     assert best.weights.item() == 1.0
 
 
 def test_models_that_stay_keep_their_best():
     best = BestWeights(weights_of(0.0, 0.0, 0.0))
-    best.update(np.array([1.0, 2.0, 3.0]), weights_of(1.0, 2.0, 3.0), n_iter=1)
+    best.update(np.array([1.0, 2.0, 3.0]), weights_of(1.0, 2.0, 3.0), n_iter=np.array(1))
     best.select(np.array([True, False, True]))
-    best.update(np.array([2.0, 2.0]), weights_of(4.0, 5.0), n_iter=2)
+    best.update(np.array([2.0, 2.0]), weights_of(4.0, 5.0), n_iter=np.array(2))
     assert best.weights.flatten().tolist() == [1.0, 5.0]
     assert best.n_iter.tolist() == [1, 2]

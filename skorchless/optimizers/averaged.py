@@ -54,7 +54,7 @@ class AveragedAdam(Adam):
         """Accept the mean of the weights."""
         self._ahead = weights - self.average
         never = np.zeros(len(weights), dtype=bool)
-        return PassOutcome(self.average.clone(), value, never, never)
+        return PassOutcome(self.average.clone(), value, never, never, ~never)
 
     def state(self) -> State:
         """Adam's, and how far the weights are ahead of their mean."""

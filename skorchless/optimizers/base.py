@@ -60,15 +60,15 @@ class PassOutcome:
         Whether the rule itself knows that it is done.
     stuck : ndarray of bool, shape (M,)
         Whether it can go no further without being done.
-    moved : bool
-        Whether any model was moved. A pass whose trial steps were all rejected is no iteration.
+    moved : ndarray of bool, shape (M,)
+        Whether it moved. A pass whose trial step was rejected is no iteration.
     """
 
     accepted: Tensor
     value: np.ndarray
     converged: np.ndarray
     stuck: np.ndarray
-    moved: bool = True
+    moved: np.ndarray
 
 
 class Rule(Protocol):

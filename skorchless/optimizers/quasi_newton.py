@@ -122,7 +122,7 @@ class QuasiNewton:
         trial = weights.to(WIDE, copy=True)
         if self._weights is None and self._replaces_start(weights, value):
             never = np.zeros(len(value), dtype=bool)
-            return PassOutcome(trial.to(self._dtype), value, never, never)
+            return PassOutcome(trial.to(self._dtype), value, never, never, ~never)
         gradient = self._without_drift(self._batch_gradient, trial)
         if self._weights is None:
             accepted = np.ones(len(value), dtype=bool)
@@ -168,8 +168,7 @@ class QuasiNewton:
             self._choose_length(~aims & ~converged, SHORT_LENGTHS)
         length = torch.from_numpy(self.descent.length).to(self._weights)
         weights.copy_(self._weights + length.view(-1, 1, 1) * self._direction)
-        moved = bool(accepted.any())
-        return PassOutcome(self._point, self.descent.value, converged, self.descent.stuck, moved)
+        return PassOutcome(self._point, self.descent.value, converged, self.descent.stuck, accepted)
 
     def _replaces_start(self, weights: Tensor, value: np.ndarray) -> bool:
         """Put the best constant model in the place of starts that are worse, if there are any."""

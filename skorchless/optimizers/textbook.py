@@ -42,7 +42,7 @@ class TextbookRule(ABC):
     def on_pass(self, weights: Tensor, value: np.ndarray) -> PassOutcome:
         """Accept the weights as they are."""
         never = np.zeros(len(weights), dtype=bool)
-        return PassOutcome(weights.clone(), value, never, never)
+        return PassOutcome(weights.clone(), value, never, never, ~never)
 
     @abstractmethod
     def select(self, keep: Tensor) -> None:

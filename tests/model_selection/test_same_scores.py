@@ -1,6 +1,7 @@
 """GridSearchCV's scores, over whatever configurations hypothesis draws."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from searches import assert_same, make_classes, make_numbers, search_both
@@ -85,6 +86,16 @@ def test_all_scores_are_those_of_grid_search(configuration):
     weight = np.random.default_rng(seed).uniform(0.1, 2.0, len(X))
     fit_params = {} if weight_name is None else {weight_name: weight}
     assert_same(*search_both(estimator, grid, X, y, fit_params, **options))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_early_stopping_of_one_candidate_waits_for_no_other(seed):
+    """Steps of one model that are rejected while another's is accepted are no iterations."""
+    model = TorchLinearRegressor(
+        loss="huber", early_stopping=True, validation_fraction=0.25, tol=1e-9, random_state=0
+    )
+    grid = {"alpha": [0.0, 0.1], "delta": [0.5, 2.0]}
+    assert_same(*search_both(model, grid, *make_numbers(n=60, seed=seed), cv=2))
 
 
 def test_a_penalty_of_one_candidate_is_none_of_anothers():
