@@ -189,15 +189,16 @@ def train(
         while run.running.any():
             if watcher is None or not rule.started:
                 run.pass_over(source, generator, validation)
-                continue
-            models: list[int] = run.stack[run.running].tolist()
-            for model in models:
-                if model not in told:
-                    watcher.on_pass_begin(model)
-            ended = run.pass_over(source, generator, validation)
-            told = set(models).difference(ended.tolist())
-            wishes = [bool(watcher.on_pass_end(run.progress(model))) for model in ended]
-            run.stop(ended, torch.tensor(wishes, dtype=WIDE, device="cpu"))
+            else:
+                models: list[int] = run.stack[run.running].tolist()
+                for model in models:
+                    if model not in told:
+                        watcher.on_pass_begin(model)
+                ended = run.pass_over(source, generator, validation)
+                told = set(models).difference(ended.tolist())
+                wishes = [bool(watcher.on_pass_end(run.progress(model))) for model in ended]
+                run.stop(ended, torch.tensor(wishes, dtype=WIDE, device="cpu"))
+            run.keep_within_limit()
         run.agree()
     except KeyboardInterrupt as interrupt:
         return run.results, interrupt
@@ -282,7 +283,6 @@ class _Run:
         self._record(outcome.accepted, value, validation_loss, moved, finite, rates)
         converged = outcome.converged | self._stale(judged, moved & started)
         self._let_go(converged, ~finite, outcome.stuck & ~converged)
-        self._keep(self.n_iter < self.controls.max_iter)
         return models
 
     def progress(self, model: int) -> Progress:
@@ -301,6 +301,10 @@ class _Run:
         for model in self.stack[stopped]:
             self.results[model].converged = True
         self._keep(~stopped)
+
+    def keep_within_limit(self) -> None:
+        """Let go of models that have made all iterations that they may make."""
+        self._keep(self.n_iter < self.controls.max_iter)
 
     def agree(self) -> None:
         """Give all processes the first one's weights.

@@ -149,11 +149,7 @@ class QuasiNewton:
             self._measure()
             self._aim(flat)
         near = aims & (self._damping > 0.0) & (self.descent.decrease <= self.descent.near) & ~flat
-        if near.any() and self.penalty.has_l1:
-            self._damping = np.where(near, 0.0, self._damping)
-            self._measure()
-            estimate = np.where(near, self._aim(near), estimate)
-        elif near.any() and self.curvature.is_exact:
+        if near.any() and self.curvature.is_exact:
             estimate = np.where(near, self._undamped_estimate(), estimate)
         doubtful = aims & (estimate <= self.descent.near) & self._slow
         if doubtful.any() and self.curvature.take_all_rows():
@@ -286,12 +282,13 @@ class QuasiNewton:
             return unknown
         assert self._preconditioner is not None
         if self.penalty.has_l1:
+            operator = self._operator(self._preconditioner)
             direction, slope, missing = self._minimise_model(
-                EXACT_MODEL if self.curvature.constant else ROUGH_MODEL
+                operator, EXACT_MODEL if self.curvature.constant else ROUGH_MODEL
             )
             near = -slope <= self.descent.near
             if near.any() and not self.curvature.constant:  # to be sure before stopping
-                exact = self._minimise_model(EXACT_MODEL, direction)
+                exact = self._minimise_model(operator, EXACT_MODEL, direction)
                 exact_direction, exact_slope, exact_missing = exact
                 direction = self._choose(near, exact_direction, direction)
                 slope = np.where(near, exact_slope, slope)
@@ -316,11 +313,15 @@ class QuasiNewton:
 
     def _undamped_estimate(self) -> np.ndarray:
         """How far the objectives are above their minima by the Hessians without damping."""
-        unseen = self._unseen()
-        gradient = self._gradient - self.penalty.l2 * unseen
         hessian = self.curvature.preconditioner(self._measured_at)
-        direction, missing = self._solve_exactly(hessian, gradient)
-        slope = dot(direction - unseen, self._gradient).view(-1).numpy(force=True)
+        if self.penalty.has_l1:
+            operator = self._operator(hessian)
+            _, slope, missing = self._minimise_model(operator, EXACT_MODEL, self._direction)
+        else:
+            unseen = self._unseen()
+            gradient = self._gradient - self.penalty.l2 * unseen
+            direction, missing = self._solve_exactly(hessian, gradient)
+            slope = dot(direction - unseen, self._gradient).view(-1).numpy(force=True)
         estimate: np.ndarray = missing - SAFETY * slope
         return estimate
 
@@ -430,7 +431,7 @@ class QuasiNewton:
         return torch.from_numpy(accuracy).to(self._gradient).view(-1, 1, 1)
 
     def _minimise_model(
-        self, accuracy: float, rough: Tensor | None = None
+        self, operator: Operator, accuracy: float, rough: Tensor | None = None
     ) -> tuple[Tensor, np.ndarray, np.ndarray]:
         """Direction to the minimiser of the quadratic model plus L1, see `minimise_model`."""
         assert self._weights is not None
@@ -439,7 +440,7 @@ class QuasiNewton:
         direction, slope, missing = minimise_model(
             self._weights,
             self._gradient,
-            self._operator(),
+            operator,
             l1,
             accuracy,
             torch.from_numpy(share * self.descent.near).to(l1),
@@ -447,10 +448,8 @@ class QuasiNewton:
         )
         return direction, slope.numpy(force=True), missing.numpy(force=True)
 
-    def _operator(self) -> Operator:
+    def _operator(self, known: Preconditioner) -> Operator:
         """The matrix of the quadratic model to which L1 is added."""
-        known = self._preconditioner
-        assert known is not None
         product: Callable[[Tensor], Tensor]
         block: Block | None
         solve = None
