@@ -346,7 +346,8 @@ class _Training:
             reached = result.loss_curve[result.best_iter - 1]
             tol = max(float(candidate["tol"] or 0.0), LEAST_TOL)
             near = distance_that_counts(np.array(tol), np.array(reached), np.array(constant))
-            noise = ROUNDING_OF_RETURNED * torch.finfo(WIDE).eps * abs(value)
+            size = abs(value) if self.loss.has_units else max(abs(value), 1.0)
+            noise = ROUNDING_OF_RETURNED * torch.finfo(WIDE).eps * size
             if constant - reached <= of_intercept:  # nothing to gain that rounding would not hide
                 noise += min(of_intercept, LEAST_TOL * abs(reached))
             result.lost_digits = bool(value - reached > MOST_LOST * near + noise)

@@ -25,7 +25,7 @@ CHEAP_PRODUCT = 2**22
 #: Multiply-adds that second moments of all weights and their factor may take.
 CHEAP_HESSIAN = 3 * 2**23
 #: The same where conjugate gradients have led to steps that failed.
-DEAR_HESSIAN = 2**28
+DEAR_HESSIAN = 2**30
 #: Numbers of a table that may be copied for that.
 MOST_NUMBERS = 2**23
 #: A row that a direction changes by less than this share of the largest change is not moved by it.

@@ -91,7 +91,10 @@ class QuasiNewton:
         self._dtype, self._eps = setup.weights.dtype, torch.finfo(setup.weights.dtype).eps
         self._constant_weights: Tensor | None = setup.constant_weights
         self.descent = Descent.at_start(
-            setup.tolerance.numpy(force=True), setup.constant_loss.numpy(force=True), self._eps
+            setup.tolerance.numpy(force=True),
+            setup.constant_loss.numpy(force=True),
+            self._eps,
+            unit=0.0 if setup.objective.loss.has_units else 1.0,
         )
         self._damping = np.zeros(len(setup.weights))
         self.history = History()
