@@ -1,9 +1,12 @@
-r"""The span of the rows, where there are no more of them than columns.
+r"""The span of the rows, where there are no more of them than columns or columns are dependent.
 
 Without L1 the optimum then lies in this span: with an L2 penalty, or where the solution of least
 norm is asked for, weights orthogonal to all centred rows are zero. With an orthonormal basis Q of
 the span, :math:`w = Q v`, the penalty is :math:`\|w\|^2 = \|v\|^2`, and the problem in v has as
 many columns as the rows have dimensions (Hastie and Tibshirani, 2004).
+
+Without any penalty the basis of the span need not be orthonormal. The one that makes the rows'
+coordinates orthogonal leaves no two of them nearly dependent, whatever the columns are.
 """
 
 from dataclasses import dataclass
@@ -22,28 +25,53 @@ LEVEL = 1e5
 
 @dataclass(frozen=True)
 class RowSpace:
-    """Rows in the coordinates of an orthonormal basis of their span.
+    """Rows in the coordinates of a basis of their span.
 
     Parameters
     ----------
     mean, rest : Tensor of shape (D,)
         The centre of the rows is the sum of both: `rest` is what rounding leaves of the first.
     basis : Tensor of shape (D, r)
-        Q, on the user's columns.
+        On the user's columns.
+    inverse : Tensor of shape (r, D)
+        Gives the coordinates of weights in the span.
     """
 
     mean: Tensor
     rest: Tensor
     basis: Tensor
+    inverse: Tensor
 
     @classmethod
-    def of(cls, rows: Tensor, *, centre: bool) -> Self:
-        """Of `rows` of shape ``(n, D)`` in double precision."""
+    def of(cls, rows: Tensor, *, centre: bool, orthonormal: bool) -> Self:
+        """Of `rows` of shape ``(n, D)`` in double precision.
+
+        The basis is `orthonormal`, or else the rows' coordinates are orthogonal.
+        """
         mean = rows.mean(dim=0) if centre else rows.new_zeros(rows.shape[1])
         centred = rows - mean
         rest = centred.mean(dim=0) if centre else torch.zeros_like(mean)
         centred -= rest
-        return cls(mean, rest, spanning_directions(centred))
+        basis = spanning_directions(centred)
+        if orthonormal:
+            return cls(mean, rest, basis, basis.T)
+        inside = centred @ basis
+        size = torch.linalg.vector_norm(inside, dim=0)
+        upper = torch.linalg.qr(inside / size, mode="r").R
+        inverse = (upper * size) @ basis.T
+        basis = torch.linalg.solve_triangular(upper, basis / size, upper=True, left=False)
+        return cls(mean, rest, basis, inverse)
+
+    def held(self, X: Matrix, dtype: torch.dtype) -> Tensor:
+        """Which coordinates weights in `dtype` can hold on the columns of X, shape ``(r,)``.
+
+        Weights on nearly dependent columns are large and cancel: of the others, rounding changes
+        the predictions by more than the coordinate itself does.
+        """
+        size = as_dense(X).square().mean(dim=0).sqrt()
+        moved = (self.basis.abs() * size.unsqueeze(1)).square().sum(dim=0).sqrt()
+        coordinate = self.rows(X).square().mean(dim=0).sqrt()
+        return torch.finfo(dtype).eps * moved < coordinate
 
     def rows(self, X: Matrix) -> Tensor:
         """X of shape ``(n, D)`` in the coordinates of the basis, shape ``(n, r)``."""
@@ -52,7 +80,7 @@ class RowSpace:
     def reduce(self, weights: Tensor) -> Tensor:
         """Weights ``(M, K, D + 1)`` in the coordinates of the basis, ``(M, K, r + 1)``."""
         coef = weights[..., :-1]
-        return pack(coef @ self.basis, weights[..., -1] + coef @ self.mean + coef @ self.rest)
+        return pack(coef @ self.inverse.T, weights[..., -1] + coef @ self.mean + coef @ self.rest)
 
     def fold_back(self, weights: Tensor) -> Tensor:
         """Weights ``(M, K, r + 1)`` on the user's columns, ``(M, K, D + 1)``."""
@@ -86,8 +114,7 @@ def spanning_directions(rows: Tensor) -> Tensor:
     size = rows.abs().amax(dim=0)
     finite = torch.where(size > 0, size, 1.0)
     size = torch.where(size > 0, finite * (rows / finite).square().mean(dim=0).sqrt(), 0.0)
-    # What rounding has left in the directions found so far, relative to their size.
-    rounding = torch.finfo(rows.dtype).eps * max(rows.shape)
+    rounding, largest = torch.finfo(rows.dtype).eps * max(rows.shape), rows.new_zeros(())
     order = size.argsort(descending=True, stable=True)
     order = order[size[order] > 0]
     basis, seen = rows.new_zeros(rows.shape[1], 0), rows.new_zeros(len(rows), 0)
@@ -95,15 +122,13 @@ def spanning_directions(rows: Tensor) -> Tensor:
         level = int((size[order] * LEVEL >= size[order[0]]).sum())
         unit = rows[:, order[:level]] / size[order[:level]]
         left, singular, _ = torch.linalg.svd(_beside(seen, unit), full_matrices=False)
-        size_of_unit = torch.linalg.matrix_norm(unit)
-        kept = singular > rounding * size_of_unit
+        largest = torch.maximum(largest, torch.linalg.matrix_norm(unit))
+        kept = singular > rounding * largest
         left = left[:, kept]
         found = rows.new_zeros(rows.shape[1], left.shape[1])
         found[order] = rows[:, order].T @ left  # the larger columns are zero: rows agree in these
         basis = torch.cat([basis, _orthonormal(_beside(basis, found))], dim=1)
         seen = torch.cat([seen, left], dim=1)
-        if bool(kept.any()):
-            rounding = float(rounding * size_of_unit / singular[kept].min())
         order = order[level:]
     return basis
 

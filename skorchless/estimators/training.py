@@ -24,6 +24,7 @@ from skorchless.objective import Objective
 from skorchless.optimizers import (
     OPTIMIZERS,
     AveragedAdam,
+    DependentColumns,
     QuasiNewton,
     Rule,
     Setup,
@@ -88,8 +89,8 @@ MEDIAN_ROWS = 4096
 #: Numbers up to this one, and from its inverse on, can be squared and added up.
 MOST_SQUARED = 1e100
 
-#: Numbers of a table whose dependent columns are found by a factorisation of its rows.
-MOST_PROJECTED = 2**24
+#: Numbers of a table whose rows are factored if its columns are dependent.
+MOST_FACTORED = 2**24
 
 #: Rows that roughly tell means and deviations.
 SCALING_ROWS = 1024
@@ -175,12 +176,21 @@ class _Training:
             self.generator.set_state(torch.from_numpy(self.memory.generator.copy()))
 
     def run(self, watch: Watch | None) -> Outcome:
+        """Choose the precision and the coordinates to train in, and train."""
+        if not self.kind.full_batch:
+            return self._train(watch)
+        self._use_double()
+        self.users_data = self.data
+        if self._is_wide():
+            self._reduce_columns()
+        try:
+            return self._train(watch)
+        except DependentColumns:
+            self._reduce_columns()
+            return self._train(watch)
+
+    def _train(self, watch: Watch | None) -> Outcome:
         """Put everything together, train, and fold the weights back."""
-        if self.kind.full_batch:
-            self._use_double()
-            self.users_data = self.data
-            if self._is_wide():
-                self._reduce_columns()
         mean_weight = self.memory.mean_weight
         plain = self._source(self.data, self.shard, self._batch_size(), mean_weight)
         scaling = self._scaling(plain) if self.automatic else None
@@ -259,7 +269,9 @@ class _Training:
         """Train in the coordinates of a basis of the rows' span."""
         task, dtype = self.task, self.data.X.dtype
         rows = self.reducer.rows(as_dense(self.data.X))
-        space = self.row_space = RowSpace.of(rows, centre=self.centres)
+        space = self.row_space = RowSpace.of(
+            rows, centre=self.centres, orthonormal=self._is_penalised
+        )
 
         def reduced(data: Data) -> Data:
             return replace(data, X=space.rows(data.X).to(dtype))
@@ -286,16 +298,52 @@ class _Training:
         One that lost what training had gained, or that is worse than the best constant model, has
         not converged. Large tables are only evaluated where rounding may matter.
         """
-        if rule.singular and self._may_project():
-            projected = self._least_norm(folded)
-            if self._evaluate(results, projected):
-                return projected
         rounds = self.dtype != WIDE or rule.singular or self.row_space is not None
         small = self.data.X.numel() <= DOUBLE_NUMBERS
         taken_back = any(result.lost_digits or result.useless for result in results)
         if (rounds and small) or taken_back or self._has_large_means(scaling):
-            self._evaluate(results, folded)
+            values = self._values(folded)
+            self._judge(results, values)
+            if self._is_whitened and any(result.lost_digits for result in results):
+                return self._within_precision(results, folded, values)
         return folded
+
+    def _within_precision(
+        self,
+        results: Sequence[ModelResult],
+        folded: list[np.ndarray | None],
+        values: np.ndarray,
+    ) -> list[np.ndarray | None]:
+        """Leave out coordinates that the returned coefficients cannot hold, where that is better.
+
+        Parameters
+        ----------
+        results : list of ModelResult
+        folded : list of ndarray
+            The weights of each model, on the user's columns.
+        values : ndarray of shape (M,)
+            Their objectives.
+        """
+        assert self.row_space is not None
+        held = self.row_space.held(self.users_data.X, self.dtype)
+        if bool(held.all()) or not bool(held.any()) or self.shared["early_stopping"]:
+            return folded
+        mask = torch.cat([held, held.new_ones(1)])
+        some = replace(self.data, X=self.row_space.rows(self.users_data.X)[:, held])
+        start = np.zeros((1, self.data.n_outputs, some.X.shape[1] + 1), dtype=self.task.start.dtype)
+        task = replace(self.task, data=some, start=start, validation=None)
+        others: list[np.ndarray | None] = []
+        for weights in fit_stack(self.candidates, self.loss_name, task).weights:
+            if weights is None:
+                others.append(None)
+                continue
+            whole = torch.zeros(len(weights), len(mask), dtype=WIDE, device=mask.device)
+            whole[:, mask] = torch.from_numpy(weights).to(whole)
+            others.append(self._rounded(self.row_space.fold_back(whole), self.row_space.mean))
+        values_of_others = self._values(others)
+        better = values_of_others < values
+        self._judge(results, np.minimum(values_of_others, values))
+        return [other if b else w for b, other, w in zip(better, others, folded, strict=True)]
 
     @staticmethod
     def _has_large_means(scaling: Scaling | None) -> bool:
@@ -306,30 +354,31 @@ class _Training:
             (scaling.mean * scaling.inverse).abs().max() > LARGE_MEAN
         )
 
-    def _may_project(self) -> bool:
-        """Whether the least norm of solutions that are not unique is worth its price."""
-        penalised = any(candidate["alpha"] for candidate in self.candidates)
+    @property
+    def _is_penalised(self) -> bool:
+        return any(candidate["alpha"] for candidate in self.candidates)
+
+    @property
+    def _is_whitened(self) -> bool:
+        """Whether the columns to train on are orthogonal."""
+        return self.row_space is not None and not self._is_penalised
+
+    def _may_reduce(self) -> bool:
+        """Whether dependent columns can be had out of the way by a factorisation of the rows."""
+        affordable = self.data.X.numel() <= MOST_FACTORED and affords_gram(self.data.X)
         reduced = self.row_space is not None
-        affordable = self.users_data.X.numel() <= MOST_PROJECTED and affords_gram(self.data.X)
-        return affordable and not (penalised or reduced) and self.reducer.size == 1
+        return affordable and not (self._is_penalised or reduced) and self.reducer.size == 1
 
-    def _least_norm(self, folded: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
-        """The weights of least norm with the same predictions, where columns are dependent."""
-        space = RowSpace.of(as_dense(self.users_data.X), centre=self.centres)
-
-        def projected(weights: np.ndarray) -> np.ndarray:
-            wide = torch.from_numpy(weights).to(space.basis)
-            return space.fold_back(space.reduce(wide)).numpy(force=True).astype(weights.dtype)
-
-        return [None if weights is None else projected(weights) for weights in folded]
-
-    def _evaluate(
-        self, results: Sequence[ModelResult], folded: Sequence[np.ndarray | None]
-    ) -> bool:
-        """Take back that models converged which their weights do not keep; whether none was."""
+    def _values(self, folded: Sequence[np.ndarray | None]) -> np.ndarray:
+        """Objectives of weights on the user's columns."""
         nothing = np.zeros((self.data.n_outputs, self.users_data.X.shape[1] + 1))
         weights = np.stack([nothing if w is None else w for w in folded])
         values = self._objectives(torch.from_numpy(weights).to(self.data.X.device))
+        found: np.ndarray = values.numpy(force=True)
+        return found
+
+    def _judge(self, results: Sequence[ModelResult], values: np.ndarray) -> None:
+        """Take back that models converged which the weights that are returned do not keep."""
         # No constant model is nearer to the best one than its intercept can be rounded.
         intercept = self.null_model.intercept.abs().amax(dim=1).numpy(force=True)
         rounded = torch.finfo(self.dtype).eps * intercept
@@ -352,7 +401,6 @@ class _Training:
                 noise += min(of_intercept, LEAST_TOL * abs(reached))
             result.lost_digits = bool(value - reached > MOST_LOST * near + noise)
             result.useless = bool(value > constant * WORSE + noise + LEAST_LOSS)
-        return not any(result.lost_digits or result.useless for result in results)
 
     def _objectives(self, weights: Tensor) -> Tensor:
         """Objectives of weights ``(M, K, D + 1)`` on the user's columns, in double precision.
@@ -597,6 +645,7 @@ class _Training:
             constant_loss=self.constant_loss if self.kind.full_batch else None,
             constant_weights=self._constant_weights(weights) if self.kind.full_batch else None,
             units=None if units is None else torch.from_numpy(units).to(weights).view(1, -1, 1),
+            refuses_dependent=self.kind.full_batch and self._may_reduce(),
         )
         rule = (AveragedAdam if self.averages else self.kind)(setup)
         if self.goes_on:
@@ -686,10 +735,14 @@ class _Training:
         folded, mean = scaling.fold_back(weights), scaling.mean.to(WIDE)
         if self.row_space is not None:
             folded, mean = self.row_space.fold_back(folded), self.row_space.mean
-        rounded = folded.to(self.dtype)
+        return self._rounded(folded, mean)
+
+    def _rounded(self, weights: Tensor, mean: Tensor) -> np.ndarray:
+        """Weights on the user's columns, of this `mean`, in the dtype that is returned."""
+        rounded = weights.to(self.dtype)
         # The intercept makes up for what the rounding of coefficients does at the mean.
-        lost = (folded[..., :-1] - rounded[..., :-1].to(WIDE)) @ mean
-        rounded[..., -1] = (folded[..., -1] + lost).to(self.dtype) if self.centres else 0.0
+        lost = (weights[..., :-1] - rounded[..., :-1].to(WIDE)) @ mean
+        rounded[..., -1] = (weights[..., -1] + lost).to(self.dtype) if self.centres else 0.0
         return rounded.numpy(force=True)
 
     def _remember(self, rule: Rule, rates: np.ndarray, mean_weight: float) -> Memory:

@@ -2,7 +2,7 @@
 
 from skorchless.optimizers.averaged import AveragedAdam
 from skorchless.optimizers.base import PassOutcome, Rule, Setup
-from skorchless.optimizers.quasi_newton import QuasiNewton
+from skorchless.optimizers.quasi_newton import DependentColumns, QuasiNewton
 from skorchless.optimizers.schedules import SCHEDULES
 from skorchless.optimizers.step_size import safe_rates, target_moments, target_units
 from skorchless.optimizers.textbook import SGD, Adam, State, TextbookRule
@@ -14,6 +14,7 @@ __all__ = [
     "OPTIMIZERS",
     "SCHEDULES",
     "AveragedAdam",
+    "DependentColumns",
     "PassOutcome",
     "QuasiNewton",
     "Rule",

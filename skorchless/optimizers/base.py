@@ -30,6 +30,9 @@ class Setup:
         Objective of the best constant model, for the same rules.
     constant_weights : Tensor of shape (M, K, D + 1), optional
         The best constant model, for the same rules.
+    refuses_dependent : bool
+        Whether rules that measure the curvature raise `DependentColumns` before the first
+        iteration if columns are dependent to rounding.
     units : Tensor of shape (1, K, 1), optional
         Sizes of the targets, where rates, and so gradients, are in units of them.
     """
@@ -44,6 +47,7 @@ class Setup:
     constant_loss: Tensor | None
     units: Tensor | None = None
     constant_weights: Tensor | None = None
+    refuses_dependent: bool = False
 
 
 @dataclass

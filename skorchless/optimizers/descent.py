@@ -41,7 +41,7 @@ class Descent:
         Rounding of the dtype that objectives are computed in.
     unit : float
         Objectives below this one have the rounding error of this one: 1 where losses are
-        differences of log-odds, 0 where they have the targets' unit.
+        differences of raw predictions, else 0.
     tolerance, constant_loss : ndarray
         ``tol``, and the objective of the best constant model.
     value : ndarray

@@ -69,6 +69,10 @@ REFINING = 4.0
 WORSE = 1.0 + 1e-6
 
 
+class DependentColumns(Exception):
+    """The second derivative at the start is singular to rounding, and `Setup` refuses that."""
+
+
 class QuasiNewton:
     """Preconditioned L-BFGS for a stack of models, one trial step a pass.
 
@@ -94,11 +98,12 @@ class QuasiNewton:
             setup.tolerance.numpy(force=True),
             setup.constant_loss.numpy(force=True),
             self._eps,
-            unit=0.0 if setup.objective.loss.has_units else 1.0,
+            unit=1.0 if setup.objective.loss.shift_invariant else 0.0,
         )
         self._damping = np.zeros(len(setup.weights))
         self.history = History()
         self.singular = False
+        self._refuses_dependent = setup.refuses_dependent
         self._batch_gradient: Tensor | None = None
         self._preconditioner: Preconditioner | None = None
         self._weights: Tensor | None = None
@@ -270,6 +275,8 @@ class QuasiNewton:
             damping = torch.from_numpy(self._damping).to(self._measured_at.device)
         self._preconditioner = self.curvature.preconditioner(self._measured_at, damping)
         self.singular = self.singular or bool(self._preconditioner.lifted.any())
+        if self.singular and self._refuses_dependent and len(self.descent.values[0]) == 1:
+            raise DependentColumns
 
     def _aim(self, models: np.ndarray) -> np.ndarray:
         """New directions for some of the models.
