@@ -648,6 +648,74 @@ def test_dependent_columns_beside_one_in_large_units_are_predicted_right():
     assert_allclose(model.predict(X), X @ coef + intercept, rtol=0, atol=1e-6)
 
 
+# Columns that are dependent but for a little.
+
+LOSSES = pytest.mark.parametrize("loss", ["squared_error", "huber", "classes"])
+
+
+def estimator_and_target(loss, raw, rng):
+    """An estimator without a penalty, and its target for rows of these raw predictions."""
+    if loss == "classes":
+        noisy = np.column_stack([raw, -raw, 0 * raw]) + rng.gumbel(size=(len(raw), 3))
+        return TorchSoftmaxClassifier(alpha=0.0), noisy.argmax(axis=1)
+    y = raw + rng.standard_t(2, size=len(raw))
+    return TorchLinearRegressor(loss=loss), y.astype(raw.dtype)
+
+
+def objective(model, X, y):
+    """Of the coefficients that are returned."""
+    return Problem(model, X, y).objective(model.coef_, model.intercept_)
+
+
+@LOSSES
+@pytest.mark.parametrize("units", [1.0, [1e-4, 1e3, 1.0, 1e5]], ids=["one unit", "units"])
+@pytest.mark.parametrize("distance", [1e-4, 1e-6, 1e-8])
+def test_nearly_dependent_columns_are_told_apart(distance, units, loss):
+    """What is lowest on the columns of a regular matrix is lowest on their linear combinations."""
+    rng = np.random.default_rng(0)
+    Z = rng.normal(size=(300, 4))
+    model, y = estimator_and_target(loss, Z @ [1.0, -1.0, 0.5, 2.0], rng)
+    X = Z.copy()
+    X[:, 3] = X[:, :3] @ [1.0, 2.0, -1.0] + distance * Z[:, 3]
+    X *= units
+    wanted = objective(clone(model).fit(Z, y), Z, y)
+    assert objective(model.fit(X, y), X, y) == pytest.approx(wanted, rel=2e-4)
+    assert model.converged_
+
+
+@LOSSES
+@pytest.mark.parametrize("seed", range(3))
+def test_columns_that_are_dependent_but_for_rounding(loss, seed):
+    """In float32 the optimum needs coefficients that float32 may not be able to hold."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(200, 5)).astype(np.float32)
+    X[:, 4] = X[:, :4].sum(axis=1)
+    model, y = estimator_and_target(loss, X @ np.float32([1, -1, 0.5, 2, 0]), rng)
+    span, _ = np.linalg.qr(X.astype(np.float64))
+    best = objective(clone(model).fit(span, y), span, y)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model.fit(X, y)
+    found = objective(model, X, y)
+    assert found <= 1.001 * best or (caught and not model.converged_)
+    # The column that follows from the others is worth next to nothing.
+    assert found <= 1.05 * objective(clone(model).fit(X[:, :4], y), X[:, :4], y)
+
+
+def test_dependent_columns_of_few_digits_keep_what_coefficients_can_hold():
+    """Two columns far from zero whose difference is all rounding: their sum is what counts."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=400) + 1e6
+    X = np.column_stack([x, x * (1 + 1e-16 * rng.normal(size=400)), rng.normal(size=400)])
+    y = x - 1e6 + X[:, 2] + rng.normal(size=400)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = TorchLinearRegressor().fit(X, y)
+    assert objective(model, X, y) <= 1.02 * objective(
+        model.__class__().fit(X[:, 1:], y), X[:, 1:], y
+    )
+
+
 # One row that weighs more than all others (S12).
 
 
