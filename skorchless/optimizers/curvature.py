@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +33,8 @@ MOST_NUMBERS = 2**23
 UNMOVED = 1e-10
 #: Up to so many columns second moments of few rows are taken of the columns, not of their span.
 MOST_SQUARE_COLUMNS = 1000
+#: The curvature of a row lasts if a step leaves this share of it.
+LASTING = 0.7
 #: A change of this share of the terms that it is the sum of may be all rounding.
 UNSEEN = 1e-10
 #: Up to this residual a logistic or softmax loss is at most twice the residual.
@@ -323,6 +326,37 @@ class Curvature:
         if not self.objective.loss.has_units:
             gains = torch.where(small < SMALL_RESIDUAL, torch.minimum(losses, 2.0 * small), gains)
         return (gains * self._sample.shares()).sum(dim=1), largest.squeeze(3).squeeze(2)
+
+    def fading(self, weights: Tensor, direction: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """How much curvature along a direction a full step takes away, where `is_exact`.
+
+        Parameters
+        ----------
+        weights, direction : Tensor of shape (M, K, D + 1)
+
+        Returns
+        -------
+        share : ndarray of shape (M,)
+            Share of the rows that keep less than `LASTING` of their curvature.
+        losses : ndarray of shape (M,)
+            Their part of the mean loss.
+        """
+        assert self._sample is not None
+        loss, target = self.objective.loss, self._sample.target
+        raw = self._predicted(weights)
+        change = raw_predictions(self._sample, direction.to(weights.dtype))
+        now, then = (
+            _by_model(loss.hessian(at, target).product(change).mul_(change)).sum(dim=1)
+            for at in (raw, raw + change)
+        )
+        fades, shares = ~(then >= LASTING * now), self._sample.shares()
+        pull = self.objective.penalty.l2.to(WIDE) * direction
+        whole = (now * shares).sum(dim=1) + dot(pull, direction).view(-1)
+        lost = (now * fades * shares).sum(dim=1)
+        losses = (_by_model(loss.value(raw, target)) * fades * shares).sum(dim=1)
+        self._summed(lost), self._summed(losses)
+        share = torch.where(lost > 0, lost / torch.where(lost > 0, whole, 1.0), 0.0)
+        return share.numpy(force=True), losses.numpy(force=True)
 
     def along(self, weights: Tensor, direction: Tensor, lengths: Tensor) -> Tensor:
         """Objectives without L1 after steps of these `lengths`, where `has_hessian`.

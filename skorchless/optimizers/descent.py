@@ -39,9 +39,6 @@ class Descent:
     ----------
     eps : float
         Rounding of the dtype that objectives are computed in.
-    unit : float
-        Objectives below this one have the rounding error of this one: 1 where losses are
-        differences of raw predictions, else 0.
     tolerance, constant_loss : ndarray
         ``tol``, and the objective of the best constant model.
     value : ndarray
@@ -59,7 +56,6 @@ class Descent:
     """
 
     eps: float
-    unit: float
     tolerance: np.ndarray
     constant_loss: np.ndarray
     value: np.ndarray
@@ -87,16 +83,13 @@ class Descent:
     )
 
     @classmethod
-    def at_start(
-        cls, tolerance: np.ndarray, constant_loss: np.ndarray, eps: float, unit: float
-    ) -> "Descent":
+    def at_start(cls, tolerance: np.ndarray, constant_loss: np.ndarray, eps: float) -> "Descent":
         """Before the first pass."""
         models = len(tolerance)
         zero, never = np.zeros(models), np.full(models, np.inf)
         values: list[list[float]] = [[] for _ in range(models)]
         return cls(
             eps,
-            unit,
             tolerance,
             constant_loss,
             never,
@@ -124,7 +117,7 @@ class Descent:
     @property
     def rounding(self) -> np.ndarray:
         """Below this a change of the objective cannot be told from rounding."""
-        rounding: np.ndarray = ROUNDING * self.eps * np.maximum(np.abs(self.value), self.unit)
+        rounding: np.ndarray = ROUNDING * self.eps * np.abs(self.value)
         return rounding
 
     @property

@@ -61,6 +61,8 @@ SHORT = 0.2
 LITTLE = 1e-3
 #: After more steps than this an end is checked with the Hessian of all rows, if that is affordable.
 MANY_STEPS = 12
+#: Share of the curvature along a step that may be lost by the step at the end of a fit.
+MOST_FADING = 0.1
 #: Curvature that rounding hides may be as small as this share of it.
 HIDDEN = 1e-4
 #: Least squares go on while a pass divides the predicted decrease by this.
@@ -95,10 +97,7 @@ class QuasiNewton:
         self._dtype, self._eps = setup.weights.dtype, torch.finfo(setup.weights.dtype).eps
         self._constant_weights: Tensor | None = setup.constant_weights
         self.descent = Descent.at_start(
-            setup.tolerance.numpy(force=True),
-            setup.constant_loss.numpy(force=True),
-            self._eps,
-            unit=1.0 if setup.objective.loss.shift_invariant else 0.0,
+            setup.tolerance.numpy(force=True), setup.constant_loss.numpy(force=True), self._eps
         )
         self._damping = np.zeros(len(setup.weights))
         self.history = History()
@@ -312,7 +311,7 @@ class QuasiNewton:
         self._flat = sure & (missing > self.descent.decrease) & (missing > self.descent.near)
         self._flat &= not self.solves_squares
         if self.curvature.is_exact:
-            return np.where(sure, SAFETY * self.descent.decrease + missing, unknown)
+            return np.where(sure, self._distance(direction, slope, missing), unknown)
         promised = self.descent.decrease + missing
         return self.descent.distance(sure & (promised <= self.descent.near))
 
@@ -326,14 +325,29 @@ class QuasiNewton:
         hessian = self.curvature.preconditioner(self._measured_at)
         if self.penalty.has_l1:
             operator = self._operator(hessian)
-            _, slope, missing = self._minimise_model(operator, EXACT_MODEL, self._direction)
+            found = self._minimise_model(operator, EXACT_MODEL, self._direction)
+            direction, slope, missing = found
         else:
             unseen = self._unseen()
             gradient = self._gradient - self.penalty.l2 * unseen
             direction, missing = self._solve_exactly(hessian, gradient)
-            slope = dot(direction - unseen, self._gradient).view(-1).numpy(force=True)
-        estimate: np.ndarray = missing - SAFETY * slope
-        return estimate
+            direction = direction - unseen
+            slope = dot(direction, self._gradient).view(-1).numpy(force=True)
+        return self._distance(direction, slope, missing)
+
+    def _distance(self, direction: Tensor, slope: np.ndarray, missing: np.ndarray) -> np.ndarray:
+        """How far the objectives are above their minima, by Newton steps with the whole Hessians.
+
+        Where such a step takes the curvature away that it goes by, more is to be gained beyond it:
+        on the rows that lose their curvature no more than their losses, but on the penalty perhaps
+        much more.
+        """
+        distance = missing - SAFETY * slope
+        if self.curvature.constant or not (distance <= self.descent.near).any():
+            return distance
+        share, losses = self.curvature.fading(self._point, direction)
+        beyond = np.inf if self.penalty.is_active else losses
+        return np.where(share > MOST_FADING, distance + beyond, distance)
 
     def _choose_length(self, models: np.ndarray, lengths: Sequence[float]) -> None:
         """Choose the best of some lengths for some of the models, where rows are cheap to ask."""
