@@ -379,6 +379,8 @@ class _Run:
 
     def _keep(self, keep: np.ndarray) -> None:
         """Go on with some of the models only, and take off the stack what no set needs any more."""
+        if keep.all():
+            return
         self.running = self.running & keep
         sets = self.objective.sets
         keep = np.tile(self.running.reshape(sets, -1).any(axis=0), sets)

@@ -32,7 +32,7 @@ class Setup:
         The best constant model, for the same rules.
     refuses_dependent : bool
         Whether rules that measure the curvature raise `DependentColumns` before the first
-        iteration if columns are dependent to rounding.
+        iteration if columns are dependent, or nearly so.
     units : Tensor of shape (1, K, 1), optional
         Sizes of the targets, where rates, and so gradients, are in units of them.
     """

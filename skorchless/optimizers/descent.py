@@ -2,14 +2,16 @@ r"""Line search, and the one place where the default optimizer says that a model
 
 A model has converged when an accepted point, whose objective and gradient were evaluated on all
 rows, is estimated to be near enough to the optimum. With the loss's own second derivative at that
-point the estimate is three times :math:`g^\top H^{-1} g`, which is twice the decrease that Newton's
-method predicts.
+point, if it lasts along the step, the estimate is :math:`g^\top H^{-1} g`, which is twice the
+decrease that Newton's method predicts.
 With curvature from a sample, from curvature pairs or from an upper bound the prediction can be too
 small along some direction. Then it has to be confirmed by the decreases of the last accepted
 points: continued as geometric series, over windows of several lengths, none of these may promise
-more. Rejected trials, and steps that were damped, confirm nothing.
+more. Directions by products with the Hessian, on all rows but not to the last digit, have to be
+confirmed by the last two decreases. Rejected trials, and steps that were damped, confirm nothing.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,9 +24,10 @@ MOST_REJECTED = 18
 MOST_IDLE = 8
 #: What a prediction of uncertain curvature is multiplied by.
 SAFETY = 3.0
-#: Lengths of the windows that the geometric series are read off. A window of an eighth of all
-#: points joins them, because slow convergence is uneven.
-WINDOWS, WINDOW_SHARE = (1, 2, 5), 8
+#: Lengths of the windows that the geometric series are read off: where directions come of products
+#: with the Hessian, and elsewhere. There a window of an eighth of all points joins them, because
+#: slow convergence is uneven.
+NEWTON_WINDOWS, WINDOWS, WINDOW_SHARE = (1,), (1, 2, 5), 8
 #: Objectives below this share of the best constant model's count as this share of it.
 NEGLIGIBLE = 1e-3
 #: Error of an evaluated objective, in units of its rounding.
@@ -49,6 +52,10 @@ class Descent:
         Minus the slope: twice the decrease that a full step is predicted to make.
     estimate : ndarray
         How far the objective at the accepted point is estimated to be above its minimum.
+    rounding : ndarray
+        Below this a change of the objective cannot be told from rounding.
+    near : ndarray
+        Distance to the optimum at which a model has converged.
     idle : ndarray
         Accepted points in a row that were no lower than rounding could tell.
     values : list of list of float
@@ -65,6 +72,8 @@ class Descent:
     decrease: np.ndarray
     last_decrease: np.ndarray
     estimate: np.ndarray
+    rounding: np.ndarray
+    near: np.ndarray
     idle: np.ndarray
     values: list[list[float]] = field(default_factory=list)
 
@@ -79,6 +88,8 @@ class Descent:
         "decrease",
         "last_decrease",
         "estimate",
+        "rounding",
+        "near",
         "idle",
     )
 
@@ -89,18 +100,20 @@ class Descent:
         zero, never = np.zeros(models), np.full(models, np.inf)
         values: list[list[float]] = [[] for _ in range(models)]
         return cls(
-            eps,
-            tolerance,
-            constant_loss,
-            never,
-            zero,
-            np.ones(models),
-            zero,
-            never,
-            never,
-            never,
-            zero,
-            values,
+            eps=eps,
+            tolerance=tolerance,
+            constant_loss=constant_loss,
+            value=never,
+            slope=zero,
+            length=np.ones(models),
+            rejected=zero,
+            decrease=never,
+            last_decrease=never,
+            estimate=never,
+            rounding=zero,
+            near=zero,
+            idle=zero,
+            values=values,
         )
 
     def select(self, keep: np.ndarray) -> None:
@@ -113,19 +126,13 @@ class Descent:
         """Take the objectives at the starts."""
         self.value = value
         self.values = [[one] for one in value.tolist()]
+        self._measure_value()
 
-    @property
-    def rounding(self) -> np.ndarray:
-        """Below this a change of the objective cannot be told from rounding."""
-        rounding: np.ndarray = ROUNDING * self.eps * np.abs(self.value)
-        return rounding
-
-    @property
-    def near(self) -> np.ndarray:
-        """Distance to the optimum at which a model has converged."""
+    def _measure_value(self) -> None:
+        """Say what differences count at the accepted points."""
+        self.rounding = ROUNDING * self.eps * np.abs(self.value)
         counts = distance_that_counts(self.tolerance, self.value, self.constant_loss)
-        near: np.ndarray = np.maximum(counts, self.rounding)
-        return near
+        self.near = np.maximum(counts, self.rounding)
 
     @property
     def stuck(self) -> np.ndarray:
@@ -149,6 +156,7 @@ class Descent:
         self.rejected = np.where(accepted, 0.0, self.rejected + 1.0)
         for i in np.flatnonzero(accepted).tolist():
             self.values[i].append(float(self.value[i]))
+        self._measure_value()
         return accepted
 
     def _shortened(self, value: np.ndarray) -> np.ndarray:
@@ -192,13 +200,15 @@ class Descent:
         converged &= ~improving
         return converged
 
-    def distance(self, models: np.ndarray) -> np.ndarray:
+    def distance(self, models: np.ndarray, *, newton: bool) -> np.ndarray:
         """Estimate of how far the objectives are above their minima, from uncertain curvature.
 
         Parameters
         ----------
         models : ndarray of bool, shape (M,)
             Which ones are asked for; infinite for the others.
+        newton : bool
+            Whether the directions come of products with the Hessian on all rows.
 
         Returns
         -------
@@ -206,7 +216,9 @@ class Descent:
         """
         distance = np.full(len(models), np.inf)
         for i in np.flatnonzero(models).tolist():
-            series = _series(self.values[i], self.rounding[i])
+            values = self.values[i]
+            windows = {*WINDOWS, (len(values) - 1) // WINDOW_SHARE}
+            series = _series(values, NEWTON_WINDOWS if newton else windows, self.rounding[i])
             distance[i] = SAFETY * max(self.decrease[i], series)
         return distance
 
@@ -225,11 +237,11 @@ def distance_that_counts(
     return distance
 
 
-def _series(values: list[float], rounding: float) -> float:
+def _series(values: list[float], windows: Collection[int], rounding: float) -> float:
     """What decreases like the last ones would still add up to, at most over several windows."""
     passes = len(values) - 1
     most = 0.0
-    for window in {*WINDOWS, passes // WINDOW_SHARE}:
+    for window in windows:
         if window < 1 or 2 * window > passes:
             continue
         first, middle, last = (values[-1 - i] for i in (2 * window, window, 0))

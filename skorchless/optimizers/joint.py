@@ -37,26 +37,18 @@ def joint_moments(rows: Tensor, share: Tensor, p: Tensor) -> Tensor:
     models, outputs, _ = p.shape
     rank = rows.shape[1]
     moments = rows.new_zeros(models, outputs * rank, outputs * rank)
-    blocks = rows.new_zeros(models * outputs, rank, rank)
     for start, stop in slices(len(rows), WIDE_ROWS):
         inside = rows[start:stop]
         columns, h = inside.T.contiguous(), share[:, start:stop]
-        likely = p[..., start:stop]
-        scaled = likely.unsqueeze(2) * columns  # (M, K, r, rows)
+        scaled = p[..., start:stop].unsqueeze(2) * columns  # (M, K, r, rows)
         weighted = scaled * h
         moments.baddbmm_(weighted.flatten(1, 2), scaled.flatten(1, 2).mT, alpha=-1.0)
-        weighted *= _others(likely).unsqueeze(2)
-        blocks.baddbmm_(weighted.flatten(0, 1), inside.expand(models * outputs, -1, -1))
-    own_blocks(moments, outputs).copy_(blocks.view(models, outputs, rank, rank))
+    # As p_k (1 - p_k) is the sum of p_k p_j over all others j, it needs no difference, which would
+    # lose the digits of small ones.
+    own = own_blocks(moments, outputs)
+    own.zero_()
+    own.copy_(moments.view(models, outputs, rank, outputs, rank).sum(dim=3).neg_())
     return moments
-
-
-def _others(p: Tensor) -> Tensor:
-    """Probability of all other outputs, ``1 - p``, accurate where it is small too."""
-    none = torch.zeros_like(p[:, :1])
-    before = torch.cat([none, p[:, :-1].cumsum(dim=1)], dim=1)
-    after = torch.cat([p[:, 1:].flip(1).cumsum(dim=1).flip(1), none], dim=1)
-    return before + after
 
 
 def own_blocks(matrix: Tensor, outputs: int) -> Tensor:
@@ -101,6 +93,11 @@ class Joint:
         return self._factored.lifted
 
     @property
+    def nearly_singular(self) -> bool:
+        """As of `Preconditioner`."""
+        return self._factored.nearly_singular
+
+    @property
     def diagonal(self) -> Tensor:
         """Of B, shape ``(M, K, D + 1)``."""
         own = own_blocks(self.matrix, self.outputs)
@@ -114,6 +111,10 @@ class Joint:
 
     def solve_singular(self, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As of `Preconditioner`."""
+        if not self._factored.is_singular:
+            models, outputs, columns = gradient.shape
+            nothing = gradient.new_zeros(models, 0, outputs, columns)
+            return self.solve(gradient), nothing, gradient.new_zeros(models)
         inside = apart(gradient) if self.basis is None else apart(gradient) @ self.basis
         solved, rest, curvature = self._factored.solve_singular(inside.flatten(1).unsqueeze(1))
         solved = solved.view_as(inside)

@@ -17,6 +17,8 @@ from torch import Tensor
 
 #: Eigenvalues below this many roundings of the largest one, times their number, count as zero.
 RESOLVED = 4.0
+#: Squares of pivots of a Cholesky factor below this one lose half of the digits of a solution.
+NEARLY_SINGULAR = 1e-9
 
 
 class Preconditioner(Protocol):
@@ -63,6 +65,10 @@ class Preconditioner(Protocol):
         """Which models' B was singular to rounding, and P made of a larger one, shape ``(M,)``."""
 
     @property
+    def nearly_singular(self) -> bool:
+        """Whether B of any model is so nearly singular that solutions lose half of their digits."""
+
+    @property
     def diagonal(self) -> Tensor:
         """Of B, shape ``(M, 1, D + 1)``, or ``(M, K, D + 1)`` where outputs differ."""
 
@@ -84,6 +90,7 @@ class Diagonal:
         self.l2, self._shift_invariant = l2, shift_invariant
         self.diagonal = diagonal.unsqueeze(1) + l2
         curved = self.diagonal > 0
+        self.nearly_singular = False
         self.inverse = torch.where(curved, 1.0 / torch.where(curved, self.diagonal, 1.0), 0.0)
         self.lifted = torch.zeros(len(l2), dtype=torch.bool, device=l2.device)
 
@@ -126,6 +133,13 @@ class Factored:
         Relative rounding error of the gradients: curvature below it cannot be told from none.
     shift_invariant : bool
         Whether the data's part is flat along what all outputs have in common.
+
+    Attributes
+    ----------
+    is_singular : bool
+        Whether B of any model is singular to rounding.
+    nearly_singular : bool
+        As of `Preconditioner`.
     """
 
     def __init__(
@@ -150,9 +164,10 @@ class Factored:
         unit.mul_(self._scale.unsqueeze(-2))
         unit.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)  # a trial far out, soon rejected
         unit.diagonal(dim1=-2, dim2=-1).fill_(1.0)
-        self._lower, self._lifted = self._cholesky(unit, noise)
-        singular = bool(self._lifted.any()) or bool((self._scale == 0).any())
-        self._unit = unit if singular else None
+        self._lower, self._lifted, pivot = self._cholesky(unit, noise)
+        self.nearly_singular = pivot**2 < NEARLY_SINGULAR
+        self.is_singular = bool(self._lifted.any()) or not bool(self._scale.all())
+        self._unit = unit if self.is_singular else None
 
     @property
     def lifted(self) -> Tensor:
@@ -160,22 +175,24 @@ class Factored:
         return self._lifted.expand(len(self.l2))
 
     @staticmethod
-    def _cholesky(unit: Tensor, noise: float) -> tuple[Tensor, Tensor]:
+    def _cholesky(unit: Tensor, noise: float) -> tuple[Tensor, Tensor, float]:
         """Factor matrices of unit diagonal; lift those that are singular to rounding.
 
-        Returns the factors and which models' were lifted, by as little as makes it possible.
+        Returns the factors, which models' were lifted, by as little as makes it possible, and the
+        smallest pivot of those that were not, or zero.
         """
         lift = torch.zeros(unit.shape[0], dtype=unit.dtype, device=unit.device)
         least = (0.5 * noise) ** 0.5
-        eye = torch.eye(unit.shape[-1], dtype=unit.dtype, device=unit.device)
         lower: Tensor
         lower, info = torch.linalg.cholesky_ex(unit)
         while True:
-            sound = (info == 0) & (lower.diagonal(dim1=-2, dim2=-1).amin(dim=-1) > least)
+            pivots = lower.diagonal(dim1=-2, dim2=-1).amin(dim=-1)
+            sound = (info == 0) & (pivots > least)
             if bool(sound.all()):
-                return lower, lift > 0
+                return lower, lift > 0, float(torch.where(lift > 0, 0.0, pivots).min())
             more = torch.where(lift > 0, 100.0 * lift, noise)
             lift = torch.where(sound, lift, more)
+            eye = torch.eye(unit.shape[-1], dtype=unit.dtype, device=unit.device)
             lower, info = torch.linalg.cholesky_ex(unit + lift.view(-1, 1, 1) * eye)
 
     def solve(self, gradient: Tensor) -> Tensor:
@@ -257,6 +274,11 @@ class ByOutput:
     def lifted(self) -> Tensor:
         """As of `Preconditioner`."""
         return self._factored.lifted.view(-1, self._outputs).any(dim=1)
+
+    @property
+    def nearly_singular(self) -> bool:
+        """As of `Preconditioner`."""
+        return self._factored.nearly_singular
 
     @property
     def diagonal(self) -> Tensor:

@@ -18,7 +18,7 @@ Per model, from the accepted weights W with gradient g:
 * stop: where the objective is estimated to be near enough to its minimum (see `descent`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from skorchless.optimizers.base import PassOutcome, Setup
 from skorchless.optimizers.curvature import Curvature
-from skorchless.optimizers.descent import SAFETY, Descent
+from skorchless.optimizers.descent import Descent
 from skorchless.optimizers.history import History, dot
 from skorchless.optimizers.newton import newton_direction
 from skorchless.optimizers.preconditioner import Preconditioner
@@ -72,7 +72,7 @@ WORSE = 1.0 + 1e-6
 
 
 class DependentColumns(Exception):
-    """The second derivative at the start is singular to rounding, and `Setup` refuses that."""
+    """The second derivative at the start is nearly singular, and `Setup` refuses that."""
 
 
 class QuasiNewton:
@@ -103,6 +103,10 @@ class QuasiNewton:
         self.history = History()
         self.singular = False
         self._refuses_dependent = setup.refuses_dependent
+        self._lengths, self._short_lengths = (
+            torch.tensor(lengths, dtype=WIDE, device=setup.weights.device)
+            for lengths in (LENGTHS, SHORT_LENGTHS)
+        )
         self._batch_gradient: Tensor | None = None
         self._preconditioner: Preconditioner | None = None
         self._weights: Tensor | None = None
@@ -155,20 +159,23 @@ class QuasiNewton:
             self._damp_more(flat)
             self._measure()
             self._aim(flat)
-        near = aims & (self._damping > 0.0) & (self.descent.decrease <= self.descent.near) & ~flat
-        if near.any() and self.curvature.is_exact:
-            estimate = np.where(near, self._undamped_estimate(), estimate)
-        doubtful = aims & (estimate <= self.descent.near) & self._slow
-        if doubtful.any() and self.curvature.take_all_rows():
-            self._measure()
-            estimate = self._aim(aims)
+        if self.curvature.is_exact and self._damping.any():
+            near = aims & (self._damping > 0.0) & (self.descent.decrease <= self.descent.near)
+            near &= ~flat
+            if near.any():
+                estimate = np.where(near, self._undamped_estimate(), estimate)
+        if not self.curvature.covers_all_rows:
+            doubtful = aims & (estimate <= self.descent.near) & self._slow
+            if doubtful.any() and self.curvature.take_all_rows():
+                self._measure()
+                estimate = self._aim(aims)
         # No objective is negative, so none is further above its minimum than its own value.
         estimate = np.minimum(estimate, self.descent.value)
         refining = REFINING if self.solves_squares else None
         converged = self.descent.converged(accepted, estimate, refining) | self._refine(accepted)
         if not converged.all():
-            self._choose_length(aims, LENGTHS)
-            self._choose_length(~aims & ~converged, SHORT_LENGTHS)
+            self._choose_length(aims, self._lengths)
+            self._choose_length(~(aims | converged), self._short_lengths)
         length = torch.from_numpy(self.descent.length).to(self._weights)
         weights.copy_(self._weights + length.view(-1, 1, 1) * self._direction)
         return PassOutcome(self._point, self.descent.value, converged, self.descent.stuck, accepted)
@@ -196,10 +203,11 @@ class QuasiNewton:
         They begin anew from their accepted points.
         """
         rejected = self.descent.rejected
+        if self.solves_squares or not rejected.any():
+            return np.zeros(len(rejected), dtype=bool)
         damps: np.ndarray = (rejected > 0) & (rejected % SHORTENED == 0)
-        if self.solves_squares or not damps.any():
-            return np.zeros_like(damps)
-        self._damp_more(damps)
+        if damps.any():
+            self._damp_more(damps)
         return damps
 
     def _damp_more(self, models: np.ndarray) -> None:
@@ -211,9 +219,12 @@ class QuasiNewton:
 
     def _adapt_damping(self, accepted: np.ndarray, rejected: np.ndarray) -> None:
         """Damp less where the first trial was good enough, and more where only a short step was."""
-        less = self._damping / DAMPING_FACTOR
-        less = np.where(less >= LEAST_DAMPING, less, 0.0)
-        self._damping = np.where(accepted & (rejected == 0), less, self._damping)
+        if self._damping.any():
+            less = self._damping / DAMPING_FACTOR
+            less = np.where(less >= LEAST_DAMPING, less, 0.0)
+            self._damping = np.where(accepted & (rejected == 0), less, self._damping)
+        if not rejected.any():
+            return
         short = accepted & (rejected > 0) & (self.descent.length < SHORT)
         if short.any() and self.curvature.has_hessian:
             self._damp_more(short)
@@ -274,8 +285,11 @@ class QuasiNewton:
             damping = torch.from_numpy(self._damping).to(self._measured_at.device)
         self._preconditioner = self.curvature.preconditioner(self._measured_at, damping)
         self.singular = self.singular or bool(self._preconditioner.lifted.any())
-        if self.singular and self._refuses_dependent and len(self.descent.values[0]) == 1:
-            raise DependentColumns
+        if self._refuses_dependent and len(self.descent.values[0]) == 1:
+            # Least squares refine what a nearly singular matrix solves badly.
+            nearly = self._preconditioner.nearly_singular and not self.curvature.constant
+            if self.singular or nearly:
+                raise DependentColumns
 
     def _aim(self, models: np.ndarray) -> np.ndarray:
         """New directions for some of the models.
@@ -313,7 +327,8 @@ class QuasiNewton:
         if self.curvature.is_exact:
             return np.where(sure, self._distance(direction, slope, missing), unknown)
         promised = self.descent.decrease + missing
-        return self.descent.distance(sure & (promised <= self.descent.near))
+        sure &= promised <= self.descent.near
+        return self.descent.distance(sure, newton=self.curvature.has_hessian)
 
     @property
     def _slow(self) -> np.ndarray:
@@ -342,20 +357,19 @@ class QuasiNewton:
         on the rows that lose their curvature no more than their losses, but on the penalty perhaps
         much more.
         """
-        distance = missing - SAFETY * slope
+        distance: np.ndarray = missing - slope
         if self.curvature.constant or not (distance <= self.descent.near).any():
             return distance
         share, losses = self.curvature.fading(self._point, direction)
         beyond = np.inf if self.penalty.is_active else losses
         return np.where(share > MOST_FADING, distance + beyond, distance)
 
-    def _choose_length(self, models: np.ndarray, lengths: Sequence[float]) -> None:
+    def _choose_length(self, models: np.ndarray, lengths: Tensor) -> None:
         """Choose the best of some lengths for some of the models, where rows are cheap to ask."""
         if not self.curvature.has_hessian or self.penalty.has_l1 or not models.any():
             return
-        tried = torch.tensor(lengths, dtype=WIDE, device=self._direction.device)
-        values = self.curvature.along(self._point, self._direction, tried)
-        best = tried[values.argmin(dim=0)].numpy(force=True)
+        values = self.curvature.along(self._point, self._direction, lengths)
+        best = lengths[values.argmin(dim=0)].numpy(force=True)
         self.descent.length = np.where(models, best, self.descent.length)
 
     def _solve(self) -> tuple[Tensor, np.ndarray, np.ndarray]:
@@ -398,6 +412,8 @@ class QuasiNewton:
             of these directions changes none by more than one.
         """
         solution, rest, curvature = preconditioner.solve_singular(gradient)
+        if not rest.shape[1]:
+            return solution.neg(), np.zeros(len(gradient))
         slope = (gradient.unsqueeze(1) * rest).sum(dim=(2, 3))  # (M, U)
         if not bool((slope > 0).any()):
             return solution.neg(), np.zeros(len(gradient))
