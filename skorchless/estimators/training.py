@@ -350,9 +350,7 @@ class _Training:
         """Whether rounding coefficients may change predictions at the mean."""
         if scaling is None or not len(scaling.mean):
             return False
-        return not scaling.is_mild or bool(
-            (scaling.mean * scaling.inverse).abs().max() > LARGE_MEAN
-        )
+        return bool((scaling.mean * scaling.inverse).abs().max() > LARGE_MEAN)
 
     @property
     def _is_penalised(self) -> bool:

@@ -232,6 +232,8 @@ class Curvature:
             if damping is not None:
                 added = self._majorizer(weights)[0] * damping.view(-1, 1, 1)
                 moments = moments + added.repeat_interleave(outputs, dim=0)
+            if outputs == 1:
+                return Factored(moments, l2, self.basis, self.noise)
             return ByOutput(moments, l2, self.basis, self.noise, outputs)
         moments, total = self._measure(weights)
         if damping is not None:

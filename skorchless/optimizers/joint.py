@@ -81,7 +81,9 @@ class Joint:
         self.matrix, self.l2, self.basis, self.outputs = matrix, l2, basis, outputs
         own = own_blocks(matrix, outputs)
         # Definite also along what outputs have in common, which `solve` sets apart.
-        whole = matrix + (own.mean(dim=1) / outputs).repeat(1, outputs, outputs)
+        common = (own.sum(dim=1) / outputs**2).view(len(l2), 1, own.shape[-1], 1, own.shape[-1])
+        blocks = matrix.view(len(l2), outputs, own.shape[-1], outputs, own.shape[-1]) + common
+        whole = blocks.view_as(matrix)
         small = torch.diag_embed(l2) if basis is None else (basis.T * l2) @ basis
         own_blocks(whole, outputs).add_(small.view(len(l2), 1, *small.shape[-2:]))
         nothing = matrix.new_zeros(len(matrix), 1, matrix.shape[-1])

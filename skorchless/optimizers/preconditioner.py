@@ -166,7 +166,7 @@ class Factored:
         unit.diagonal(dim1=-2, dim2=-1).fill_(1.0)
         self._lower, self._lifted, pivot = self._cholesky(unit, noise)
         self.nearly_singular = pivot**2 < NEARLY_SINGULAR
-        self.is_singular = bool(self._lifted.any()) or not bool(self._scale.all())
+        self.is_singular = pivot == 0.0 or not bool(self._scale.all())
         self._unit = unit if self.is_singular else None
 
     @property
@@ -185,11 +185,15 @@ class Factored:
         least = (0.5 * noise) ** 0.5
         lower: Tensor
         lower, info = torch.linalg.cholesky_ex(unit)
+        pivots = lower.diagonal(dim1=-2, dim2=-1).amin(dim=-1)
+        smallest = 0.0 if bool(info.any()) else float(pivots.min())
+        if smallest > least:
+            return lower, lift > 0, smallest
         while True:
             pivots = lower.diagonal(dim1=-2, dim2=-1).amin(dim=-1)
             sound = (info == 0) & (pivots > least)
             if bool(sound.all()):
-                return lower, lift > 0, float(torch.where(lift > 0, 0.0, pivots).min())
+                return lower, lift > 0, 0.0
             more = torch.where(lift > 0, 100.0 * lift, noise)
             lift = torch.where(sound, lift, more)
             eye = torch.eye(unit.shape[-1], dtype=unit.dtype, device=unit.device)

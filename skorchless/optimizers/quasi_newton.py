@@ -236,8 +236,8 @@ class QuasiNewton:
         """
         if not self.shift_invariant:
             return gradient
-        slope = self.penalty.l2.to(WIDE) * weights.mean(dim=1, keepdim=True)
-        return gradient.add_(slope - gradient.mean(dim=1, keepdim=True))
+        drift = torch.addcmul(gradient, self.penalty.l2.to(WIDE), weights, value=-1.0)
+        return gradient.sub_(drift.mean(dim=1, keepdim=True))
 
     def _mask(self, models: np.ndarray) -> Tensor:
         """`models` where the weights are."""
