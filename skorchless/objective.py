@@ -56,7 +56,7 @@ class Objective:
         self.reducer = reducer
         self._raw: dict[tuple[int, int, int], _RawPredictions] = {}
         self._gradient: Tensor | None = None
-        self._at_zero = True  # as most fits begin: weights of zero need no product
+        self._constant = True  # as most fits begin: models without coefficients need no product
         self._penalty_sum: PenaltySum | None = None
         self._loss = self._losses = torch.zeros(0, device="cpu")
 
@@ -86,13 +86,13 @@ class Objective:
             else weights.new_empty(parts, width, columns)
         )
 
-        if chunk.starts and self._at_zero:
-            self._at_zero = len(chunk.batches) == 1 and not bool(flat.any())
+        if chunk.starts and self._constant:
+            self._constant = len(chunk.batches) == 1 and not bool(flat[..., :-1].any())
         for batch, (raw, raw_rows), scale in zip(
             chunk.batches, self._raw_predictions(chunk, weights).batches, chunk.scale, strict=True
         ):
-            if self._at_zero:
-                raw.zero_()
+            if self._constant:
+                raw_rows.copy_(flat[..., -1:].expand_as(raw_rows))
             else:
                 batch.predict(flat, out=raw_rows)
             self.loss.residual(raw, batch.target, out=residual)

@@ -47,8 +47,13 @@ def head_of(task: Task, shard: Shard, *, classifies: bool) -> Task | None:
     share = enough_rows(data, shard.total) / shard.total
     weight = data.relative_weight()
     labels = data.target.view(-1).long() if classifies else torch.zeros_like(weight).long()
+    counts = torch.bincount(labels)
+    even = len(counts) > 0 and share * int(counts.min()) >= LEAST_ROWS_OF_A_CLASS
+    if data.weight is None and task.reducer.size == 1 and even:
+        rows = spread(len(data.X), math.ceil(share * len(data.X)))
+        return replace(task, data=data.take(rows), validation=None)
     chosen, weights = [], []
-    for label in torch.bincount(labels).nonzero().view(-1).tolist():
+    for label in counts.nonzero().view(-1).tolist():
         rows = (labels == label).nonzero().view(-1)
         wanted = max(math.ceil(share * len(rows)), min(len(rows), LEAST_ROWS_OF_A_CLASS))
         if data.weight is None:

@@ -473,7 +473,7 @@ class _Training:
         rows = self.reducer.rows(self.data.target[:MEDIAN_ROWS].to(WIDE))
         spread = float((rows - rows.median(dim=0).values).abs().median(dim=0).values.max())
         steps = int(np.floor(np.log10(max(spread, least) / least)))
-        return [least * 10.0**i for i in range(steps, 0, -1)]
+        return [least * 10.0**i for i in range(steps, 0, -1)] if steps > 1 else []
 
     def _batch_size(self) -> int:
         """Rows of a batch, over all sets and ranks."""
