@@ -172,8 +172,11 @@ class SparseChunk:
 
     def largest(self) -> Tensor:
         """As of `Chunk`."""
-        columns = abs(self.rows.matrix).max(axis=0).toarray().ravel()
-        return torch.from_numpy(columns).to(self.target.device)
+        matrix = self.rows.matrix
+        values = torch.from_numpy(matrix.data).abs()
+        columns = torch.from_numpy(matrix.indices).long()
+        largest = values.new_zeros(matrix.shape[1]).scatter_reduce_(0, columns, values, "amax")
+        return largest.to(self.target.device)
 
     def squares(self) -> Tensor:
         """As of `Chunk`."""
