@@ -14,6 +14,7 @@ from torch import Tensor
 from skorchless.engine import Controls, ModelResult, Watcher, train
 from skorchless.estimators.candidates import Parameters, batch_rows, chosen_optimizer
 from skorchless.estimators.data import Data
+from skorchless.estimators.evaluation import Evaluation, judge
 from skorchless.estimators.head_start import enough_rows, head_of, roughly, start_from
 from skorchless.estimators.memory import Memory, go_on, kept, within_reach
 from skorchless.estimators.row_space import RowSpace, as_dense
@@ -33,7 +34,6 @@ from skorchless.optimizers import (
     target_moments,
     target_units,
 )
-from skorchless.optimizers.descent import distance_that_counts
 from skorchless.optimizers.schedules import ADAPTIVE_FLOOR
 from skorchless.penalties import ElasticNet
 from skorchless.reducer import Shard
@@ -46,9 +46,8 @@ from skorchless.sources import (
     affords_gram,
     as_source,
 )
-from skorchless.sources.chunk import slices
 from skorchless.sources.matrix_source import mean_of
-from skorchless.stack import WIDE, pack, stack
+from skorchless.stack import WIDE, stack
 
 FoldBack = Callable[[Tensor | None], np.ndarray | None]
 Watch = Callable[[FoldBack], Watcher]
@@ -72,16 +71,6 @@ DOUBLE_WORK = 2**24
 
 #: Means, in standard deviations, from which the returned models of larger tables are evaluated too.
 LARGE_MEAN = 1e3
-
-#: What the returned coefficients' rounding may lose, in distances at which training stops, and in
-#: roundings of the objective.
-MOST_LOST, ROUNDING_OF_RETURNED = 8.0, 4.0
-#: A smaller ``tol`` than this is not asked of coefficients that are rounded to their dtype.
-LEAST_TOL = 1e-6
-#: A model is worse than the best constant one if its objective is above this multiple.
-WORSE = 1.0 + 1e-6
-#: Losses below this one are none.
-LEAST_LOSS = 1e-200
 
 #: Rows that tell the spread of the targets.
 MEDIAN_ROWS = 4096
@@ -300,9 +289,8 @@ class _Training:
         """
         rounds = self.dtype != WIDE or rule.singular or self.row_space is not None
         small = self.data.X.numel() <= DOUBLE_NUMBERS
-        taken_back = any(result.lost_digits or result.useless for result in results)
-        if (rounds and small) or taken_back or self._has_large_means(scaling):
-            values = self._values(folded)
+        if (rounds and small) or self._has_large_means(scaling):
+            values = self._evaluation().values(folded)
             self._judge(results, values)
             if self._is_whitened and any(result.lost_digits for result in results):
                 return self._within_precision(results, folded, values)
@@ -340,7 +328,7 @@ class _Training:
             whole = torch.zeros(len(weights), len(mask), dtype=WIDE, device=mask.device)
             whole[:, mask] = torch.from_numpy(weights).to(whole)
             others.append(self._rounded(self.row_space.fold_back(whole), self.row_space.mean))
-        values_of_others = self._values(others)
+        values_of_others = self._evaluation().values(others)
         better = values_of_others < values
         self._judge(results, np.minimum(values_of_others, values))
         return [other if b else w for b, other, w in zip(better, others, folded, strict=True)]
@@ -367,66 +355,16 @@ class _Training:
         reduced = self.row_space is not None
         return affordable and not (self._is_penalised or reduced) and self.reducer.size == 1
 
-    def _values(self, folded: Sequence[np.ndarray | None]) -> np.ndarray:
-        """Objectives of weights on the user's columns."""
-        nothing = np.zeros((self.data.n_outputs, self.users_data.X.shape[1] + 1))
-        weights = np.stack([nothing if w is None else w for w in folded])
-        values = self._objectives(torch.from_numpy(weights).to(self.data.X.device))
-        found: np.ndarray = values.numpy(force=True)
-        return found
+    def _evaluation(self) -> Evaluation:
+        """What tells the objectives of weights on the user's columns."""
+        data = self.users_data
+        objective = Objective(self.loss, self._penalty(None, data))
+        return Evaluation(data, objective, self._centring, self._rows_of, self.reducer)
 
     def _judge(self, results: Sequence[ModelResult], values: np.ndarray) -> None:
-        """Take back that models converged which the weights that are returned do not keep."""
-        # No constant model is nearer to the best one than its intercept can be rounded.
-        intercept = self.null_model.intercept.abs().amax(dim=1).numpy(force=True)
-        rounded = torch.finfo(self.dtype).eps * intercept
-        for candidate, result, value, constant, of_intercept in zip(
-            self.candidates,
-            results,
-            values.tolist(),
-            self.constant_loss.tolist(),
-            np.square(rounded).tolist(),
-            strict=True,
-        ):
-            if not result.loss_curve or result.diverged:
-                continue
-            reached = result.loss_curve[result.best_iter - 1]
-            tol = max(float(candidate["tol"] or 0.0), LEAST_TOL)
-            near = distance_that_counts(np.array(tol), np.array(reached), np.array(constant))
-            size = abs(value) if self.loss.has_units else max(abs(value), 1.0)
-            noise = ROUNDING_OF_RETURNED * torch.finfo(WIDE).eps * size
-            if constant - reached <= of_intercept:  # nothing to gain that rounding would not hide
-                noise += min(of_intercept, LEAST_TOL * abs(reached))
-            result.lost_digits = bool(value - reached > MOST_LOST * near + noise)
-            result.useless = bool(value > constant * WORSE + noise + LEAST_LOSS)
-
-    def _objectives(self, weights: Tensor) -> Tensor:
-        """Objectives of weights ``(M, K, D + 1)`` on the user's columns, in double precision.
-
-        Dense rows are centred first, and what that does to the intercept is added up in extended
-        precision: with large means the rounding of an intercept is just what is looked for.
-        """
-        data, wide = self.users_data, weights.to(WIDE)
-        penalty = self._penalty(None, data)
-        objective = Objective(self.loss, penalty)
-        centring = self._centring
-        if centring is not None:
-            mean = centring.mean.numpy(force=True).astype(np.longdouble)
-            stored = wide.numpy(force=True).astype(np.longdouble)
-            shifted = (stored[..., -1] + stored[..., :-1] @ mean).astype(np.float64)
-            wide = pack(wide[..., :-1], torch.from_numpy(shifted).to(wide.device))
-        total = torch.zeros(len(weights) + 1, dtype=WIDE, device=weights.device)
-        rows = max(1, DOUBLE_NUMBERS * len(data.X) // max(data.X.numel(), 1))
-        for start, stop in slices(len(data.X), rows):
-            block = data.between(start, stop).in_double()
-            source = self._rows_of(block, batch_size=stop - start, mean_weight=None)
-            source = source if centring is None else source.scaled(centring)
-            weight = stop - start if block.weight is None else block.weight.sum()
-            total[:-1] += objective.mean_loss(source.chunks(), wide) * weight
-            total[-1] += weight
-        self.reducer.sum_(total)
-        mean_loss: Tensor = total[:-1] / total[-1]
-        return mean_loss + penalty.value(weights) if penalty.is_active else mean_loss
+        """Set `lost_digits` and `useless` from the objectives of the weights that are returned."""
+        tols = [float(candidate["tol"] or 0.0) for candidate in self.candidates]
+        judge(results, values, tols, self.null_model, self.dtype, has_units=self.loss.has_units)
 
     @property
     def state_of(self) -> str:

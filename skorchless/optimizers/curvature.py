@@ -316,9 +316,9 @@ class Curvature:
         flat = directions.flatten(0, 1).to(weights.dtype)
         change = _by_model(raw_predictions(self._sample, flat).abs())
         change = change.view(*directions.shape[:2], *change.shape[1:])  # (M, U, K, rows)
-        largest = change.amax(dim=(2, 3), keepdim=True)
+        largest = self._largest(change.amax(dim=(2, 3))).view(*change.shape[:2], 1, 1)
         # A change that rounding alone would make is none.
-        size = self._sample.wide_rows().abs().amax(dim=0)
+        size = self._largest(self._sample.wide_rows().abs().amax(dim=0))
         most = (directions.abs() * size).sum(dim=3).amax(dim=2)  # (M, U)
         largest = torch.where(largest > UNSEEN * most.view(*most.shape, 1, 1), largest, 0.0)
         change = torch.where(largest > 0, change, 0.0)
@@ -327,10 +327,11 @@ class Curvature:
         gains = torch.where(moved.any(dim=1), losses, 0.0)
         if not self.objective.loss.has_units:
             gains = torch.where(small < SMALL_RESIDUAL, torch.minimum(losses, 2.0 * small), gains)
-        return (gains * self._sample.shares()).sum(dim=1), largest.squeeze(3).squeeze(2)
+        gain = self._summed((gains * self._sample.shares()).sum(dim=1))
+        return gain, largest.squeeze(3).squeeze(2)
 
-    def fading(self, weights: Tensor, direction: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """How much curvature along a direction a full step takes away, where `is_exact`.
+    def curvature_lost(self, weights: Tensor, direction: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """How much of the curvature along a direction a full step takes away, where `is_exact`.
 
         Parameters
         ----------
@@ -339,9 +340,10 @@ class Curvature:
         Returns
         -------
         share : ndarray of shape (M,)
-            Share of the rows that keep less than `LASTING` of their curvature.
+            Share of the curvature along `direction`, the penalty's included, that lies on rows
+            which keep less than `LASTING` of theirs after the step.
         losses : ndarray of shape (M,)
-            Their part of the mean loss.
+            The part of the mean loss on those rows.
         """
         assert self._sample is not None
         loss, target = self.objective.loss, self._sample.target
@@ -351,13 +353,14 @@ class Curvature:
             _by_model(loss.hessian(at, target).product(change).mul_(change)).sum(dim=1)
             for at in (raw, raw + change)
         )
-        fades, shares = ~(then >= LASTING * now), self._sample.shares()
+        fading, shares = ~(then >= LASTING * now), self._sample.shares()
+        of_rows, of_fading = (now * shares).sum(dim=1), (now * fading * shares).sum(dim=1)
+        losses = (_by_model(loss.value(raw, target)) * fading * shares).sum(dim=1)
+        self.objective.reducer.sum_(of_rows, of_fading, losses)
         pull = self.objective.penalty.l2.to(WIDE) * direction
-        whole = (now * shares).sum(dim=1) + dot(pull, direction).view(-1)
-        lost = (now * fades * shares).sum(dim=1)
-        losses = (_by_model(loss.value(raw, target)) * fades * shares).sum(dim=1)
-        self._summed(lost), self._summed(losses)
-        share = torch.where(lost > 0, lost / torch.where(lost > 0, whole, 1.0), 0.0)
+        whole = of_rows + dot(pull, direction).view(-1)
+        some = of_fading > 0
+        share = torch.where(some, of_fading / torch.where(some, whole, 1.0), 0.0)
         return share.numpy(force=True), losses.numpy(force=True)
 
     def along(self, weights: Tensor, direction: Tensor, lengths: Tensor) -> Tensor:
@@ -486,6 +489,10 @@ class Curvature:
         """Of all processes together."""
         self.objective.reducer.sum_(own)
         return own
+
+    def _largest(self, own: Tensor) -> Tensor:
+        """The largest of all processes, entry by entry."""
+        return self.objective.reducer.rows(own.unsqueeze(0)).amax(dim=0)
 
     def _row_space(self) -> Tensor:
         """Orthonormal basis of the span of all rows, the intercept a direction of its own."""

@@ -9,6 +9,8 @@ small along some direction. Then it has to be confirmed by the decreases of the 
 points: continued as geometric series, over windows of several lengths, none of these may promise
 more. Directions by products with the Hessian, on all rows but not to the last digit, have to be
 confirmed by the last two decreases. Rejected trials, and steps that were damped, confirm nothing.
+Squared error without L1, whose Hessian is constant, may end with one more Newton step that no pass
+evaluates: it changes the objective by less than rounding.
 """
 
 from collections.abc import Collection
@@ -30,6 +32,8 @@ SAFETY = 3.0
 NEWTON_WINDOWS, WINDOWS, WINDOW_SHARE = (1,), (1, 2, 5), 8
 #: Objectives below this share of the best constant model's count as this share of it.
 NEGLIGIBLE = 1e-3
+#: A model is worse than the best constant one if its objective is above this multiple.
+WORSE = 1.0 + 1e-6
 #: Error of an evaluated objective, in units of its rounding.
 ROUNDING = 4.0
 
@@ -48,13 +52,14 @@ class Descent:
         Objective at the accepted point.
     slope, length, rejected : ndarray
         Of the line search: slope at its start, length of the trial step, and rejected trials.
-    decrease : ndarray
-        Minus the slope: twice the decrease that a full step is predicted to make.
+    decrement, last_decrement : ndarray
+        Minus the slope, at this search and at the one before: with the Hessian it is the square of
+        the Newton decrement, twice the decrease that a full step is predicted to make.
     estimate : ndarray
         How far the objective at the accepted point is estimated to be above its minimum.
     rounding : ndarray
         Below this a change of the objective cannot be told from rounding.
-    near : ndarray
+    stop_distance : ndarray
         Distance to the optimum at which a model has converged.
     idle : ndarray
         Accepted points in a row that were no lower than rounding could tell.
@@ -69,11 +74,11 @@ class Descent:
     slope: np.ndarray
     length: np.ndarray
     rejected: np.ndarray
-    decrease: np.ndarray
-    last_decrease: np.ndarray
+    decrement: np.ndarray
+    last_decrement: np.ndarray
     estimate: np.ndarray
     rounding: np.ndarray
-    near: np.ndarray
+    stop_distance: np.ndarray
     idle: np.ndarray
     values: list[list[float]] = field(default_factory=list)
 
@@ -85,11 +90,11 @@ class Descent:
         "slope",
         "length",
         "rejected",
-        "decrease",
-        "last_decrease",
+        "decrement",
+        "last_decrement",
         "estimate",
         "rounding",
-        "near",
+        "stop_distance",
         "idle",
     )
 
@@ -107,11 +112,11 @@ class Descent:
             slope=zero,
             length=np.ones(models),
             rejected=zero,
-            decrease=never,
-            last_decrease=never,
+            decrement=never,
+            last_decrement=never,
             estimate=never,
             rounding=zero,
-            near=zero,
+            stop_distance=zero,
             idle=zero,
             values=values,
         )
@@ -126,13 +131,13 @@ class Descent:
         """Take the objectives at the starts."""
         self.value = value
         self.values = [[one] for one in value.tolist()]
-        self._measure_value()
+        self._update_thresholds()
 
-    def _measure_value(self) -> None:
-        """Say what differences count at the accepted points."""
+    def _update_thresholds(self) -> None:
+        """Set what differences of the objective count at the accepted points."""
         self.rounding = ROUNDING * self.eps * np.abs(self.value)
-        counts = distance_that_counts(self.tolerance, self.value, self.constant_loss)
-        self.near = np.maximum(counts, self.rounding)
+        distance = stop_distance(self.tolerance, self.value, self.constant_loss)
+        self.stop_distance = np.maximum(distance, self.rounding)
 
     @property
     def stuck(self) -> np.ndarray:
@@ -156,7 +161,7 @@ class Descent:
         self.rejected = np.where(accepted, 0.0, self.rejected + 1.0)
         for i in np.flatnonzero(accepted).tolist():
             self.values[i].append(float(self.value[i]))
-        self._measure_value()
+        self._update_thresholds()
         return accepted
 
     def _shortened(self, value: np.ndarray) -> np.ndarray:
@@ -168,15 +173,19 @@ class Descent:
         shorter: np.ndarray = np.clip(best, 0.1 * t, 0.5 * t)
         return shorter
 
-    def aim(self, models: np.ndarray, slope: np.ndarray) -> None:
+    def begin_search(self, models: np.ndarray, slope: np.ndarray) -> None:
         """Begin a search along the new directions of some of the models, of this `slope`."""
         self.slope = np.where(models, slope, self.slope)
         self.length = np.where(models, 1.0, self.length)
-        self.last_decrease = np.where(models, self.decrease, self.last_decrease)
-        self.decrease = np.where(models, -slope, self.decrease)
+        self.last_decrement = np.where(models, self.decrement, self.last_decrement)
+        self.decrement = np.where(models, -slope, self.decrement)
 
     def converged(
-        self, accepted: np.ndarray, estimate: np.ndarray, refining: float | None
+        self,
+        accepted: np.ndarray,
+        estimate: np.ndarray,
+        refining: float | None,
+        solved: np.ndarray,
     ) -> np.ndarray:
         """Whether each model has converged: said here, and nowhere else.
 
@@ -189,18 +198,23 @@ class Descent:
         refining : float, optional
             Where given, a model goes on as long as each pass divides the predicted decrease by
             this, so that its coefficients are as accurate as its gradients are.
+        solved : ndarray of bool, shape (M,)
+            Whose Hessian is constant, and Newton step too short for the objective to tell.
         """
         self.estimate = np.where(accepted, estimate, self.estimate)
-        converged: np.ndarray = self.estimate <= self.near
+        converged: np.ndarray = self.estimate <= self.stop_distance
         if refining is None:
             converged &= accepted
+            converged |= solved
             return converged
-        improving = accepted & (self.decrease * refining <= self.last_decrease)
-        improving &= self.decrease > self.eps**2 * self.constant_loss
+        improving = accepted & (self.decrement * refining <= self.last_decrement)
+        improving &= self.decrement > self.eps**2 * self.constant_loss
+        # Here the estimate holds at the accepted point, also after a trial that was rejected.
         converged &= ~improving
+        converged |= solved
         return converged
 
-    def distance(self, models: np.ndarray, *, newton: bool) -> np.ndarray:
+    def distance_by_decreases(self, models: np.ndarray, *, newton: bool) -> np.ndarray:
         """Estimate of how far the objectives are above their minima, from uncertain curvature.
 
         Parameters
@@ -219,11 +233,11 @@ class Descent:
             values = self.values[i]
             windows = {*WINDOWS, (len(values) - 1) // WINDOW_SHARE}
             series = _series(values, NEWTON_WINDOWS if newton else windows, self.rounding[i])
-            distance[i] = SAFETY * max(self.decrease[i], series)
+            distance[i] = SAFETY * max(self.decrement[i], series)
         return distance
 
 
-def distance_that_counts(
+def stop_distance(
     tolerance: np.ndarray, value: np.ndarray, constant_loss: np.ndarray
 ) -> np.ndarray:
     """Distance to the optimum that `tol` allows.

@@ -133,20 +133,17 @@ class History:
         placed.scatter_(1, places, v)
         return torch.baddbmm(result, self.steps.mT, placed).view_as(gradient)
 
-    def hessian(self, preconditioner: Preconditioner) -> Callable[[Tensor], Tensor]:
-        r"""The map ``v -> B v`` that `solve` inverts.
+    def model(
+        self, preconditioner: Preconditioner
+    ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor, int], Tensor]]:
+        r"""The map ``v -> B v`` that `solve` inverts, and principal submatrices of B.
 
         .. math:: B v = B_0 v - B_0 S^\top x - Y^\top z, \quad
             (S B_0 S^\top + L L^\top) x = S B_0 v + L Y v, \quad z = L^\top x - Y v
 
-        with L the strictly lower triangle of :math:`S Y^\top`.
+        with L the strictly lower triangle of :math:`S Y^\top`. The submatrices are asked for as of
+        `Preconditioner.block`.
         """
-        return self.model(preconditioner)[0]
-
-    def model(
-        self, preconditioner: Preconditioner
-    ) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor, int], Tensor]]:
-        """`hessian`, and its principal submatrices as `Preconditioner.block` gives them."""
         if self.steps is None or self.changes is None:
             return preconditioner.product, preconditioner.block
         scale, steps, changes = self._scale(preconditioner), self.steps, self.changes

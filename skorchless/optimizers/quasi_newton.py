@@ -26,7 +26,7 @@ from torch import Tensor
 
 from skorchless.optimizers.base import PassOutcome, Setup
 from skorchless.optimizers.curvature import Curvature
-from skorchless.optimizers.descent import Descent
+from skorchless.optimizers.descent import WORSE, Descent
 from skorchless.optimizers.history import History, dot
 from skorchless.optimizers.newton import newton_direction
 from skorchless.optimizers.preconditioner import Preconditioner
@@ -67,8 +67,6 @@ MOST_FADING = 0.1
 HIDDEN = 1e-4
 #: Least squares go on while a pass divides the predicted decrease by this.
 REFINING = 4.0
-#: A start is worse than the best constant model if its objective is above this multiple.
-WORSE = 1.0 + 1e-6
 
 
 class DependentColumns(Exception):
@@ -129,56 +127,70 @@ class QuasiNewton:
 
     def on_pass(self, weights: Tensor, value: np.ndarray) -> PassOutcome:
         """Accept the trial or shorten the step, and move `weights` to the next trial."""
-        assert self._batch_gradient is not None
         trial = weights.to(WIDE, copy=True)
-        if self._weights is None and self._replaces_start(weights, value):
-            never = np.zeros(len(value), dtype=bool)
-            return PassOutcome(trial.to(self._dtype), value, never, never, ~never)
-        gradient = self._without_drift(self._batch_gradient, trial)
         if self._weights is None:
-            accepted = np.ones(len(value), dtype=bool)
-            self._weights, self._gradient = trial, gradient
-            self._direction = torch.zeros_like(trial)
-            self._measured_at = weights.clone()
-            self._mean_curvature = np.zeros_like(value)
-            self.descent.begin(value)
+            if self._replaces_start(weights, value):
+                never = np.zeros(len(value), dtype=bool)
+                return PassOutcome(trial.to(self._dtype), value, never, never, ~never)
+            accepted = self._begin(trial, value)
         else:
-            rejected = self.descent.rejected
-            accepted = self._judge(trial, value, gradient)
-            self._adapt_damping(accepted, rejected)
-        damps = self._damp()
+            accepted = self._judge(trial, value)
+        assert self._weights is not None
+        damped = self._damp_where_trials_fail()
         if accepted.any():
             self._point = self._weights.to(self._dtype)
             if accepted.all():
                 self.curvature.is_at(self._point)
-        self._follow_curvature(anew=bool(damps.any()))
-        aims = accepted | damps
-        estimate = self._aim(aims)
-        flat = aims & self._flat
-        if flat.any():
-            self._damp_more(flat)
-            self._measure()
-            self._aim(flat)
-        if self.curvature.is_exact and self._damping.any():
-            near = aims & (self._damping > 0.0) & (self.descent.decrease <= self.descent.near)
-            near &= ~flat
-            if near.any():
-                estimate = np.where(near, self._undamped_estimate(), estimate)
-        if not self.curvature.covers_all_rows:
-            doubtful = aims & (estimate <= self.descent.near) & self._slow
-            if doubtful.any() and self.curvature.take_all_rows():
-                self._measure()
-                estimate = self._aim(aims)
-        # No objective is negative, so none is further above its minimum than its own value.
-        estimate = np.minimum(estimate, self.descent.value)
+        self._follow_curvature(anew=bool(damped.any()))
+        aims = accepted | damped
+        distance = self._find_directions(aims)
         refining = REFINING if self.solves_squares else None
-        converged = self.descent.converged(accepted, estimate, refining) | self._refine(accepted)
+        solved = self._is_solved(accepted)
+        converged = self.descent.converged(accepted, distance, refining, solved)
+        if solved.any():
+            self._take_last_step(solved)
         if not converged.all():
             self._choose_length(aims, self._lengths)
             self._choose_length(~(aims | converged), self._short_lengths)
         length = torch.from_numpy(self.descent.length).to(self._weights)
         weights.copy_(self._weights + length.view(-1, 1, 1) * self._direction)
         return PassOutcome(self._point, self.descent.value, converged, self.descent.stuck, accepted)
+
+    def _begin(self, start: Tensor, value: np.ndarray) -> np.ndarray:
+        """Take the starts as the current points; return that all are."""
+        self._weights, self._gradient = start, self._gradient_at(start)
+        self._direction = torch.zeros_like(start)
+        self._measured_at = start.to(self._dtype)
+        self._mean_curvature = np.zeros_like(value)
+        self.descent.begin(value)
+        return np.ones(len(value), dtype=bool)
+
+    def _find_directions(self, models: np.ndarray) -> np.ndarray:
+        """New directions for some of the models.
+
+        Returns
+        -------
+        distance : ndarray of shape (M,)
+            How far the objectives are above their minima; infinite where that is not known.
+        """
+        distance, hidden = self._aim(models)
+        if hidden.any():  # more is to be gained where no curvature is seen: damped steps go there
+            self._damp_more(hidden)
+            self._measure()
+            self._aim(hidden)
+        if self.curvature.is_exact and self._damping.any():
+            near = models & ~hidden & (self._damping > 0.0)
+            near &= self.descent.decrement <= self.descent.stop_distance
+            if near.any():
+                distance = np.where(near, self._undamped_distance(), distance)
+        if not self.curvature.covers_all_rows:
+            doubtful = models & (distance <= self.descent.stop_distance) & self._took_many_steps
+            if doubtful.any() and self.curvature.take_all_rows():
+                self._measure()
+                distance, _ = self._aim(models)
+        # No objective is negative, so none is further above its minimum than its own value.
+        bounded: np.ndarray = np.minimum(distance, self.descent.value)
+        return bounded
 
     def _replaces_start(self, weights: Tensor, value: np.ndarray) -> bool:
         """Put the best constant model in the place of starts that are worse, if there are any."""
@@ -197,7 +209,7 @@ class QuasiNewton:
         weights.copy_(moved)
         return True
 
-    def _damp(self) -> np.ndarray:
+    def _damp_where_trials_fail(self) -> np.ndarray:
         """Damp the Hessians of models whose trials fail; return which models these are.
 
         They begin anew from their accepted points.
@@ -229,11 +241,13 @@ class QuasiNewton:
         if short.any() and self.curvature.has_hessian:
             self._damp_more(short)
 
-    def _without_drift(self, gradient: Tensor, weights: Tensor) -> Tensor:
-        """The gradient, without the rounding along what all outputs have in common.
+    def _gradient_at(self, weights: Tensor) -> Tensor:
+        """Gradient of the last pass, without the rounding along what all outputs have in common.
 
         Where a loss cannot tell, only the penalty has a slope there, and hardly any curvature.
         """
+        gradient = self._batch_gradient
+        assert gradient is not None
         if not self.shift_invariant:
             return gradient
         drift = torch.addcmul(gradient, self.penalty.l2.to(WIDE), weights, value=-1.0)
@@ -249,14 +263,16 @@ class QuasiNewton:
             return new
         return torch.where(self._mask(models).view(-1, 1, 1), new, old) if models.any() else old
 
-    def _judge(self, trial: Tensor, value: np.ndarray, gradient: Tensor) -> np.ndarray:
+    def _judge(self, trial: Tensor, value: np.ndarray) -> np.ndarray:
         """Make the trial the current point of the models that it is good for; return which."""
         assert self._weights is not None
+        rejected, gradient = self.descent.rejected, self._gradient_at(trial)
         accepted = self.descent.accept(value)
         if accepted.any() and not self.curvature.has_hessian:
             self.history.add(self._mask(accepted), trial - self._weights, gradient - self._gradient)
         self._weights = self._choose(accepted, trial, self._weights)
         self._gradient = self._choose(accepted, gradient, self._gradient)
+        self._adapt_damping(accepted, rejected)
         return accepted
 
     def _follow_curvature(self, *, anew: bool) -> None:
@@ -291,25 +307,26 @@ class QuasiNewton:
             if self.singular or nearly:
                 raise DependentColumns
 
-    def _aim(self, models: np.ndarray) -> np.ndarray:
-        """New directions for some of the models.
+    def _aim(self, models: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """New directions for some of the models, by the present measure of the curvature.
 
         Returns
         -------
-        estimate : ndarray of shape (M,)
+        distance : ndarray of shape (M,)
             How far the objectives are above their minima; infinite where that is not known.
+        hidden : ndarray of bool, shape (M,)
+            Of which models rounding may hide more of the decrease than it shows.
         """
         unknown = np.full(len(models), np.inf)
-        self._flat = np.zeros_like(models)
         if not models.any():
-            return unknown
+            return unknown, models
         assert self._preconditioner is not None
         if self.penalty.has_l1:
             operator = self._operator(self._preconditioner)
             direction, slope, missing = self._minimise_model(
                 operator, EXACT_MODEL if self.curvature.constant else ROUGH_MODEL
             )
-            near = -slope <= self.descent.near
+            near = -slope <= self.descent.stop_distance
             if near.any() and not self.curvature.constant:  # to be sure before stopping
                 exact = self._minimise_model(operator, EXACT_MODEL, direction)
                 exact_direction, exact_slope, exact_missing = exact
@@ -320,22 +337,27 @@ class QuasiNewton:
         else:
             direction, slope, missing = self._solve()
         self._direction = self._choose(models, direction, self._direction)
-        self.descent.aim(models, slope)
+        self.descent.begin_search(models, slope)
         sure = models & (self._damping == 0.0)
-        self._flat = sure & (missing > self.descent.decrease) & (missing > self.descent.near)
-        self._flat &= not self.solves_squares
+        hidden = np.zeros_like(models)
+        if not self.solves_squares:
+            hidden = (
+                sure & (missing > self.descent.decrement) & (missing > self.descent.stop_distance)
+            )
         if self.curvature.is_exact:
-            return np.where(sure, self._distance(direction, slope, missing), unknown)
-        promised = self.descent.decrease + missing
-        sure &= promised <= self.descent.near
-        return self.descent.distance(sure, newton=self.curvature.has_hessian)
+            return np.where(
+                sure, self._distance_by_hessian(direction, slope, missing), unknown
+            ), hidden
+        promised = self.descent.decrement + missing
+        sure &= promised <= self.descent.stop_distance
+        return self.descent.distance_by_decreases(sure, newton=self.curvature.has_hessian), hidden
 
     @property
-    def _slow(self) -> np.ndarray:
+    def _took_many_steps(self) -> np.ndarray:
         """Which models have taken so many steps that curvature from a sample is in doubt."""
         return np.array([len(values) > MANY_STEPS for values in self.descent.values])
 
-    def _undamped_estimate(self) -> np.ndarray:
+    def _undamped_distance(self) -> np.ndarray:
         """How far the objectives are above their minima by the Hessians without damping."""
         hessian = self.curvature.preconditioner(self._measured_at)
         if self.penalty.has_l1:
@@ -348,9 +370,11 @@ class QuasiNewton:
             direction, missing = self._solve_exactly(hessian, gradient)
             direction = direction - unseen
             slope = dot(direction, self._gradient).view(-1).numpy(force=True)
-        return self._distance(direction, slope, missing)
+        return self._distance_by_hessian(direction, slope, missing)
 
-    def _distance(self, direction: Tensor, slope: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    def _distance_by_hessian(
+        self, direction: Tensor, slope: np.ndarray, missing: np.ndarray
+    ) -> np.ndarray:
         """How far the objectives are above their minima, by Newton steps with the whole Hessians.
 
         Where such a step takes the curvature away that it goes by, more is to be gained beyond it:
@@ -358,9 +382,9 @@ class QuasiNewton:
         much more.
         """
         distance: np.ndarray = missing - slope
-        if self.curvature.constant or not (distance <= self.descent.near).any():
+        if self.curvature.constant or not (distance <= self.descent.stop_distance).any():
             return distance
-        share, losses = self.curvature.fading(self._point, direction)
+        share, losses = self.curvature.curvature_lost(self._point, direction)
         beyond = np.inf if self.penalty.is_active else losses
         return np.where(share > MOST_FADING, distance + beyond, distance)
 
@@ -421,7 +445,9 @@ class QuasiNewton:
         missing = self._within_penalty(missing, slope, rest)
         if self.solves_squares:
             return -solution, missing.sum(dim=1).numpy(force=True)
-        counts = missing > (LITTLE * torch.from_numpy(self.descent.near).to(slope)).unsqueeze(1)
+        counts = missing > (
+            LITTLE * torch.from_numpy(self.descent.stop_distance).to(slope)
+        ).unsqueeze(1)
         rest = torch.where(counts.view(*counts.shape, 1, 1), rest, 0.0)  # the others are rounding
         gain, largest = self.curvature.changes(self._point, rest)
         # Where no row is moved, the penalty's own curvature is all that there is.
@@ -492,7 +518,7 @@ class QuasiNewton:
         objectives (Eisenstat and Walker, 1996).
         """
         with np.errstate(all="ignore"):
-            expected = np.sqrt(self.descent.decrease / np.abs(self.descent.value))
+            expected = np.sqrt(self.descent.decrement / np.abs(self.descent.value))
         expected = np.nan_to_num(expected, nan=ROUGH_NEWTON)
         accuracy = np.clip(expected, FINE_NEWTON, ROUGH_NEWTON)
         return torch.from_numpy(accuracy).to(self._gradient).view(-1, 1, 1)
@@ -510,7 +536,7 @@ class QuasiNewton:
             operator,
             l1,
             accuracy,
-            torch.from_numpy(share * self.descent.near).to(l1),
+            torch.from_numpy(share * self.descent.stop_distance).to(l1),
             rough,
         )
         return direction, slope.numpy(force=True), missing.numpy(force=True)
@@ -537,22 +563,21 @@ class QuasiNewton:
             flat=self.penalty.l2 == 0.0 if self.shift_invariant else None,
         )
 
-    def _refine(self, accepted: np.ndarray) -> np.ndarray:
-        """Take the last step of least squares without a pass; return whose it was.
-
-        It changes the objective by less than rounding, but improves the coefficients: these are as
-        accurate as the gradient is.
-        """
-        assert self._weights is not None and self._preconditioner is not None
-        now = self.descent
+    def _is_solved(self, accepted: np.ndarray) -> np.ndarray:
+        """Which least squares are solved but for a step that changes no digit of the objective."""
+        assert self._preconditioner is not None
         if not (self.solves_squares and self.curvature.is_exact):
             return np.zeros_like(accepted)
-        last: np.ndarray = accepted & (now.decrease <= self._eps * np.abs(now.value))
-        last &= ~self._preconditioner.lifted.numpy(force=True)
-        if last.any():
-            self._weights = self._choose(last, self._weights + self._direction, self._weights)
-            self._point = self._weights.to(self._dtype)
-        return last
+        now = self.descent
+        solved: np.ndarray = accepted & (now.decrement <= self._eps * np.abs(now.value))
+        solved &= ~self._preconditioner.lifted.numpy(force=True)
+        return solved
+
+    def _take_last_step(self, models: np.ndarray) -> None:
+        """Take the Newton step without a pass: coefficients become as accurate as the gradient."""
+        assert self._weights is not None
+        self._weights = self._choose(models, self._weights + self._direction, self._weights)
+        self._point = self._weights.to(self._dtype)
 
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
