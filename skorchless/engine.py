@@ -98,8 +98,8 @@ class ModelResult:
         Whether it only stopped improving because its loss grew far beyond where it began.
     lost_digits : bool
         Whether the returned coefficients, rounded to their dtype, lost what training had gained.
-    useless : bool
-        Whether the returned model is worse than the best constant one.
+    returned_objective : float, optional
+        Of the returned coefficients, where it was evaluated.
     """
 
     weights: Tensor | None = None
@@ -112,7 +112,7 @@ class ModelResult:
     diverged: bool = False
     blew_up: bool = False
     lost_digits: bool = False
-    useless: bool = False
+    returned_objective: float | None = None
 
 
 @dataclass

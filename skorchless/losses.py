@@ -219,7 +219,7 @@ class Huber:
         loss = Huber(self.delta.to(WIDE))
         centre = torch.zeros(len(self.delta), n_outputs, 1, dtype=WIDE, device=y.device)
         if fit_intercept:
-            centre = centre + _rough_median(target, reducer).to(WIDE).unsqueeze(-1)
+            centre = centre + rough_median(target, reducer).to(WIDE).unsqueeze(-1)
             for _ in range(20):  # iteratively reweighted means
                 pull = share * loss.delta / torch.maximum((y - centre).abs(), loss.delta)
                 pulled, pulls = (pull * y).sum(dim=-1), pull.sum(dim=-1)
@@ -233,7 +233,7 @@ class Huber:
         return Huber(self.delta.index_select(0, keep))
 
 
-def _rough_median(target: Tensor, reducer: Reducer) -> Tensor:
+def rough_median(target: Tensor, reducer: Reducer) -> Tensor:
     """Median of each output over some rows at equal distances, or over all if these are few."""
     shard = Shard.of(reducer, len(target))
     every = -(-shard.total // MEDIAN_ROWS)

@@ -7,10 +7,12 @@ import torch
 
 from skorchless.engine import ModelResult
 from skorchless.estimators.candidates import Parameters, chosen_optimizer
+from skorchless.estimators.evaluation import rounded
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.settings import own_settings
 from skorchless.estimators.task import Outcome, Task
-from skorchless.estimators.training import Watch, fit_stack
+from skorchless.estimators.training import LARGE_MEAN, Watch, fit_stack
+from skorchless.optimizers.descent import stop_distance
 from skorchless.optimizers.least_squares import Comoments
 from skorchless.sources import affords_gram
 from skorchless.stack import WIDE
@@ -87,21 +89,40 @@ def comoments_of(task: Task) -> Comoments:
 
 
 def _in_closed_form(candidates: Sequence[Parameters], task: Task) -> Outcome | None:
-    """Every alpha from one eigendecomposition; None where conditioning asks for refinement."""
+    """Every alpha from one eigendecomposition.
+
+    None where conditioning asks for refinement, or where rounding the coefficients to X's dtype may
+    lose what they have gained: then single fits say so.
+    """
     data = task.data
     alpha = torch.tensor([float(c["alpha"]) for c in candidates], dtype=WIDE, device=data.X.device)
     with own_settings(data.X.device, data.X.numel() * data.X.shape[1]):
         moments = comoments_of(task) if task.comoments is None else task.comoments
-        found = moments.solve(alpha, fit_intercept=bool(candidates[0]["fit_intercept"]))
-        if not bool(found.reliable.all()):
+        fit_intercept = bool(candidates[0]["fit_intercept"])
+        found = moments.solve(alpha, fit_intercept=fit_intercept)
+        if not bool(found.reliable.all()) or _has_large_means(moments):
             return None
-        weights = found.weights.to(data.X.dtype).numpy(force=True)
+        mean = moments.mean[: data.X.shape[1]]
+        stored = rounded(found.weights, mean, data.X.dtype, fit_intercept=fit_intercept)
+        lost = moments.excess(stored.to(WIDE) - found.weights, alpha).numpy(force=True)
+        value, constant = found.value.numpy(force=True), float(found.constant_value)
+        tol = np.array([float(c["tol"]) for c in candidates])
+        if (lost > stop_distance(tol, value, np.full_like(value, constant))).any():
+            return None
+        weights = stored.numpy(force=True)
     results = [
         ModelResult(loss_curve=[value], n_iter=1, best_iter=1, rate=1.0, converged=True)
         for value in found.value.tolist()
     ]
     rates = np.ones(len(candidates))
     return Outcome(results, list(weights), "quasi-newton", rates, None, Memory())
+
+
+def _has_large_means(moments: Comoments) -> bool:
+    """Whether a single fit would evaluate the coefficients that it returns."""
+    variance = (moments.products.diagonal() / moments.weight)[: -moments.n_outputs]
+    means = moments.mean[: -moments.n_outputs]
+    return bool((means.square() > LARGE_MEAN**2 * variance).logical_and(variance > 0).any())
 
 
 def _along_path(candidates: Sequence[Parameters], loss_name: str, task: Task) -> Outcome:

@@ -128,7 +128,9 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
             Weights of the rows. Only their ratios count; a row of weight zero is as good as
             absent.
         coef_init : array-like of the shape of ``coef_``, optional
-            Where to start; wins over ``warm_start``. Zeros by default.
+            Where to start; wins over ``warm_start``. By default the quasi-Newton method starts at
+            the best constant model, which also replaces a start that is worse, and SGD and Adam
+            start at zero.
         intercept_init : float or array-like of the shape of ``intercept_``, optional
             Where the intercept starts.
         X_val, y_val : as X and y, optional
@@ -384,48 +386,54 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         return attributes
 
     def _has_converged(self, result: ModelResult) -> bool:
-        """Whether training ended as the user wanted it to."""
-        if result.lost_digits or result.useless:
-            return False
-        return result.converged or self.tol is None
+        """Whether training ended as the user wanted it to, and nothing of it was lost."""
+        return not result.lost_digits and (result.converged or self.tol is None)
 
     def _warn_not_converged(self, result: ModelResult) -> None:
         """Say why training ended before `tol` was reached, and what helps."""
-        warnings.warn(
-            f"{type(self).__name__} {self._why_not_converged(result)} The objective is "
-            f"{result.loss_curve[-1]:.6g}.",
-            ConvergenceWarning,
-            stacklevel=3,
+        reached = result.loss_curve[result.best_iter - 1]
+        said = [] if result.converged or self.tol is None else [self._why_training_ended(result)]
+        if result.lost_digits:
+            said.append(self._why_digits_are_lost())
+            said.append(
+                f"The objective of the returned coefficients is {result.returned_objective:.6g}; "
+                f"{reached:.6g} was reached before they were rounded."
+            )
+        else:
+            said.append(f"The objective is {reached:.6g}.")
+        warnings.warn(" ".join(said), ConvergenceWarning, stacklevel=3)
+
+    def _why_training_ended(self, result: ModelResult) -> str:
+        """Why training ended before `tol` was reached, and the cure."""
+        name = type(self).__name__
+        if result.n_iter < self.max_iter:
+            single = np.asarray(self.coef_).dtype == np.float32
+            return (
+                f"{name} stopped after {result.n_iter} iterations, before tol={self.tol} was "
+                "reached: no step lowers the objective any further, as rounding errors hide the "
+                f"rest. {'Pass X as float64, r' if single else 'R'}emove nearly collinear "
+                "features, raise alpha, or raise tol."
+            )
+        quasi_newton = self.optimizer_ == "quasi-newton"
+        also = ", transform features that span many orders of magnitude" if quasi_newton else ""
+        return (
+            f"{name} made max_iter={self.max_iter} iterations before tol={self.tol} was reached. "
+            f"Raise max_iter or tol{also}, or set tol=None if a fixed number of iterations is "
+            "wanted."
         )
 
-    def _why_not_converged(self, result: ModelResult) -> str:
-        """The reason and the cure, in a sentence each."""
-        if result.lost_digits and np.asarray(self.coef_).dtype == np.float32:
-            return (
-                "did not converge: float32 cannot hold the optimum, because the means of some "
-                "features are too large beside their standard deviations or features are nearly "
-                "collinear. Pass X as float64, or subtract the means of the features."
-            )
-        if result.lost_digits:
-            return (
-                "did not converge: float64 cannot hold the optimum, because the means of some "
-                "features are too large beside their standard deviations or features are nearly "
-                "collinear. Subtract the means of the features, or set alpha > 0."
-            )
-        if result.useless:
-            return (
-                "did not converge: a constant model has a lower objective. Check coef_init, "
-                "intercept_init, the sample weights and the scale of the features."
-            )
-        if result.n_iter < self.max_iter:
-            return (
-                f"stopped after {result.n_iter} iterations, before tol={self.tol} was reached: "
-                "rounding errors hide any further decrease. Pass X as float64 if it is float32, "
-                "remove nearly collinear features, set alpha > 0, or raise tol."
-            )
+    def _why_digits_are_lost(self) -> str:
+        """What the dtype of the coefficients cannot hold, and the cure."""
+        dtype = np.asarray(self.coef_).dtype
+        cure = (
+            "Pass X as float64, or subtract the means of the features"
+            if dtype == np.float32
+            else "Subtract the means of the features, or raise alpha"
+        )
         return (
-            f"made max_iter={self.max_iter} iterations before tol={self.tol} was reached. Raise "
-            "max_iter or tol, or set tol=None if a fixed number of iterations is wanted."
+            f"{type(self).__name__} did not converge: {dtype} cannot hold the optimum, because the "
+            "means of some features are too large beside their standard deviations or features are "
+            f"nearly collinear. {cure}."
         )
 
     # Predicting.

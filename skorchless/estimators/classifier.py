@@ -57,16 +57,19 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
     batch_size : int, None or "auto", default="auto"
         Rows a batch; None is the full batch, ``"auto"`` min(n_samples, 256).
     max_iter : int, default=1000
-        Maximum number of epochs, which are passes over the data. The quasi-Newton method evaluates
-        the start in one more pass.
+        Maximum number of epochs of SGD and Adam, which are passes over the data, and of accepted
+        steps of the quasi-Newton method, whose start and rejected steps take further passes.
     tol : float or None, default=1e-4
         The quasi-Newton method stops when the objective is estimated to be within ``tol`` times
         its own value of the optimum, or ``tol`` times what has been gained over the best constant
-        model if that is less. SGD and Adam stop when the best epoch loss has not improved by more
-        than ``tol`` times the best constant model's objective for ``n_iter_no_change`` epochs.
+        model if that is less. Objectives below a thousandth of the best constant model's count as
+        that much. SGD and Adam stop when the best epoch loss has not improved by more than ``tol``
+        times the best constant model's objective for ``n_iter_no_change`` epochs; with
+        ``learning_rate="auto"`` by more than ``tol`` times what has been gained over it.
         None makes ``max_iter`` epochs (the quasi-Newton method ends where rounding does).
     n_iter_no_change : int, default=5
-        Epochs without improvement before stopping.
+        Epochs without improvement before stopping; with ``learning_rate="auto"`` SGD and Adam make
+        at least 50 steps in these.
     shuffle : bool, default=True
         Whether to shuffle the rows before each epoch. Those of an X above 512 MiB, or a quarter of
         the memory, are shuffled by blocks of 128 KiB, and within windows of 64 MiB of them.
@@ -96,7 +99,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
     classes_ : ndarray of shape (n_classes,)
         The labels, sorted.
     coef_ : ndarray of shape (n_classes, n_features), or (1, n_features) for two classes
-        Coefficients, in the dtype of the computation.
+        Coefficients, in the dtype of X if that is float32 or float64, and else in float64.
     intercept_ : ndarray of shape (n_classes,), or (1,) for two classes
         Intercepts; zero with ``fit_intercept=False``.
     n_features_in_ : int
@@ -104,12 +107,14 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
     feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X was a frame with string column names.
     n_iter_ : int
-        Number of epochs.
+        Number of epochs, or of accepted steps.
     best_iter_ : int
         The epoch whose coefficients were kept.
     converged_ : bool
-        Whether training ended because ``tol`` was reached, or as it was asked to (early stopping,
-        ``tol=None``, a callback). A ``ConvergenceWarning`` says why where it is False.
+        Whether training ended because ``tol`` was reached or as it was asked to (early stopping,
+        ``tol=None``, a callback), and the coefficients could be returned without losing what it had
+        gained. A ``ConvergenceWarning`` says why where it is False. Not set by `partial_fit`, which
+        also removes it.
     loss_curve_ : ndarray of shape (n_epochs,)
         Objective, penalty included. SGD and Adam: mean over an epoch's batches, each taken before
         its update. Quasi-Newton: at the accepted coefficients after each iteration, so it never

@@ -85,6 +85,17 @@ class Evaluation:
         return mean_loss + penalty.value(weights) if penalty.is_active else mean_loss
 
 
+def rounded(weights: Tensor, mean: Tensor, dtype: torch.dtype, *, fit_intercept: bool) -> Tensor:
+    """Weights ``(..., D + 1)`` on columns of this `mean`, in `dtype`.
+
+    The intercept makes up for what the rounding of coefficients does at the mean.
+    """
+    coarse = weights.to(dtype)
+    lost = (weights[..., :-1] - coarse[..., :-1].to(WIDE)) @ mean
+    coarse[..., -1] = (weights[..., -1] + lost).to(dtype) if fit_intercept else 0.0
+    return coarse
+
+
 def judge(
     results: Sequence[ModelResult],
     values: np.ndarray,
@@ -94,7 +105,10 @@ def judge(
     *,
     has_units: bool,
 ) -> None:
-    """Set `lost_digits` and `useless`, with which a model does not count as converged.
+    """Set `returned_objective` and `lost_digits`, with which a model has not converged.
+
+    Digits are lost if rounding took back what training had gained, or left a model that is worse
+    than the best constant one.
 
     Parameters
     ----------
@@ -123,5 +137,6 @@ def judge(
         noise = ROUNDING_OF_RETURNED * torch.finfo(WIDE).eps * size
         if constant - reached <= of_intercept:  # nothing to gain that rounding would not hide
             noise += min(of_intercept, LEAST_TOL * abs(reached))
-        result.lost_digits = bool(value - reached > MOST_LOST * near + noise)
-        result.useless = bool(value > constant * WORSE + noise + LEAST_LOSS)
+        lost = value - reached > MOST_LOST * near + noise
+        result.lost_digits = bool(lost or value > constant * WORSE + noise + LEAST_LOSS)
+        result.returned_objective = value

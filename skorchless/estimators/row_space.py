@@ -109,28 +109,47 @@ def spanning_directions(rows: Tensor) -> Tensor:
     -------
     basis : Tensor of shape (D, r)
     """
+    rounding = torch.finfo(rows.dtype).eps * max(rows.shape)
     if len(rows) > rows.shape[1]:
         rows = torch.linalg.qr(rows, mode="r").R
-    size = rows.abs().amax(dim=0)
-    finite = torch.where(size > 0, size, 1.0)
-    size = torch.where(size > 0, finite * (rows / finite).square().mean(dim=0).sqrt(), 0.0)
-    rounding, largest = torch.finfo(rows.dtype).eps * max(rows.shape), rows.new_zeros(())
+    size = _size(rows)
+    varies = size > 0
+    rows = rows[:, varies]
+    unit = rows / size[varies]
+    left, singular, _ = torch.linalg.svd(unit, full_matrices=False)
+    # As many rows as directions: none is left in which they only differ by rounding.
+    rows = left[:, singular > rounding * torch.linalg.matrix_norm(unit)].T @ rows
+    within = _directions_by_level(rows, rounding)
+    basis = rows.new_zeros(len(size), within.shape[1])
+    basis[varies] = within
+    return basis
+
+
+def _directions_by_level(rows: Tensor, rounding: float) -> Tensor:
+    """As `spanning_directions`, of rows of full rank and columns of which none is zero."""
+    size = _size(rows)
     order = size.argsort(descending=True, stable=True)
-    order = order[size[order] > 0]
     basis, seen = rows.new_zeros(rows.shape[1], 0), rows.new_zeros(len(rows), 0)
-    while len(order):
+    largest = rows.new_zeros(())
+    while len(order) and seen.shape[1] < len(rows):
         level = int((size[order] * LEVEL >= size[order[0]]).sum())
         unit = rows[:, order[:level]] / size[order[:level]]
         left, singular, _ = torch.linalg.svd(_beside(seen, unit), full_matrices=False)
         largest = torch.maximum(largest, torch.linalg.matrix_norm(unit))
-        kept = singular > rounding * largest
-        left = left[:, kept]
+        left = left[:, singular > rounding * largest]
         found = rows.new_zeros(rows.shape[1], left.shape[1])
         found[order] = rows[:, order].T @ left  # the larger columns are zero: rows agree in these
         basis = torch.cat([basis, _orthonormal(_beside(basis, found))], dim=1)
         seen = torch.cat([seen, left], dim=1)
         order = order[level:]
     return basis
+
+
+def _size(rows: Tensor) -> Tensor:
+    """Root of each column's mean square, also where squares leave the range."""
+    largest = rows.abs().amax(dim=0)
+    finite = torch.where(largest > 0, largest, 1.0)
+    return torch.where(largest > 0, finite * (rows / finite).square().mean(dim=0).sqrt(), 0.0)
 
 
 def _beside(basis: Tensor, vectors: Tensor) -> Tensor:

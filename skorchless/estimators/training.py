@@ -14,13 +14,13 @@ from torch import Tensor
 from skorchless.engine import Controls, ModelResult, Watcher, train
 from skorchless.estimators.candidates import Parameters, batch_rows, chosen_optimizer
 from skorchless.estimators.data import Data
-from skorchless.estimators.evaluation import Evaluation, judge
+from skorchless.estimators.evaluation import Evaluation, judge, rounded
 from skorchless.estimators.head_start import enough_rows, head_of, roughly, start_from
 from skorchless.estimators.memory import Memory, go_on, kept, within_reach
 from skorchless.estimators.row_space import RowSpace, as_dense
 from skorchless.estimators.settings import own_settings, work_of_batch
 from skorchless.estimators.task import Outcome, Task
-from skorchless.losses import Loss, NullModel, make_loss
+from skorchless.losses import Loss, NullModel, make_loss, rough_median
 from skorchless.objective import Objective
 from skorchless.optimizers import (
     OPTIMIZERS,
@@ -71,9 +71,6 @@ DOUBLE_WORK = 2**24
 
 #: Means, in standard deviations, from which the returned models of larger tables are evaluated too.
 LARGE_MEAN = 1e3
-
-#: Rows that tell the spread of the targets.
-MEDIAN_ROWS = 4096
 
 #: Numbers up to this one, and from its inverse on, can be squared and added up.
 MOST_SQUARED = 1e100
@@ -151,6 +148,7 @@ class _Training:
         self.row_space: RowSpace | None = None
         self.users_data = task.data
         self._centring: Scaling | None = None
+        self._is_small = False
         self.one_pass, self.memory = memory is not None, memory or Memory()
         self.moments: Moments | None = None
         self.stored: Tensor | None = None
@@ -239,8 +237,8 @@ class _Training:
         X = self.data.X
         numbers = torch.tensor(float(X.numel()), dtype=WIDE, device="cpu")
         self.reducer.sum_(numbers)
-        work = float(numbers) * self.stack_width
-        small = float(numbers) <= DOUBLE_NUMBERS and work <= DOUBLE_WORK
+        self._is_small = float(numbers) <= DOUBLE_NUMBERS
+        small = self._is_small and float(numbers) * self.stack_width <= DOUBLE_WORK
         small &= X.device.type == "cpu"
         if small and X.dtype != WIDE:
             held_out = self.task.validation
@@ -288,8 +286,7 @@ class _Training:
         not converged. Large tables are only evaluated where rounding may matter.
         """
         rounds = self.dtype != WIDE or rule.singular or self.row_space is not None
-        small = self.data.X.numel() <= DOUBLE_NUMBERS
-        if (rounds and small) or self._has_large_means(scaling):
+        if (rounds and self._is_small) or self._has_large_means(scaling):
             values = self._evaluation().values(folded)
             self._judge(results, values)
             if self._is_whitened and any(result.lost_digits for result in results):
@@ -321,7 +318,10 @@ class _Training:
         start = np.zeros((1, self.data.n_outputs, some.X.shape[1] + 1), dtype=self.task.start.dtype)
         task = replace(self.task, data=some, start=start, validation=None)
         others: list[np.ndarray | None] = []
-        for weights in fit_stack(self.candidates, self.loss_name, task).weights:
+        outcome = fit_stack(self.candidates, self.loss_name, task)
+        if outcome.interrupt is not None:
+            raise outcome.interrupt
+        for weights in outcome.weights:
             if weights is None:
                 others.append(None)
                 continue
@@ -353,7 +353,8 @@ class _Training:
         """Whether dependent columns can be had out of the way by a factorisation of the rows."""
         affordable = self.data.X.numel() <= MOST_FACTORED and affords_gram(self.data.X)
         reduced = self.row_space is not None
-        return affordable and not (self._is_penalised or reduced) and self.reducer.size == 1
+        has_l1 = self._penalty(None).has_l1
+        return affordable and not (has_l1 or reduced) and self.reducer.size == 1
 
     def _evaluation(self) -> Evaluation:
         """What tells the objectives of weights on the user's columns."""
@@ -362,7 +363,7 @@ class _Training:
         return Evaluation(data, objective, self._centring, self._rows_of, self.reducer)
 
     def _judge(self, results: Sequence[ModelResult], values: np.ndarray) -> None:
-        """Set `lost_digits` and `useless` from the objectives of the weights that are returned."""
+        """Say of each model whether the weights that are returned keep what it has gained."""
         tols = [float(candidate["tol"] or 0.0) for candidate in self.candidates]
         judge(results, values, tols, self.null_model, self.dtype, has_units=self.loss.has_units)
 
@@ -408,8 +409,9 @@ class _Training:
         if self.loss_name != "huber" or self.shared["early_stopping"]:
             return []
         least = min(float(candidate["delta"]) for candidate in self.candidates)
-        rows = self.reducer.rows(self.data.target[:MEDIAN_ROWS].to(WIDE))
-        spread = float((rows - rows.median(dim=0).values).abs().median(dim=0).values.max())
+        target = self.data.target.to(WIDE)
+        centre = rough_median(target, self.reducer)
+        spread = float(rough_median((target - centre).abs(), self.reducer).max())
         steps = int(np.floor(np.log10(max(spread, least) / least)))
         return [least * 10.0**i for i in range(steps, 0, -1)] if steps > 1 else []
 
@@ -675,11 +677,8 @@ class _Training:
 
     def _rounded(self, weights: Tensor, mean: Tensor) -> np.ndarray:
         """Weights on the user's columns, of this `mean`, in the dtype that is returned."""
-        rounded = weights.to(self.dtype)
-        # The intercept makes up for what the rounding of coefficients does at the mean.
-        lost = (weights[..., :-1] - rounded[..., :-1].to(WIDE)) @ mean
-        rounded[..., -1] = (weights[..., -1] + lost).to(self.dtype) if self.centres else 0.0
-        return rounded.numpy(force=True)
+        coarse = rounded(weights, mean, self.dtype, fit_intercept=self.centres)
+        return coarse.numpy(force=True)
 
     def _remember(self, rule: Rule, rates: np.ndarray, mean_weight: float) -> Memory:
         if not self.one_pass:

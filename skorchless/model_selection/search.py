@@ -216,9 +216,8 @@ class _Run:
             more = ", ..." if len(short) > MOST_NAMED else ""
             warnings.warn(
                 f"{len(short)} of {len(entries)} candidates did not converge on some split: "
-                f"{named}{more} (all of them are in converged_). Raise max_iter or tol, set "
-                "tol=None if a fixed number of iterations is wanted, or fit one of them alone: its "
-                "warning gives the reason.",
+                f"{named}{more} (see converged_). Fit one of them alone: its warning gives the "
+                "reason and the cure. Often max_iter or tol has to be raised.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -271,7 +270,8 @@ class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
         For each candidate, in the order of ``cv_results_["params"]``, the loss curve on each split.
         Of a fit that failed, what there was until then.
     converged_ : ndarray of bool, shape (n_candidates, n_splits)
-        Whether each candidate converged on each split, in the same order.
+        Whether each candidate converged on each split, in the same order. False where the fit
+        failed.
     best_estimator_ : estimator
         The best candidate, fitted on all rows by an ordinary ``fit``.
     best_score_, best_params_, best_index_
@@ -353,7 +353,8 @@ class BatchedRandomizedSearchCV(_BatchedSearch, RandomizedSearchCV):
         For each candidate, in the order of ``cv_results_["params"]``, the loss curve on each split.
         Of a fit that failed, what there was until then.
     converged_ : ndarray of bool, shape (n_candidates, n_splits)
-        Whether each candidate converged on each split, in the same order.
+        Whether each candidate converged on each split, in the same order. False where the fit
+        failed.
     best_estimator_ : estimator
         The best candidate, fitted on all rows by an ordinary ``fit``.
     best_score_, best_params_, best_index_

@@ -95,9 +95,9 @@ class Joint:
         return self._factored.lifted
 
     @property
-    def nearly_singular(self) -> bool:
+    def smallest_pivot(self) -> float:
         """As of `Preconditioner`."""
-        return self._factored.nearly_singular
+        return self._factored.smallest_pivot
 
     @property
     def diagonal(self) -> Tensor:

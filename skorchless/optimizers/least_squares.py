@@ -92,10 +92,22 @@ class Comoments:
         intercept = mean[d:] - coef @ mean[:d]
         variance = second[d:, d:].diagonal().sum()
         explained = (inside * scaled).sum(dim=(1, 2))
-        size = variance + mean[d:].square().sum()
-        return Solutions(
-            pack(coef, intercept), 0.5 * (variance - explained).clamp(min=0.0), 0.5 * size, reliable
-        )
+        value = 0.5 * (variance - explained).clamp(min=0.0)
+        return Solutions(pack(coef, intercept), value, 0.5 * variance, reliable)
+
+    def excess(self, change: Tensor, alpha: Tensor) -> Tensor:
+        """How much the objectives rise if the solutions change so, shape ``(M,)``.
+
+        Parameters
+        ----------
+        change : Tensor of shape (M, K, D + 1)
+        alpha : Tensor of shape (M,)
+        """
+        d = len(self.mean) - self.n_outputs
+        coef = change[..., :-1]
+        at_mean = change[..., -1] + coef @ self.mean[:d]
+        curved = (coef @ (self.products[:d, :d] / self.weight) * coef).sum(dim=(1, 2))
+        return 0.5 * (curved + alpha * coef.square().sum(dim=(1, 2)) + at_mean.square().sum(dim=1))
 
 
 @dataclass(frozen=True)
@@ -107,15 +119,15 @@ class Solutions:
     weights : Tensor of shape (M, K, D + 1), in double precision
     value : Tensor of shape (M,)
         Objectives, penalty included.
-    value_at_zero : Tensor of no dimension
-        The objective of zero weights.
+    constant_value : Tensor of no dimension
+        The objective of the best constant model.
     reliable : Tensor of bool, shape (M,)
         Whether conditioning leaves the digits that a fit with refinement would have.
     """
 
     weights: Tensor
     value: Tensor
-    value_at_zero: Tensor
+    constant_value: Tensor
     reliable: Tensor
 
 

@@ -17,8 +17,6 @@ from torch import Tensor
 
 #: Eigenvalues below this many roundings of the largest one, times their number, count as zero.
 RESOLVED = 4.0
-#: Squares of pivots of a Cholesky factor below this one lose half of the digits of a solution.
-NEARLY_SINGULAR = 1e-9
 
 
 class Preconditioner(Protocol):
@@ -65,8 +63,8 @@ class Preconditioner(Protocol):
         """Which models' B was singular to rounding, and P made of a larger one, shape ``(M,)``."""
 
     @property
-    def nearly_singular(self) -> bool:
-        """Whether B of any model is so nearly singular that solutions lose half of their digits."""
+    def smallest_pivot(self) -> float:
+        """Square of the smallest pivot of the models' factors, zero if B of one was singular."""
 
     @property
     def diagonal(self) -> Tensor:
@@ -90,7 +88,7 @@ class Diagonal:
         self.l2, self._shift_invariant = l2, shift_invariant
         self.diagonal = diagonal.unsqueeze(1) + l2
         curved = self.diagonal > 0
-        self.nearly_singular = False
+        self.smallest_pivot = 1.0
         self.inverse = torch.where(curved, 1.0 / torch.where(curved, self.diagonal, 1.0), 0.0)
         self.lifted = torch.zeros(len(l2), dtype=torch.bool, device=l2.device)
 
@@ -138,7 +136,7 @@ class Factored:
     ----------
     is_singular : bool
         Whether B of any model is singular to rounding.
-    nearly_singular : bool
+    smallest_pivot : float
         As of `Preconditioner`.
     """
 
@@ -165,7 +163,7 @@ class Factored:
         unit.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)  # a trial far out, soon rejected
         unit.diagonal(dim1=-2, dim2=-1).fill_(1.0)
         self._lower, self._lifted, pivot = self._cholesky(unit, noise)
-        self.nearly_singular = pivot**2 < NEARLY_SINGULAR
+        self.smallest_pivot = pivot**2
         self.is_singular = pivot == 0.0 or not bool(self._scale.all())
         self._unit = unit if self.is_singular else None
 
@@ -280,9 +278,9 @@ class ByOutput:
         return self._factored.lifted.view(-1, self._outputs).any(dim=1)
 
     @property
-    def nearly_singular(self) -> bool:
+    def smallest_pivot(self) -> float:
         """As of `Preconditioner`."""
-        return self._factored.nearly_singular
+        return self._factored.smallest_pivot
 
     @property
     def diagonal(self) -> Tensor:

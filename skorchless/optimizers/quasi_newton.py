@@ -63,6 +63,9 @@ LITTLE = 1e-3
 MANY_STEPS = 12
 #: Share of the curvature along a step that may be lost by the step at the end of a fit.
 MOST_FADING = 0.1
+#: Squares of pivots of Cholesky factors, of matrices of unit diagonal, below which columns count as
+#: dependent: solutions lose nearly all of their digits, or half of them.
+SINGULAR, NEARLY_SINGULAR = 1e-12, 1e-9
 #: Curvature that rounding hides may be as small as this share of it.
 HIDDEN = 1e-4
 #: Least squares go on while a pass divides the predicted decrease by this.
@@ -145,7 +148,7 @@ class QuasiNewton:
         aims = accepted | damped
         distance = self._find_directions(aims)
         refining = REFINING if self.solves_squares else None
-        solved = self._is_solved(accepted)
+        solved = self._is_solved(accepted, distance)
         converged = self.descent.converged(accepted, distance, refining, solved)
         if solved.any():
             self._take_last_step(solved)
@@ -186,6 +189,7 @@ class QuasiNewton:
         if not self.curvature.covers_all_rows:
             doubtful = models & (distance <= self.descent.stop_distance) & self._took_many_steps
             if doubtful.any() and self.curvature.take_all_rows():
+                self._measured_at = self._point
                 self._measure()
                 distance, _ = self._aim(models)
         # No objective is negative, so none is further above its minimum than its own value.
@@ -303,8 +307,8 @@ class QuasiNewton:
         self.singular = self.singular or bool(self._preconditioner.lifted.any())
         if self._refuses_dependent and len(self.descent.values[0]) == 1:
             # Least squares refine what a nearly singular matrix solves badly.
-            nearly = self._preconditioner.nearly_singular and not self.curvature.constant
-            if self.singular or nearly:
+            least = SINGULAR if self.curvature.constant else NEARLY_SINGULAR
+            if self._preconditioner.smallest_pivot < least:
                 raise DependentColumns
 
     def _aim(self, models: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -563,14 +567,14 @@ class QuasiNewton:
             flat=self.penalty.l2 == 0.0 if self.shift_invariant else None,
         )
 
-    def _is_solved(self, accepted: np.ndarray) -> np.ndarray:
+    def _is_solved(self, accepted: np.ndarray, distance: np.ndarray) -> np.ndarray:
         """Which least squares are solved but for a step that changes no digit of the objective."""
         assert self._preconditioner is not None
         if not (self.solves_squares and self.curvature.is_exact):
             return np.zeros_like(accepted)
         now = self.descent
         solved: np.ndarray = accepted & (now.decrement <= self._eps * np.abs(now.value))
-        solved &= ~self._preconditioner.lifted.numpy(force=True)
+        solved &= (distance <= now.stop_distance) & ~self._preconditioner.lifted.numpy(force=True)
         return solved
 
     def _take_last_step(self, models: np.ndarray) -> None:

@@ -20,6 +20,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 import skorchless
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
+from skorchless.estimators import training
 from skorchless.objective import Objective
 
 #: Where each of three ranks' rows begin and end: few, none and most of them.
@@ -149,6 +150,21 @@ def test_data_of_many_chunks_begin_at_the_same_head_start(group, problem, parame
     assert_same_on_all(results)
     assert_allclose(results[0]["coef_"], alone["coef_"], rtol=2e-3, atol=2e-5)
     assert_allclose(results[0]["loss_curve_"][-1], alone["loss_curve_"][-1], rtol=1e-6)
+
+
+def around_a_threshold(rank):
+    """Fit float32 rows of which some ranks have more than a small table, and some fewer."""
+    before, training.DOUBLE_NUMBERS = training.DOUBLE_NUMBERS, 300
+    X, y = numbers(dtype=np.float32)
+    rows = rows_of(rank, len(X), ((0.0, 0.9), (0.9, 0.95), (0.95, 1.0)))
+    try:
+        return vars(TorchLinearRegressor(loss="huber", distributed=True).fit(X[rows], y[rows]))
+    finally:
+        training.DOUBLE_NUMBERS = before
+
+
+def test_ranks_agree_on_whether_a_table_is_small(group):
+    assert_same_on_all(group.run(around_a_threshold))
 
 
 def test_early_stopping_is_the_groups(group):

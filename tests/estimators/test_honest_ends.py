@@ -5,8 +5,10 @@ The cases are those in which a fit once ended elsewhere without a word. Optima c
 """
 
 import contextlib
+import re
 import signal
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -162,16 +164,12 @@ def test_a_start_that_is_far_out_ends_at_the_optimum(model, coef, intercept, dty
     fit_right(model, X, y, **start_of(model, coef, intercept))
 
 
-def test_class_weights_that_leave_one_class_are_refused_or_learned_soon():
+def test_class_weights_that_leave_one_class_are_learned_soon():
     X, y = rare_class(0, 20, n=200)
     model = TorchSoftmaxClassifier(class_weight={0: 1.0, 1: 0.0})
-    try:
-        model.fit(X, y)
-    except ValueError as error:
-        assert "class" in str(error)
-    else:
-        assert model.n_iter_ < 50
-        assert (model.predict(X) == 0).all()
+    model.fit(X, y)
+    assert model.n_iter_ < 10
+    assert (model.predict(X) == 0).all()
 
 
 # Classes that are nearly separable, among many rows (S2).
@@ -338,9 +336,9 @@ def test_sizes_over_many_decades_end_at_the_optimum_or_say_that_they_do_not(seed
     X, y = sizes_or_not(seed)
     model = TorchSoftmaxClassifier()
     messages = fit_with_warnings(model, X, y)
-    right = Problem(model, X, y).gap(model) <= 1e-3
+    gap = Problem(model, X, y).gap(model)
     assert model.converged_ == (not messages)
-    assert right or not model.converged_
+    assert gap <= (1e-3 if model.converged_ else 0.03)
 
 
 def test_no_candidate_of_a_search_changes_another():
@@ -356,6 +354,25 @@ def test_no_candidate_of_a_search_changes_another():
         problem = Problem(TorchSoftmaxClassifier(alpha=alphas[1]), X[train], y[train])
         assert problem.best < 0.999 * problem.constant
         assert_allclose(search.loss_curves_[1][split][-1], problem.best, rtol=1e-3)
+
+
+@pytest.mark.parametrize("alphas", [[1e-4], [1e-4, 1e-3]], ids=len)
+@pytest.mark.parametrize("mean", [0.0, 1e6, 1.7e9])
+def test_a_search_says_of_each_fit_what_the_fit_says(mean, alphas):
+    """Also where all penalties are solved for at once."""
+    rng = np.random.default_rng(0)
+    X = (mean + 1e3 * rng.random((200, 3))).astype(np.float32)
+    y = (X.astype(float) @ [1e-3, 2e-3, -1e-3] + rng.normal(size=200)).astype(np.float32)
+    search = BatchedGridSearchCV(TorchLinearRegressor(), {"alpha": alphas}, cv=KFold(3))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        search.set_params(refit=False).fit(X, y)
+    for i, alpha in enumerate(alphas):
+        for split, (train, _) in enumerate(KFold(3).split(X)):
+            model = TorchLinearRegressor(alpha=alpha)
+            fit_with_warnings(model, X[train], y[train])
+            assert model.converged_ == search.converged_[i, split]
+    assert bool(caught) == (not search.converged_.all())
 
 
 # Single precision (S6, S9, S10).
@@ -702,18 +719,40 @@ def test_columns_that_are_dependent_but_for_rounding(loss, seed):
     assert found <= 1.05 * objective(clone(model).fit(X[:, :4], y), X[:, :4], y)
 
 
-def test_dependent_columns_of_few_digits_keep_what_coefficients_can_hold():
-    """Two columns far from zero whose difference is all rounding: their sum is what counts."""
+def two_far_columns(dtype=np.float64):
+    """Two columns far from zero whose difference is all rounding, and targets of both."""
     rng = np.random.default_rng(0)
-    x = rng.normal(size=400) + 1e6
-    X = np.column_stack([x, x * (1 + 1e-16 * rng.normal(size=400)), rng.normal(size=400)])
-    y = x - 1e6 + X[:, 2] + rng.normal(size=400)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model = TorchLinearRegressor().fit(X, y)
-    assert objective(model, X, y) <= 1.02 * objective(
-        model.__class__().fit(X[:, 1:], y), X[:, 1:], y
-    )
+    x, noise = (1e6 + rng.normal(size=400)).astype(dtype), rng.normal(size=400)
+    X = np.column_stack([x, np.where(noise > 0, np.nextafter(x, dtype(2e6)), x), noise])
+    y = x - 1e6 + noise + 2.0 * (noise > 0) + rng.normal(size=400)
+    return X.astype(dtype), y.astype(dtype)
+
+
+def test_dependent_columns_of_few_digits_keep_what_coefficients_can_hold():
+    """Their sum is what counts."""
+    X, y = two_far_columns()
+    model = TorchLinearRegressor()
+    fit_with_warnings(model, X, y)
+    one = TorchLinearRegressor().fit(X[:, 1:], y)
+    assert objective(model, X, y) <= 1.02 * objective(one, X[:, 1:], y)
+
+
+def test_lost_digits_are_told_with_the_objective_that_is_left():
+    X, y = two_far_columns(np.float32)
+    model = TorchLinearRegressor()
+    (message,) = fit_with_warnings(model, X, y)
+    told = re.search(r"The objective of the returned coefficients is ([0-9.e+-]+);", str(message))
+    assert float(told[1]) == pytest.approx(objective(model, X, y), rel=1e-4)
+    assert not model.converged_
+
+
+def test_an_interrupt_of_the_search_for_what_coefficients_can_hold_is_one(monkeypatch):
+    def interrupted(*_):
+        return SimpleNamespace(interrupt=KeyboardInterrupt())
+
+    monkeypatch.setattr("skorchless.estimators.training.fit_stack", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        TorchLinearRegressor().fit(*two_far_columns(np.float32))
 
 
 # One row that weighs more than all others (S12).
@@ -749,7 +788,7 @@ def test_one_row_with_nearly_all_the_weight(loss, heavy, seed):
     ids=str,
 )
 @pytest.mark.parametrize("kind", ["squared error", "huber", "classes"])
-def test_columns_in_extreme_units_are_solved_or_refused(unit, dtype, kind):
+def test_columns_in_extreme_units_are_solved(unit, dtype, kind):
     rng = np.random.default_rng(0)
     Z = rng.normal(size=(60, 3))
     score = Z @ [1, 2, 3] + 2 * rng.logistic(size=60)
@@ -760,17 +799,10 @@ def test_columns_in_extreme_units_are_solved_or_refused(unit, dtype, kind):
         "classes": TorchSoftmaxClassifier(alpha=0),
     }[kind]
     wanted = Problem(model, Z, y).optimum[0][0]
-    try:
-        model.fit((Z * [1, unit, 1]).astype(dtype), y)
-    except ValueError as error:
-        words = str(error).lower()
-        assert "column" in words or "feature" in words
-        assert "1" in words
-        assert "coef_init" not in words
-    else:
-        assert model.converged_
-        found = np.float64(np.ravel(model.coef_)) * [1, unit, 1]
-        assert_allclose(found, wanted, rtol=0, atol=0.02 * np.linalg.norm(wanted))
+    model.fit((Z * [1, unit, 1]).astype(dtype), y)
+    assert model.converged_
+    found = np.float64(np.ravel(model.coef_)) * [1, unit, 1]
+    assert_allclose(found, wanted, rtol=0, atol=0.02 * np.linalg.norm(wanted))
 
 
 # Few passes (S15), and what a fit says about its end.

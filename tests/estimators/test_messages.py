@@ -387,7 +387,7 @@ def test_without_a_tolerance_nobody_warns(Estimator, data):
 
 def test_a_search_that_finds_nothing_lower_says_so(Estimator, data, monkeypatch):
     monkeypatch.setattr("skorchless.optimizers.descent.MOST_REJECTED", 0)
-    words = r"stopped after 1 iterations, before tol=1e-09 was reached: rounding errors hide"
+    words = r"stopped after 1 iterations, before tol=1e-09 was reached: no step lowers"
     with pytest.warns(ConvergenceWarning, match=words):
         Estimator(alpha=0.01, tol=1e-9).fit(*data)
 

@@ -34,6 +34,17 @@ def test_coordinates_are_as_many_as_the_rows_have_dimensions(shape, centre, orth
     assert space.rows(X).shape == (shape[0], rank(shape, centre=centre))
 
 
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("shape", [(5, 6), (6, 40), (30, 12)])
+@BASES
+def test_rounding_is_no_dimension(shape, seed, orthonormal):
+    """Of few distinct rows in columns of any units."""
+    rng = np.random.default_rng(seed)
+    X = torch.from_numpy(rng.normal(size=shape) * 10.0 ** rng.uniform(-6, 6, shape[1]))
+    X = X[: min(shape[0], 5)].repeat(6, 1)[: shape[0]]
+    assert RowSpace.of(X, centre=True, orthonormal=orthonormal).basis.shape[1] == 4
+
+
 @SHAPES
 @CENTRES
 @BASES

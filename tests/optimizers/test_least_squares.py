@@ -47,7 +47,25 @@ def test_every_alpha_is_ridges(seed, alphas, fit_intercept, weighted, k, offset)
         rest = y - X @ weights[:, :-1].T - weights[:, -1]
         wanted = 0.5 * share @ (rest**2).sum(axis=1) + 0.5 * alpha * (weights[:, :-1] ** 2).sum()
         assert float(value) == pytest.approx(wanted, rel=1e-8)
-    assert float(found.value_at_zero) == pytest.approx(0.5 * share @ (y**2).sum(axis=1), rel=1e-9)
+    centre = share @ y if fit_intercept else 0.0
+    constant = 0.5 * share @ ((y - centre) ** 2).sum(axis=1)
+    assert float(found.constant_value) == pytest.approx(constant, rel=1e-9)
+
+
+def test_what_a_change_of_the_solution_costs():
+    """As the objective's own values tell, also where the intercept is large."""
+    X, y, weight = draw(0, k=2, offset=100.0)
+    moments, alpha = comoments(X, y, weight), torch.tensor([1e-3, 0.1], dtype=torch.float64)
+    found = moments.solve(alpha, fit_intercept=True)
+    change = 1e-3 * torch.randn(found.weights.shape, dtype=torch.float64)
+    moved = (found.weights + change).numpy()
+    share = weight / weight.sum()
+    for a, coef, value, cost in zip(
+        alpha, moved, found.value, moments.excess(change, alpha), strict=True
+    ):
+        rest = y - X @ coef[:, :-1].T - coef[:, -1]
+        at = 0.5 * share @ (rest**2).sum(axis=1) + 0.5 * float(a) * (coef[:, :-1] ** 2).sum()
+        assert float(cost) == pytest.approx(at - float(value), rel=1e-6)
 
 
 def test_rows_beyond_a_block_count():
