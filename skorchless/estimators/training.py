@@ -301,6 +301,8 @@ class _Training:
     ) -> list[np.ndarray | None]:
         """Leave out coordinates that the returned coefficients cannot hold, where that is better.
 
+        They are compared as predictions are made, without centring the rows.
+
         Parameters
         ----------
         results : list of ModelResult
@@ -328,9 +330,10 @@ class _Training:
             whole = torch.zeros(len(weights), len(mask), dtype=WIDE, device=mask.device)
             whole[:, mask] = torch.from_numpy(weights).to(whole)
             others.append(self._rounded(self.row_space.fold_back(whole), self.row_space.mean))
-        values_of_others = self._evaluation().values(others)
-        better = values_of_others < values
-        self._judge(results, np.minimum(values_of_others, values))
+        evaluation = self._evaluation()
+        as_predicted = replace(evaluation, centring=None)
+        better = as_predicted.values(others) < as_predicted.values(folded)
+        self._judge(results, np.where(better, evaluation.values(others), values))
         return [other if b else w for b, other, w in zip(better, others, folded, strict=True)]
 
     @staticmethod

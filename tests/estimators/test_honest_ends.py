@@ -719,13 +719,13 @@ def test_columns_that_are_dependent_but_for_rounding(loss, seed):
     assert found <= 1.05 * objective(clone(model).fit(X[:, :4], y), X[:, :4], y)
 
 
-def two_far_columns(dtype=np.float64):
+def two_far_columns():
     """Two columns far from zero whose difference is all rounding, and targets of both."""
     rng = np.random.default_rng(0)
-    x, noise = (1e6 + rng.normal(size=400)).astype(dtype), rng.normal(size=400)
-    X = np.column_stack([x, np.where(noise > 0, np.nextafter(x, dtype(2e6)), x), noise])
+    x, noise = 1e6 + rng.normal(size=400), rng.normal(size=400)
+    X = np.column_stack([x, np.where(noise > 0, np.nextafter(x, 2e6), x), noise])
     y = x - 1e6 + noise + 2.0 * (noise > 0) + rng.normal(size=400)
-    return X.astype(dtype), y.astype(dtype)
+    return X, y
 
 
 def test_dependent_columns_of_few_digits_keep_what_coefficients_can_hold():
@@ -738,7 +738,7 @@ def test_dependent_columns_of_few_digits_keep_what_coefficients_can_hold():
 
 
 def test_lost_digits_are_told_with_the_objective_that_is_left():
-    X, y = two_far_columns(np.float32)
+    X, y = two_far_columns()
     model = TorchLinearRegressor()
     (message,) = fit_with_warnings(model, X, y)
     told = re.search(r"The objective of the returned coefficients is ([0-9.e+-]+);", str(message))
@@ -752,7 +752,7 @@ def test_an_interrupt_of_the_search_for_what_coefficients_can_hold_is_one(monkey
 
     monkeypatch.setattr("skorchless.estimators.training.fit_stack", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        TorchLinearRegressor().fit(*two_far_columns(np.float32))
+        TorchLinearRegressor().fit(*two_far_columns())
 
 
 # One row that weighs more than all others (S12).
