@@ -37,7 +37,9 @@ def outcomes(robustness, numbers):
             model = robustness.fit(problem, outcome)
             assert model is not None, (number, outcome.error)
             value = problem.rows.objective_of_fitted(model.coef_, model.intercept_)
-        yield number, robustness.gap(value, best, constant), outcome.warned, model.converged_
+        log_loss = problem.loss == "log_loss"
+        gap = robustness.gap(value, best, constant, log_loss=log_loss)
+        yield number, gap, outcome.warned, model.converged_
 
 
 @pytest.mark.parametrize("first", range(0, len(OPTIMA), GROUP))

@@ -25,6 +25,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -307,14 +308,18 @@ class Outcome:
         return self.reference_error < TOL / 10
 
 
-def gap(f: float, best: float, constant: float) -> float:
-    """The larger of the two relative distances, beyond the rounding of the objective."""
-    excess = f - best - 8 * EPS * constant
+def gap(f: float, best: float, constant: float, *, log_loss: bool) -> float:
+    """The larger of the two relative distances, beyond the rounding of the objective.
+
+    A log loss is a difference of log-odds, so it has the rounding of numbers of size one.
+    """
+    rounding = EPS * (max(constant, 1.0) if log_loss else constant)
+    excess = f - best - 8 * rounding
     if not excess > 0:
         return 0.0 if np.isfinite(f) else np.inf
     gained = constant - best
     relative = excess / max(abs(f), constant / 1000)
-    return max(relative, excess / gained) if gained > 1e3 * EPS * constant else relative
+    return max(relative, excess / gained) if gained > 1e3 * rounding else relative
 
 
 @contextmanager
@@ -377,7 +382,8 @@ def run(task: tuple[int, bool, str]) -> Outcome:
         return outcome
     outcome.reference_seconds = time.perf_counter() - start
     outcome.best, outcome.constant = best.best, best.constant
-    outcome.reference_error = gap(best.best + best.error, best.best, best.constant)
+    relative = partial(gap, constant=best.constant, log_loss=problem.loss == "log_loss")
+    outcome.reference_error = relative(best.best + best.error, best.best)
     model = fit(problem, outcome)
     if model is not None:
         with np.errstate(all="ignore"):
@@ -385,10 +391,10 @@ def run(task: tuple[int, bool, str]) -> Outcome:
         outcome.n_iter, outcome.last_loss = int(model.n_iter_), float(model.loss_curve_[-1])
         outcome.converged = getattr(model, "converged_", None)
         if outcome.f < outcome.best:
-            outcome.reference_above = gap(outcome.best, outcome.f, outcome.constant)
+            outcome.reference_above = relative(outcome.best, outcome.f)
             outcome.best = outcome.f
-        outcome.gap = gap(outcome.f, outcome.best, outcome.constant)
-    outcome.rounded_gap = gap(best.rounded, outcome.best, outcome.constant)
+        outcome.gap = relative(outcome.f, outcome.best)
+    outcome.rounded_gap = relative(best.rounded, outcome.best)
     return outcome
 
 

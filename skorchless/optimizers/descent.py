@@ -46,6 +46,9 @@ class Descent:
     ----------
     eps : float
         Rounding of the dtype that objectives are computed in.
+    unit : float
+        Smaller objectives have the rounding error of one of this size: 1 where losses are
+        differences of log-odds, else 0.
     tolerance, constant_loss : ndarray
         ``tol``, and the objective of the best constant model.
     value : ndarray
@@ -68,6 +71,7 @@ class Descent:
     """
 
     eps: float
+    unit: float
     tolerance: np.ndarray
     constant_loss: np.ndarray
     value: np.ndarray
@@ -99,13 +103,16 @@ class Descent:
     )
 
     @classmethod
-    def at_start(cls, tolerance: np.ndarray, constant_loss: np.ndarray, eps: float) -> "Descent":
+    def at_start(
+        cls, tolerance: np.ndarray, constant_loss: np.ndarray, eps: float, unit: float
+    ) -> "Descent":
         """Before the first pass."""
         models = len(tolerance)
         zero, never = np.zeros(models), np.full(models, np.inf)
         values: list[list[float]] = [[] for _ in range(models)]
         return cls(
             eps=eps,
+            unit=unit,
             tolerance=tolerance,
             constant_loss=constant_loss,
             value=never,
@@ -135,7 +142,7 @@ class Descent:
 
     def _update_thresholds(self) -> None:
         """Set what differences of the objective count at the accepted points."""
-        self.rounding = ROUNDING * self.eps * np.abs(self.value)
+        self.rounding = ROUNDING * self.eps * np.maximum(np.abs(self.value), self.unit)
         distance = stop_distance(self.tolerance, self.value, self.constant_loss)
         self.stop_distance = np.maximum(distance, self.rounding)
 

@@ -98,7 +98,11 @@ class QuasiNewton:
         self._dtype, self._eps = setup.weights.dtype, torch.finfo(setup.weights.dtype).eps
         self._constant_weights: Tensor | None = setup.constant_weights
         self.descent = Descent.at_start(
-            setup.tolerance.numpy(force=True), setup.constant_loss.numpy(force=True), self._eps
+            setup.tolerance.numpy(force=True),
+            setup.constant_loss.numpy(force=True),
+            self._eps,
+            # In single precision it is the mean of so many rows that their errors cancel.
+            unit=0.0 if setup.objective.loss.has_units or self._dtype != WIDE else 1.0,
         )
         self._damping = np.zeros(len(setup.weights))
         self.history = History()
