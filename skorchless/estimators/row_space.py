@@ -127,6 +127,8 @@ def spanning_directions(rows: Tensor) -> Tensor:
 
 def _directions_by_level(rows: Tensor, rounding: float) -> Tensor:
     """As `spanning_directions`, of rows of full rank and columns of which none is zero."""
+    if not len(rows):
+        return rows.new_zeros(rows.shape[1], 0)
     size = _size(rows)
     order = size.argsort(descending=True, stable=True)
     basis, seen = rows.new_zeros(rows.shape[1], 0), rows.new_zeros(len(rows), 0)

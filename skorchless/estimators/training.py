@@ -313,7 +313,7 @@ class _Training:
         """
         assert self.row_space is not None
         held = self.row_space.held(self.users_data.X, self.dtype)
-        if bool(held.all()) or not bool(held.any()) or self.shared["early_stopping"]:
+        if bool(held.all()) or not bool(held.any()) or self.task.validation is not None:
             return folded
         mask = torch.cat([held, held.new_ones(1)])
         some = replace(self.data, X=self.row_space.rows(self.users_data.X)[:, held])
@@ -353,7 +353,12 @@ class _Training:
         return self.row_space is not None and not self._is_penalised
 
     def _may_reduce(self) -> bool:
-        """Whether dependent columns can be had out of the way by a factorisation of the rows."""
+        """Whether dependent columns can be had out of the way by a factorisation of the rows.
+
+        Not where early stopping looks at the way to the optimum, which other coordinates change.
+        """
+        if self.shared["early_stopping"]:
+            return False
         affordable = self.data.X.numel() <= MOST_FACTORED and affords_gram(self.data.X)
         reduced = self.row_space is not None
         has_l1 = self._penalty(None).has_l1

@@ -251,6 +251,17 @@ class Curvature:
         of_rows = curvature.to(WIDE).movedim(2, 0).reshape(weights.shape[0], -1)
         return self._second_moments(of_rows * self._sample.shares())
 
+    def of_columns(self, weights: Tensor) -> Factored | None:
+        """Second moments with a curvature that no row lacks, where curvature is not constant.
+
+        They tell whether columns are dependent: a Hessian is singular also where rows, such as
+        outliers under Huber's loss, have no curvature.
+        """
+        if self.constant or self._diagonal:
+            return None
+        l2 = self.objective.penalty.l2.to(WIDE)
+        return Factored(self._majorizer(weights)[0], l2, self.basis, self.noise)
+
     def _moments_by_output(self, weights: Tensor) -> Tensor:
         """Second derivative of the loss in each output's weights, shape ``(M * K, r, r)``."""
         assert self._sample is not None

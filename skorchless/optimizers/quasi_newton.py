@@ -313,7 +313,9 @@ class QuasiNewton:
             # Least squares refine what a nearly singular matrix solves badly.
             least = SINGULAR if self.curvature.constant else NEARLY_SINGULAR
             if self._preconditioner.smallest_pivot < least:
-                raise DependentColumns
+                columns = self.curvature.of_columns(self._measured_at) or self._preconditioner
+                if columns.smallest_pivot < least:
+                    raise DependentColumns
 
     def _aim(self, models: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """New directions for some of the models, by the present measure of the curvature.

@@ -72,6 +72,13 @@ def test_a_basis_is_orthonormal_or_makes_rows_orthogonal(shape, centre):
     torch.testing.assert_close(inside.T @ inside, torch.eye(inside.shape[1], dtype=X.dtype))
 
 
+@pytest.mark.parametrize("rows", [torch.ones(1, 3), torch.ones(4, 2)], ids=["a row", "constant"])
+@BASES
+def test_rows_that_are_all_the_same_have_no_dimension(rows, orthonormal):
+    space = RowSpace.of(rows.double(), centre=True, orthonormal=orthonormal)
+    assert space.rows(rows.double()).shape == (len(rows), 0)
+
+
 def test_coefficients_of_few_digits_hold_the_large_directions_only():
     rng = np.random.default_rng(0)
     X = torch.from_numpy(rng.normal(size=(50, 3)))
