@@ -64,7 +64,8 @@ def stack_key(parameters: Parameters) -> Parameters:
     -------
     key : dict
         The parameters that do not stack, and of those that do whether they are numbers. For the
-        quasi-Newton method also whether there is L1: without it squared error is solved exactly.
+        quasi-Newton method also whether there is L1, without which squared error is solved exactly,
+        and whether there is any penalty, without which dependent columns are trained apart.
         For the others, where they choose their rates, the penalty: columns are scaled by it too.
     """
     key = {name: value for name, value in parameters.items() if name not in STACKED}
@@ -73,6 +74,7 @@ def stack_key(parameters: Parameters) -> Parameters:
         key[name] = value if value is None or isinstance(value, str) else "a number"
     if chosen_optimizer(parameters) == "quasi-newton":
         key["has L1"] = bool(parameters["alpha"]) and bool(parameters["l1_ratio"])
+        key["has a penalty"] = bool(parameters["alpha"])
     elif parameters["learning_rate"] == "auto":
         key |= {name: parameters[name] for name in ("alpha", "l1_ratio")}
     return key

@@ -67,6 +67,8 @@ class Curvature:
     ----------
     basis : Tensor of shape (D + 1, r), or None
         Orthonormal columns that span all rows and the intercept, where rows are few.
+    misses_columns : bool
+        Whether the sample has missed columns, so that only a bound of their curvature is known.
     is_exact : bool
         Whether the preconditioner is the inverse of the loss's own second derivative, on all rows.
     """
@@ -87,6 +89,7 @@ class Curvature:
         self.covers_all_rows = exact or (not self._diagonal and 2 * n_sample >= source.n_rows)
         self.wants_pass = exact or not self.covers_all_rows
         self._moments: Tensor | None = None
+        self.misses_columns = False
         self._sample = None if exact else source.sample(n_sample)
         self._least_norm = few_rows and self.constant and not objective.penalty.has_l2
         models, squares = len(objective.penalty.l2), min(columns, source.n_rows) ** 2
@@ -200,11 +203,19 @@ class Curvature:
                 total.index_select(0, keep),
             )
 
-    def preconditioner(self, weights: Tensor, damping: Tensor | None = None) -> Preconditioner:
+    def preconditioner(
+        self, weights: Tensor, damping: Tensor | None = None, rows: Tensor | None = None
+    ) -> Preconditioner:
         """The preconditioner at `weights`, of shape ``(M, K, D + 1)``.
 
-        With a `damping`, of shape ``(M,)``, so many times the curvature of a quadratic that lies
-        above the loss is added: from 1 on, steps cannot go too far.
+        Parameters
+        ----------
+        weights : Tensor of shape (M, K, D + 1)
+        damping : Tensor of shape (M,), optional
+            So many times the curvature of a quadratic that lies above the loss is added: from 1 on,
+            steps cannot go too far.
+        rows : Tensor of bool, shape (M, n), optional
+            Rows of the sample whose curvature counts, where it is the Hessian.
         """
         l2 = self.objective.penalty.l2.to(WIDE)
         scaling = self.objective.scaling
@@ -222,13 +233,13 @@ class Curvature:
             return self._diagonal_preconditioner(weights, l2, damping)
         outputs = weights.shape[1]
         if self._joint:
-            moments = self._joint_moments(weights)
+            moments = self._joint_moments(weights, rows)
             if damping is not None:
                 added = self._majorizer(weights)[0] * damping.view(-1, 1, 1)
                 own_blocks(moments, outputs).add_(added.unsqueeze(1))
             return Joint(moments, l2, self.basis, self.noise, outputs)
         if self._by_output:
-            moments = self._moments_by_output(weights)
+            moments = self._moments_by_output(weights, rows)
             if damping is not None:
                 added = self._majorizer(weights)[0] * damping.view(-1, 1, 1)
                 moments = moments + added.repeat_interleave(outputs, dim=0)
@@ -262,26 +273,29 @@ class Curvature:
         l2 = self.objective.penalty.l2.to(WIDE)
         return Factored(self._majorizer(weights)[0], l2, self.basis, self.noise)
 
-    def _moments_by_output(self, weights: Tensor) -> Tensor:
+    def _moments_by_output(self, weights: Tensor, rows: Tensor | None) -> Tensor:
         """Second derivative of the loss in each output's weights, shape ``(M * K, r, r)``."""
         assert self._sample is not None
         curvature = self._second_derivative(weights).diagonal.to(WIDE)
-        of_rows = curvature.movedim((2, 3), (0, 1)).flatten(2).flatten(0, 1)  # (M * K, rows)
-        return self._second_moments(of_rows * self._sample.shares())[0]
+        of_rows = curvature.movedim((2, 3), (0, 1)).flatten(2)  # (M, K, rows)
+        if rows is not None:
+            of_rows = of_rows * rows.unsqueeze(1)
+        return self._second_moments(of_rows.flatten(0, 1) * self._sample.shares())[0]
 
     def _second_derivative(self, weights: Tensor) -> SecondDerivative:
         """Of the loss in the raw predictions of the sample."""
         assert self._sample is not None
         return self.objective.loss.hessian(self._predicted(weights), self._sample.target)
 
-    def _joint_moments(self, weights: Tensor) -> Tensor:
+    def _joint_moments(self, weights: Tensor, kept: Tensor | None) -> Tensor:
         """Second derivative of the loss in all weights of each model, shape ``(M, K r, K r)``."""
         assert self._sample is not None
         rows = self._sample.wide_rows()
         p = self._second_derivative(weights).diagonal.to(WIDE)
         p = p.movedim((2, 3), (0, 1)).flatten(2)  # (M, K, rows)
         rows = rows if self.basis is None else rows @ self.basis
-        return self._summed(joint_moments(rows, self._sample.shares(), p))
+        shares = self._sample.shares()
+        return self._summed(joint_moments(rows, shares if kept is None else shares * kept, p))
 
     def hessian(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
         """``v -> H v`` at `weights`, both of shape ``(M, K, D + 1)``, where `has_hessian`."""
@@ -341,7 +355,7 @@ class Curvature:
         gain = self._summed((gains * self._sample.shares()).sum(dim=1))
         return gain, largest.squeeze(3).squeeze(2)
 
-    def curvature_lost(self, weights: Tensor, direction: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    def lasting(self, weights: Tensor, direction: Tensor) -> tuple[np.ndarray, Tensor]:
         """How much of the curvature along a direction a full step takes away, where `is_exact`.
 
         Parameters
@@ -350,11 +364,11 @@ class Curvature:
 
         Returns
         -------
-        share : ndarray of shape (M,)
+        lost : ndarray of shape (M,)
             Share of the curvature along `direction`, the penalty's included, that lies on rows
             which keep less than `LASTING` of theirs after the step.
-        losses : ndarray of shape (M,)
-            The part of the mean loss on those rows.
+        rows : Tensor of bool, shape (M, n)
+            The other rows of the sample.
         """
         assert self._sample is not None
         loss, target = self.objective.loss, self._sample.target
@@ -364,15 +378,13 @@ class Curvature:
             _by_model(loss.hessian(at, target).product(change).mul_(change)).sum(dim=1)
             for at in (raw, raw + change)
         )
-        fading, shares = ~(then >= LASTING * now), self._sample.shares()
-        of_rows, of_fading = (now * shares).sum(dim=1), (now * fading * shares).sum(dim=1)
-        losses = (_by_model(loss.value(raw, target)) * fading * shares).sum(dim=1)
-        self.objective.reducer.sum_(of_rows, of_fading, losses)
+        lasts, shares = then >= LASTING * now, self._sample.shares()
+        of_rows, lost = (now * shares).sum(dim=1), (now * ~lasts * shares).sum(dim=1)
+        self.objective.reducer.sum_(of_rows, lost)
         pull = self.objective.penalty.l2.to(WIDE) * direction
         whole = of_rows + dot(pull, direction).view(-1)
-        some = of_fading > 0
-        share = torch.where(some, of_fading / torch.where(some, whole, 1.0), 0.0)
-        return share.numpy(force=True), losses.numpy(force=True)
+        some = lost > 0
+        return torch.where(some, lost / torch.where(some, whole, 1.0), 0.0).numpy(force=True), lasts
 
     def along(self, weights: Tensor, direction: Tensor, lengths: Tensor) -> Tensor:
         """Objectives without L1 after steps of these `lengths`, where `has_hessian`.
@@ -456,6 +468,7 @@ class Curvature:
         squares = self._all_squares()
         sampled = self._summed(self._sample.second_squares(self._sample.shares()))
         missed = torch.where(squares > 2.0 * sampled, squares - sampled, 0.0)
+        self.misses_columns = bool(missed.any())
         return moments + torch.diag_embed(missed * total)
 
     def _all_squares(self) -> Tensor:

@@ -26,7 +26,7 @@ def joint_moments(rows: Tensor, share: Tensor, p: Tensor) -> Tensor:
     Parameters
     ----------
     rows : Tensor of shape (n, r)
-    share : Tensor of shape (1, n)
+    share : Tensor of shape (M, n) or (1, n)
         Weights h of the rows.
     p : Tensor of shape (M, K, n)
 
@@ -39,7 +39,7 @@ def joint_moments(rows: Tensor, share: Tensor, p: Tensor) -> Tensor:
     moments = rows.new_zeros(models, outputs * rank, outputs * rank)
     for start, stop in slices(len(rows), WIDE_ROWS):
         inside = rows[start:stop]
-        columns, h = inside.T.contiguous(), share[:, start:stop]
+        columns, h = inside.T.contiguous(), share[:, None, None, start:stop]
         scaled = p[..., start:stop].unsqueeze(2) * columns  # (M, K, r, rows)
         weighted = scaled * h
         moments.baddbmm_(weighted.flatten(1, 2), scaled.flatten(1, 2).mT, alpha=-1.0)

@@ -62,7 +62,7 @@ LITTLE = 1e-3
 #: After more steps than this an end is checked with the Hessian of all rows, if that is affordable.
 MANY_STEPS = 12
 #: Share of the curvature along a step that may be lost by the step at the end of a fit.
-MOST_FADING = 0.1
+MOST_FADING = 0.01
 #: Squares of pivots of Cholesky factors, of matrices of unit diagonal, below which columns count as
 #: dependent: solutions lose nearly all of their digits, or half of them.
 SINGULAR, NEARLY_SINGULAR = 1e-12, 1e-9
@@ -191,7 +191,9 @@ class QuasiNewton:
             if near.any():
                 distance = np.where(near, self._undamped_distance(), distance)
         if not self.curvature.covers_all_rows:
-            doubtful = models & (distance <= self.descent.stop_distance) & self._took_many_steps
+            doubtful = models & (distance <= self.descent.stop_distance)
+            if not self.curvature.misses_columns:
+                doubtful &= self._took_many_steps
             if doubtful.any() and self.curvature.take_all_rows():
                 self._measured_at = self._point
                 self._measure()
@@ -369,34 +371,40 @@ class QuasiNewton:
 
     def _undamped_distance(self) -> np.ndarray:
         """How far the objectives are above their minima by the Hessians without damping."""
-        hessian = self.curvature.preconditioner(self._measured_at)
+        return self._distance_by_hessian(*self._step_by(self._measured_again()))
+
+    def _measured_again(self, rows: Tensor | None = None) -> Preconditioner:
+        """The Hessians without damping, of some of the rows."""
+        return self.curvature.preconditioner(self._measured_at, rows=rows)
+
+    def _step_by(self, hessian: Preconditioner) -> tuple[Tensor, np.ndarray, np.ndarray]:
+        """Newton's direction, its slope, and what the slope may lack, as of `_solve`."""
         if self.penalty.has_l1:
             operator = self._operator(hessian)
-            found = self._minimise_model(operator, EXACT_MODEL, self._direction)
-            direction, slope, missing = found
-        else:
-            unseen = self._unseen()
-            gradient = self._gradient - self.penalty.l2 * unseen
-            direction, missing = self._solve_exactly(hessian, gradient)
-            direction = direction - unseen
-            slope = dot(direction, self._gradient).view(-1).numpy(force=True)
-        return self._distance_by_hessian(direction, slope, missing)
+            return self._minimise_model(operator, EXACT_MODEL, self._direction)
+        unseen = self._unseen()
+        direction, missing = self._solve_exactly(hessian, self._gradient - self.penalty.l2 * unseen)
+        direction = direction - unseen
+        return direction, dot(direction, self._gradient).view(-1).numpy(force=True), missing
 
     def _distance_by_hessian(
         self, direction: Tensor, slope: np.ndarray, missing: np.ndarray
     ) -> np.ndarray:
         """How far the objectives are above their minima, by Newton steps with the whole Hessians.
 
-        Where such a step takes the curvature away that it goes by, more is to be gained beyond it:
-        on the rows that lose their curvature no more than their losses, but on the penalty perhaps
-        much more.
+        Where such a step takes away curvature of some rows, the slope that these held up may go on
+        beyond it: there the estimate is made without the curvature of these rows.
         """
         distance: np.ndarray = missing - slope
-        if self.curvature.constant or not (distance <= self.descent.stop_distance).any():
+        near = distance <= self.descent.stop_distance
+        if self.curvature.constant or not near.any():
             return distance
-        share, losses = self.curvature.curvature_lost(self._point, direction)
-        beyond = np.inf if self.penalty.is_active else losses
-        return np.where(share > MOST_FADING, distance + beyond, distance)
+        lost, lasting = self.curvature.lasting(self._point, direction)
+        fades = near & (lost > MOST_FADING)
+        if fades.any():
+            _, slope, missing = self._step_by(self._measured_again(lasting))
+            distance = np.where(fades, np.maximum(distance, missing - slope), distance)
+        return distance
 
     def _choose_length(self, models: np.ndarray, lengths: Tensor) -> None:
         """Choose the best of some lengths for some of the models, where rows are cheap to ask."""

@@ -72,6 +72,11 @@ def fit_with_warnings(model, X, y, sample_weight=None):
     return [str(warning.message) for warning in caught]
 
 
+def objective(model, X, y):
+    """Of the coefficients that are returned."""
+    return Problem(model, X, y).objective(model.coef_, model.intercept_)
+
+
 # A rare class among many rows (S1).
 
 
@@ -354,6 +359,50 @@ def test_no_candidate_of_a_search_changes_another():
         problem = Problem(TorchSoftmaxClassifier(alpha=alphas[1]), X[train], y[train])
         assert problem.best < 0.999 * problem.constant
         assert_allclose(search.loss_curves_[1][split][-1], problem.best, rtol=1e-3)
+
+
+# One row that is far from all others: certain soon, it holds up the rest until then.
+
+
+def one_far(n, d, size, cell, seed=0):
+    """Two classes; the first row, or one cell of it, is far on the side of its class."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, d))
+    y = (X[:, 0] + 0.5 * rng.logistic(size=n) > 0).astype(int)
+    if cell is None:
+        X[0] *= size * np.sign(X[0, 0])
+    else:
+        X[0, cell] = size
+    y[0] = 1
+    return X, y
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("alpha", [0.0, 1e-4])
+@pytest.mark.parametrize("size", [1e4, 1e6, 1e8])
+@pytest.mark.parametrize(("n", "d", "cell"), [(1000, 2, None), (1000, 5, 0), (20_000, 5, 0)])
+def test_one_row_far_away_does_not_end_a_fit(n, d, cell, size, alpha, seed):
+    """The optimum of the other rows is nearly one of all, as one row weighs next to nothing."""
+    X, y = one_far(n, d, size, cell, seed)
+    model = TorchSoftmaxClassifier(alpha=alpha).fit(X, y)
+    others = TorchSoftmaxClassifier(alpha=alpha).fit(X[1:], y[1:])
+    of_others = objective(others, X[1:], y[1:])
+    assert model.converged_
+    # A change of the direction that the others hardly see puts the far row on its side.
+    assert objective(model, X, y) <= of_others + 10.0 / n
+
+
+@pytest.mark.parametrize("model", [TorchLinearRegressor(), TorchLinearRegressor(**HUBER)])
+def test_a_candidate_without_a_penalty_is_solved_beside_others_that_have_one(model):
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(90, 5))
+    y = X @ rng.normal(size=5) + 0.3 * rng.normal(size=90)
+    X = np.column_stack([X, X[:, 0] + 1e-11 * rng.normal(size=90)])
+    search = BatchedGridSearchCV(model, {"alpha": [0.0, 1e-4]}, cv=KFold(3), refit=False)
+    curves = search.fit(X, y).loss_curves_[0]
+    for split, (train, _) in enumerate(KFold(3).split(X)):
+        alone = clone(model).set_params(alpha=0.0).fit(X[train], y[train])
+        assert curves[split][-1] == pytest.approx(alone.loss_curve_[-1], rel=1e-4)
 
 
 @pytest.mark.parametrize("alphas", [[1e-4], [1e-4, 1e-3]], ids=len)
@@ -677,11 +726,6 @@ def estimator_and_target(loss, raw, rng):
         return TorchSoftmaxClassifier(alpha=0.0), noisy.argmax(axis=1)
     y = raw + rng.standard_t(2, size=len(raw))
     return TorchLinearRegressor(loss=loss), y.astype(raw.dtype)
-
-
-def objective(model, X, y):
-    """Of the coefficients that are returned."""
-    return Problem(model, X, y).objective(model.coef_, model.intercept_)
 
 
 @LOSSES

@@ -168,7 +168,7 @@ def test_raw_predictions_of_all(Estimator, data):
 
 
 def test_what_stacks():
-    base = TorchLinearRegressor().get_params()
+    base = TorchLinearRegressor(alpha=0.1).get_params()
     for name, value in {"alpha": 1.0, "tol": 1e-2, "delta": 3.0, "momentum": 0.9}.items():
         assert stack_key({**base, name: value}) == stack_key(base), name
     for name, value in {
@@ -176,6 +176,7 @@ def test_what_stacks():
         "learning_rate": 0.1,
         "batch_size": 7,
         "loss": "huber",
+        "alpha": 0.0,
     }.items():
         assert stack_key({**base, name: value}) != stack_key(base), name
     l1 = {"alpha": 0.1, "l1_ratio": 0.5}
