@@ -60,12 +60,7 @@ def defaults() -> Iterator[tuple[str, Workload]]:
 def optima() -> Iterator[tuple[str, Workload]]:
     """The problems of optimum.py."""
     rng = np.random.default_rng(1)
-    for n, d, k, condition in [
-        (60000, 784, 10, 1e4),
-        (200000, 54, 7, 1e3),
-        (60000, 784, 10, 1),
-        (10000, 30, 100, 1),
-    ]:
+    for n, d, k, condition in optimum.SOFTMAX:
         X = optimum.rows_of_condition(rng, n, d, condition)
         y = optimum.labels(rng, X, k)
         name = f"optimum: softmax {n}x{d}x{k}, condition {condition:.0e}"

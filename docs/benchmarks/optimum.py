@@ -99,6 +99,15 @@ def print_rows(title: str, rows: list[list[str]]) -> None:
     print_table([title, "ms", "gap", "of our time"], rows)
 
 
+#: Rows, columns, classes and condition number of the softmax problems.
+SOFTMAX = [
+    (60000, 784, 10, 1e4),
+    (200000, 54, 7, 1e3),
+    (60000, 784, 10, 1),
+    (10000, 30, 100, 1),
+]
+
+
 def logistic(n: int, **parameters: Any) -> LogisticRegression:
     """LogisticRegression with our objective."""
     return LogisticRegression(C=1.0 / (ALPHA * n), **{"max_iter": 10000, **parameters})
@@ -112,12 +121,7 @@ def softmax_value(X: np.ndarray, y: np.ndarray) -> Callable[[Any], float]:
 def softmax() -> None:
     """Softmax and binary, large and small."""
     rng = np.random.default_rng(1)
-    for n, d, k, condition in [
-        (60000, 784, 10, 1e4),
-        (200000, 54, 7, 1e3),
-        (60000, 784, 10, 1),
-        (10000, 30, 100, 1),
-    ]:
+    for n, d, k, condition in SOFTMAX:
         X = rows_of_condition(rng, n, d, condition)
         y = labels(rng, X, k)
         models = {"ours": TorchSoftmaxClassifier(), "lbfgs": logistic(n)}

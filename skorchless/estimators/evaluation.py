@@ -124,9 +124,14 @@ def judge(
     """
     # No constant model is nearer to the best one than its intercept can be rounded.
     intercept = null_model.intercept.abs().amax(dim=1).numpy(force=True)
-    rounded = np.square(torch.finfo(dtype).eps * intercept)
+    of_intercepts = np.square(torch.finfo(dtype).eps * intercept)
     for result, value, tol, constant, of_intercept in zip(
-        results, values.tolist(), tols, null_model.loss.tolist(), rounded.tolist(), strict=True
+        results,
+        values.tolist(),
+        tols,
+        null_model.loss.tolist(),
+        of_intercepts.tolist(),
+        strict=True,
     ):
         if not result.loss_curve or result.diverged:
             continue

@@ -191,25 +191,10 @@ class _Training:
             sets=self.data.sets,
             reducer=self.reducer,
         )
-        validation, shape = self.task.validation, self.task.start.shape[1:]
-        alike = np.broadcast_to(self.task.start, (len(self.candidates), *shape))
-        weights = torch.from_numpy(alike.copy()).to(self.data.X.device)
-        if scaling is not None:
-            weights = within_reach(weights, self.memory.moments, self.moments, centre=self.centres)
-            weights = scaling.standardise(weights)
-        weights = weights.to(self.data.X.dtype, copy=True)
-        if self.kind.full_batch and not bool(weights.any()):
-            weights[..., -1] = self.null_model.intercept.to(weights)
+        weights = self._starting_weights(scaling)
         rates = self._rates(source, objective)
         units = self._measure_targets(source, objective, weights)
         rule = self._rule(source, objective, weights, units)
-        validation_source = None
-        if validation is not None:
-            shard = Shard.of(self.reducer, len(validation.X))
-            validation_source = self._source(validation, shard, shard.total, None)
-            if scaling is not None and not implicit:
-                validation_source = validation_source.scaled(scaling)
-
         results, interrupt = train(
             plain if implicit else source,
             objective,
@@ -217,7 +202,7 @@ class _Training:
             weights,
             self._controls(rates, units),
             generator=self.generator if self.shared["shuffle"] else None,
-            validation=validation_source,
+            validation=self._validation_source(None if implicit else scaling),
             watcher=None if watch is None else watch(partial(self._fold_back, scaling=scaling)),
         )
         folded = [self._fold_back(result.weights, scaling) for result in results]
@@ -231,6 +216,28 @@ class _Training:
             interrupt,
             self._remember(rule, rates, plain.mean_weight),
         )
+
+    def _starting_weights(self, scaling: Scaling | None) -> Tensor:
+        """Where each candidate starts, on the columns to train on."""
+        shape = self.task.start.shape[1:]
+        alike = np.broadcast_to(self.task.start, (len(self.candidates), *shape))
+        weights = torch.from_numpy(alike.copy()).to(self.data.X.device)
+        if scaling is not None:
+            weights = within_reach(weights, self.memory.moments, self.moments, centre=self.centres)
+            weights = scaling.standardise(weights)
+        weights = weights.to(self.data.X.dtype, copy=True)
+        if self.kind.full_batch and not bool(weights.any()):
+            weights[..., -1] = self.null_model.intercept.to(weights)
+        return weights
+
+    def _validation_source(self, scaling: Scaling | None) -> Source | None:
+        """The validation rows in one batch, standardised if a `scaling` is given."""
+        validation = self.task.validation
+        if validation is None:
+            return None
+        shard = Shard.of(self.reducer, len(validation.X))
+        source = self._source(validation, shard, shard.total, None)
+        return source if scaling is None else source.scaled(scaling)
 
     def _use_double(self) -> None:
         """Train a small table in double precision: on a CPU it costs hardly more."""
@@ -313,7 +320,7 @@ class _Training:
         """
         assert self.row_space is not None
         held = self.row_space.held(self.users_data.X, self.dtype)
-        if bool(held.all()) or not bool(held.any()) or self.task.validation is not None:
+        if bool(held.all()) or not bool(held.any()) or self.shared["early_stopping"]:
             return folded
         mask = torch.cat([held, held.new_ones(1)])
         some = replace(self.data, X=self.row_space.rows(self.users_data.X)[:, held])

@@ -25,7 +25,7 @@ PASS_WORK = 32
 CHEAP_PRODUCT = 2**22
 #: Multiply-adds that second moments of all weights and their factor may take.
 CHEAP_HESSIAN = 3 * 2**23
-#: The same where conjugate gradients have led to steps that failed.
+#: The same where conjugate gradients have led to steps that failed, or an end has to be checked.
 DEAR_HESSIAN = 2**30
 #: Numbers of a table that may be copied for that.
 MOST_NUMBERS = 2**23

@@ -14,7 +14,6 @@ evaluates: it changes the objective by less than rounding.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -38,19 +37,21 @@ WORSE = 1.0 + 1e-6
 ROUNDING = 4.0
 
 
-@dataclass
 class Descent:
     """One number for each model of a stack, arrays of shape ``(M,)`` on the host.
 
-    Attributes
+    Parameters
     ----------
+    tolerance, constant_loss : ndarray of shape (M,)
+        ``tol``, and the objective of the best constant model.
     eps : float
         Rounding of the dtype that objectives are computed in.
     unit : float
         Smaller objectives have the rounding error of one of this size: 1 where losses are
         differences of log-odds, else 0.
-    tolerance, constant_loss : ndarray
-        ``tol``, and the objective of the best constant model.
+
+    Attributes
+    ----------
     value : ndarray
         Objective at the accepted point.
     slope, length, rejected : ndarray
@@ -70,22 +71,6 @@ class Descent:
         Objectives at the accepted points of each model.
     """
 
-    eps: float
-    unit: float
-    tolerance: np.ndarray
-    constant_loss: np.ndarray
-    value: np.ndarray
-    slope: np.ndarray
-    length: np.ndarray
-    rejected: np.ndarray
-    decrement: np.ndarray
-    last_decrement: np.ndarray
-    estimate: np.ndarray
-    rounding: np.ndarray
-    stop_distance: np.ndarray
-    idle: np.ndarray
-    values: list[list[float]] = field(default_factory=list)
-
     #: Attributes with one number for each model.
     OF_EACH = (
         "tolerance",
@@ -102,31 +87,21 @@ class Descent:
         "idle",
     )
 
-    @classmethod
-    def at_start(
-        cls, tolerance: np.ndarray, constant_loss: np.ndarray, eps: float, unit: float
-    ) -> "Descent":
-        """Before the first pass."""
-        models = len(tolerance)
-        zero, never = np.zeros(models), np.full(models, np.inf)
-        values: list[list[float]] = [[] for _ in range(models)]
-        return cls(
-            eps=eps,
-            unit=unit,
-            tolerance=tolerance,
-            constant_loss=constant_loss,
-            value=never,
-            slope=zero,
-            length=np.ones(models),
-            rejected=zero,
-            decrement=never,
-            last_decrement=never,
-            estimate=never,
-            rounding=zero,
-            stop_distance=zero,
-            idle=zero,
-            values=values,
+    def __init__(
+        self, tolerance: np.ndarray, constant_loss: np.ndarray, eps: float, unit: float
+    ) -> None:
+        self.tolerance, self.constant_loss, self.eps, self.unit = (
+            tolerance,
+            constant_loss,
+            eps,
+            unit,
         )
+        # No array is changed in place, so that several attributes may begin as the same one.
+        zero, never = np.zeros(len(tolerance)), np.full(len(tolerance), np.inf)
+        self.slope = self.rejected = self.idle = self.rounding = self.stop_distance = zero
+        self.value = self.decrement = self.last_decrement = self.estimate = never
+        self.length = np.ones(len(tolerance))
+        self.values: list[list[float]] = [[] for _ in tolerance]
 
     def select(self, keep: np.ndarray) -> None:
         """Keep only some of the models."""
@@ -212,12 +187,10 @@ class Descent:
         converged: np.ndarray = self.estimate <= self.stop_distance
         if refining is None:
             converged &= accepted
-            converged |= solved
-            return converged
-        improving = accepted & (self.decrement * refining <= self.last_decrement)
-        improving &= self.decrement > self.eps**2 * self.constant_loss
-        # Here the estimate holds at the accepted point, also after a trial that was rejected.
-        converged &= ~improving
+        else:  # the estimate holds at the accepted point, also after a trial that was rejected
+            improving = accepted & (self.decrement * refining <= self.last_decrement)
+            improving &= self.decrement > self.eps**2 * self.constant_loss
+            converged &= ~improving
         converged |= solved
         return converged
 

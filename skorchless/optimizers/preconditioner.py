@@ -126,7 +126,6 @@ class Factored:
         The penalty's part.
     basis : Tensor of shape (D + 1, r), optional
         Orthonormal columns that span all rows, when these are fewer than the columns (r < D + 1).
-        Steps stay in their span, so that least squares ends at the solution of least norm.
     noise : float
         Relative rounding error of the gradients: curvature below it cannot be told from none.
     shift_invariant : bool

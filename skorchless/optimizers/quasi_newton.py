@@ -97,7 +97,7 @@ class QuasiNewton:
         assert setup.constant_loss is not None and setup.constant_weights is not None
         self._dtype, self._eps = setup.weights.dtype, torch.finfo(setup.weights.dtype).eps
         self._constant_weights: Tensor | None = setup.constant_weights
-        self.descent = Descent.at_start(
+        self.descent = Descent(
             setup.tolerance.numpy(force=True),
             setup.constant_loss.numpy(force=True),
             self._eps,
@@ -195,7 +195,6 @@ class QuasiNewton:
             if not self.curvature.misses_columns:
                 doubtful &= self._took_many_steps
             if doubtful.any() and self.curvature.take_all_rows():
-                self._measured_at = self._point
                 self._measure()
                 distance, _ = self._aim(models)
         # No objective is negative, so none is further above its minimum than its own value.
@@ -292,7 +291,6 @@ class QuasiNewton:
                 self._measure()
             return
         if self.curvature.is_hessian:
-            self._measured_at = self._point
             self._measure()
             return
         before = self._mean_curvature
@@ -304,7 +302,12 @@ class QuasiNewton:
             self._measure()
 
     def _measure(self) -> None:
-        """Measure the preconditioner where the models are to have theirs from."""
+        """Measure the preconditioner where the models are to have theirs from.
+
+        A Hessian says something of the accepted points only if it is measured there.
+        """
+        if self.curvature.is_hessian:
+            self._measured_at = self._point
         self._preconditioner = None  # two at once would take twice the memory
         damping = None
         if self._damping.any():
@@ -315,8 +318,8 @@ class QuasiNewton:
             # Least squares refine what a nearly singular matrix solves badly.
             least = SINGULAR if self.curvature.constant else NEARLY_SINGULAR
             if self._preconditioner.smallest_pivot < least:
-                columns = self.curvature.of_columns(self._measured_at) or self._preconditioner
-                if columns.smallest_pivot < least:
+                columns = self.curvature.of_columns(self._measured_at)
+                if columns is None or columns.smallest_pivot < least:
                     raise DependentColumns
 
     def _aim(self, models: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -353,13 +356,11 @@ class QuasiNewton:
         sure = models & (self._damping == 0.0)
         hidden = np.zeros_like(models)
         if not self.solves_squares:
-            hidden = (
-                sure & (missing > self.descent.decrement) & (missing > self.descent.stop_distance)
-            )
+            most = np.maximum(self.descent.decrement, self.descent.stop_distance)
+            hidden = sure & (missing > most)
         if self.curvature.is_exact:
-            return np.where(
-                sure, self._distance_by_hessian(direction, slope, missing), unknown
-            ), hidden
+            distance = np.where(sure, self._distance_by_hessian(direction, slope, missing), unknown)
+            return distance, hidden
         promised = self.descent.decrement + missing
         sure &= promised <= self.descent.stop_distance
         return self.descent.distance_by_decreases(sure, newton=self.curvature.has_hessian), hidden
@@ -371,14 +372,14 @@ class QuasiNewton:
 
     def _undamped_distance(self) -> np.ndarray:
         """How far the objectives are above their minima by the Hessians without damping."""
-        return self._distance_by_hessian(*self._step_by(self._measured_again()))
-
-    def _measured_again(self, rows: Tensor | None = None) -> Preconditioner:
-        """The Hessians without damping, of some of the rows."""
-        return self.curvature.preconditioner(self._measured_at, rows=rows)
+        hessian = self.curvature.preconditioner(self._measured_at)
+        return self._distance_by_hessian(*self._step_by(hessian))
 
     def _step_by(self, hessian: Preconditioner) -> tuple[Tensor, np.ndarray, np.ndarray]:
-        """Newton's direction, its slope, and what the slope may lack, as of `_solve`."""
+        """Newton's direction by a whole Hessian, its slope, and what that may lack.
+
+        All three are those of `_solve`, or with L1 of `_minimise_model`.
+        """
         if self.penalty.has_l1:
             operator = self._operator(hessian)
             return self._minimise_model(operator, EXACT_MODEL, self._direction)
@@ -402,7 +403,8 @@ class QuasiNewton:
         lost, lasting = self.curvature.lasting(self._point, direction)
         fades = near & (lost > MOST_FADING)
         if fades.any():
-            _, slope, missing = self._step_by(self._measured_again(lasting))
+            hessian = self.curvature.preconditioner(self._measured_at, rows=lasting)
+            _, slope, missing = self._step_by(hessian)
             distance = np.where(fades, np.maximum(distance, missing - slope), distance)
         return distance
 
@@ -425,18 +427,17 @@ class QuasiNewton:
             What the slope may lack because a singular Hessian was made definite.
         """
         assert self._preconditioner is not None
+        if self.curvature.is_exact:
+            return self._step_by(self._preconditioner)
         unseen = self._unseen()
         gradient = self._gradient - self.penalty.l2 * unseen
-        missing = np.zeros(len(gradient))
-        if self.curvature.is_exact:
-            direction, missing = self._solve_exactly(self._preconditioner, gradient)
-        elif self.curvature.has_hessian:
+        if self.curvature.has_hessian:
             direction = self._solve_roughly(gradient, self._accuracy())
         else:
             direction = self.history.solve(self._preconditioner, gradient).neg_()
         direction = direction - unseen
         slope = dot(direction, self._gradient).view(-1).numpy(force=True)
-        return direction, slope, missing
+        return direction, slope, np.zeros(len(slope))
 
     def _solve_exactly(
         self, preconditioner: Preconditioner, gradient: Tensor
@@ -463,9 +464,8 @@ class QuasiNewton:
         missing = self._within_penalty(missing, slope, rest)
         if self.solves_squares:
             return -solution, missing.sum(dim=1).numpy(force=True)
-        counts = missing > (
-            LITTLE * torch.from_numpy(self.descent.stop_distance).to(slope)
-        ).unsqueeze(1)
+        little = LITTLE * torch.from_numpy(self.descent.stop_distance).to(slope)
+        counts = missing > little.unsqueeze(1)
         rest = torch.where(counts.view(*counts.shape, 1, 1), rest, 0.0)  # the others are rounding
         gain, largest = self.curvature.changes(self._point, rest)
         # Where no row is moved, the penalty's own curvature is all that there is.
@@ -519,15 +519,13 @@ class QuasiNewton:
     def _unseen(self) -> Tensor:
         """What the penalty sees of the weights, but no row: Newton's step is to take it back.
 
-        That is what all outputs have in common, where a loss cannot tell, and of few rows what
-        stands on their span.
+        That is what all outputs have in common, where a loss cannot tell.
         """
-        weights, basis = self._weights, self.curvature.basis
+        weights = self._weights
         assert weights is not None
-        unseen = weights.new_zeros(()) if basis is None else weights - weights @ basis @ basis.T
-        if self.shift_invariant:
-            unseen = unseen + (weights - unseen).mean(dim=1, keepdim=True)
-        return torch.where(self.penalty.l2 > 0.0, unseen, 0.0)
+        if not self.shift_invariant:
+            return weights.new_zeros(())
+        return torch.where(self.penalty.l2 > 0.0, weights.mean(dim=1, keepdim=True), 0.0)
 
     def _accuracy(self) -> Tensor:
         """Residual that Newton directions may have, shape ``(M, 1, 1)``.

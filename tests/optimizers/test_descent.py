@@ -23,7 +23,7 @@ quick = settings(max_examples=50)
 
 
 def begun(*values, tolerance=1e-4, constant_loss=10.0):
-    descent = Descent.at_start(
+    descent = Descent(
         np.full(len(values), tolerance), np.full(len(values), constant_loss), EPS, unit=0.0
     )
     descent.begin(np.array(values))
