@@ -16,7 +16,9 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from ranks import DIED, Ranks
+from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import log_loss, mean_squared_error
 
 import skorchless
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
@@ -211,7 +213,17 @@ def test_unequal_shards_make_equal_steps_without_a_seed(group, Estimator):
     results = group.run(in_unseeded_batches, Estimator)
     assert_same_on_all(results)
     full = in_batches(None, Estimator, SHARES, optimizer="auto", learning_rate="auto", tol=1e-6)
-    assert_allclose(results[0]["loss_curve_"][-1], full["loss_curve_"][-1], rtol=0.2)
+    # The mean loss of a pass depends on which rows a shard repeats; that of the model hardly.
+    assert_allclose(mean_loss(Estimator, results[0]), mean_loss(Estimator, full), rtol=0.1)
+
+
+def mean_loss(Estimator, fitted):
+    """Return the mean loss over all rows, standardized, of what `in_batches` has returned."""
+    X, y = (numbers if Estimator is TorchLinearRegressor else classes)()
+    raw = (X - X.mean(axis=0)) / X.std(axis=0) @ fitted["coef_"].T + fitted["intercept_"]
+    if Estimator is TorchLinearRegressor:
+        return mean_squared_error(y, raw)
+    return log_loss(y, softmax(raw, axis=1))
 
 
 def pass_by_pass(rank, rate):
