@@ -125,12 +125,14 @@ def judge(
     # No constant model is nearer to the best one than its intercept can be rounded.
     intercept = null_model.intercept.abs().amax(dim=1).numpy(force=True)
     of_intercepts = np.square(torch.finfo(dtype).eps * intercept)
-    for result, value, tol, constant, of_intercept in zip(
+    rounding = ROUNDING_OF_RETURNED * torch.finfo(WIDE).eps
+    for result, value, tol, constant, of_intercept, log_odds in zip(
         results,
         values.tolist(),
         tols,
         null_model.loss.tolist(),
         of_intercepts.tolist(),
+        intercept.tolist(),
         strict=True,
     ):
         if not result.loss_curve or result.diverged:
@@ -138,10 +140,12 @@ def judge(
         reached = result.loss_curve[result.best_iter - 1]
         enough = np.array(max(tol, LEAST_TOL))
         near = stop_distance(enough, np.array(reached), np.array(constant))
-        size = abs(value) if has_units else max(abs(value), 1.0)
-        noise = ROUNDING_OF_RETURNED * torch.finfo(WIDE).eps * size
+        noise = rounding * (abs(value) if has_units else max(abs(value), 1.0))
         if constant - reached <= of_intercept:  # nothing to gain that rounding would not hide
             noise += min(of_intercept, LEAST_TOL * abs(reached))
         lost = value - reached > MOST_LOST * near + noise
-        result.lost_digits = bool(lost or value > constant * WORSE + noise + LEAST_LOSS)
+        # A log loss is a difference of log-odds, which has their rounding.
+        most = constant * WORSE + noise + LEAST_LOSS
+        most += 0.0 if has_units else rounding * log_odds
+        result.lost_digits = bool(lost or value > most)
         result.returned_objective = value

@@ -78,6 +78,10 @@ MOST_SQUARED = 1e100
 #: Numbers of a table whose rows are factored if its columns are dependent.
 MOST_FACTORED = 2**24
 
+#: Leaving out columns that rounding could have made may cost so many times what as many columns of
+#: noise are expected to gain.
+MOST_BY_CHANCE = 5.0
+
 #: Rows that roughly tell means and deviations.
 SCALING_ROWS = 1024
 
@@ -283,7 +287,7 @@ class _Training:
     def _finish(
         self,
         rule: QuasiNewton,
-        results: Sequence[ModelResult],
+        results: list[ModelResult],
         folded: list[np.ndarray | None],
         scaling: Scaling | None,
     ) -> list[np.ndarray | None]:
@@ -302,7 +306,7 @@ class _Training:
 
     def _within_precision(
         self,
-        results: Sequence[ModelResult],
+        results: list[ModelResult],
         folded: list[np.ndarray | None],
         values: np.ndarray,
     ) -> list[np.ndarray | None]:
@@ -340,8 +344,34 @@ class _Training:
         evaluation = self._evaluation()
         as_predicted = replace(evaluation, centring=None)
         better = as_predicted.values(others) < as_predicted.values(folded)
-        self._judge(results, np.where(better, evaluation.values(others), values))
+        of_others = evaluation.values(others)
+        if self.dtype == WIDE:
+            # What is left out can be no more than rounding of the data. It is, if leaving it out
+            # costs no more than noise would have gained: then nothing has been lost.
+            most = MOST_BY_CHANCE * self._gained_by_chance(int((~held).sum()), of_others)
+            reached = np.array([result.loss_curve[result.best_iter - 1] for result in results])
+            by_chance = of_others - reached <= most
+            better |= by_chance
+            for i in np.flatnonzero(by_chance).tolist():
+                results[i] = outcome.results[i]
+        self._judge(results, np.where(better, of_others, values))
         return [other if b else w for b, other, w in zip(better, others, folded, strict=True)]
+
+    def _gained_by_chance(self, columns: int, objectives: np.ndarray) -> np.ndarray:
+        """What objectives are expected to gain from so many columns of noise, shape ``(M,)``.
+
+        That is half of each parameter's share of the rows, in units of the variance of the
+        residuals, or of one where raw predictions are log-odds (Wilks, 1938).
+        """
+        data = self.users_data
+        sums = torch.full((2,), float(len(data.X)), dtype=WIDE, device=data.X.device)
+        if data.weight is not None:
+            sums = torch.stack([data.weight.sum(), data.weight.square().sum()])
+        self.reducer.sum_(sums)
+        rows = float(sums[0] ** 2 / sums[1]) / data.sets
+        if self.loss.has_units:
+            return columns * objectives / rows
+        return np.full(len(objectives), 0.5 * columns * self.data.n_outputs / rows)
 
     @staticmethod
     def _has_large_means(scaling: Scaling | None) -> bool:

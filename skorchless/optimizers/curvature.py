@@ -204,7 +204,7 @@ class Curvature:
             )
 
     def preconditioner(
-        self, weights: Tensor, damping: Tensor | None = None, rows: Tensor | None = None
+        self, weights: Tensor, damping: Tensor | None = None, kept: Tensor | None = None
     ) -> Preconditioner:
         """The preconditioner at `weights`, of shape ``(M, K, D + 1)``.
 
@@ -214,8 +214,8 @@ class Curvature:
         damping : Tensor of shape (M,), optional
             So many times the curvature of a quadratic that lies above the loss is added: from 1 on,
             steps cannot go too far.
-        rows : Tensor of bool, shape (M, n), optional
-            Rows of the sample whose curvature counts, where it is the Hessian.
+        kept : Tensor of bool, shape (M, K, n), optional
+            Outputs of the rows of the sample that count, where it is the Hessian; as of `lasting`.
         """
         l2 = self.objective.penalty.l2.to(WIDE)
         scaling = self.objective.scaling
@@ -233,13 +233,13 @@ class Curvature:
             return self._diagonal_preconditioner(weights, l2, damping)
         outputs = weights.shape[1]
         if self._joint:
-            moments = self._joint_moments(weights, rows)
+            moments = self._joint_moments(weights, kept)
             if damping is not None:
                 added = self._majorizer(weights)[0] * damping.view(-1, 1, 1)
                 own_blocks(moments, outputs).add_(added.unsqueeze(1))
             return Joint(moments, l2, self.basis, self.noise, outputs)
         if self._by_output:
-            moments = self._moments_by_output(weights, rows)
+            moments = self._moments_by_output(weights, kept)
             if damping is not None:
                 added = self._majorizer(weights)[0] * damping.view(-1, 1, 1)
                 moments = moments + added.repeat_interleave(outputs, dim=0)
@@ -273,13 +273,12 @@ class Curvature:
         l2 = self.objective.penalty.l2.to(WIDE)
         return Factored(self._majorizer(weights)[0], l2, self.basis, self.noise)
 
-    def _moments_by_output(self, weights: Tensor, rows: Tensor | None) -> Tensor:
+    def _moments_by_output(self, weights: Tensor, kept: Tensor | None) -> Tensor:
         """Second derivative of the loss in each output's weights, shape ``(M * K, r, r)``."""
         assert self._sample is not None
-        curvature = self._second_derivative(weights).diagonal.to(WIDE)
-        of_rows = curvature.movedim((2, 3), (0, 1)).flatten(2)  # (M, K, rows)
-        if rows is not None:
-            of_rows = of_rows * rows.unsqueeze(1)
+        of_rows = _by_model(self._second_derivative(weights).diagonal)  # (M, K, n)
+        if kept is not None:
+            of_rows = of_rows * kept
         return self._second_moments(of_rows.flatten(0, 1) * self._sample.shares())[0]
 
     def _second_derivative(self, weights: Tensor) -> SecondDerivative:
@@ -291,11 +290,12 @@ class Curvature:
         """Second derivative of the loss in all weights of each model, shape ``(M, K r, K r)``."""
         assert self._sample is not None
         rows = self._sample.wide_rows()
-        p = self._second_derivative(weights).diagonal.to(WIDE)
-        p = p.movedim((2, 3), (0, 1)).flatten(2)  # (M, K, rows)
+        p = _by_model(self._second_derivative(weights).diagonal)  # (M, K, n)
+        if kept is not None:
+            p = p * kept
+            p /= p.sum(dim=1, keepdim=True).clamp(min=torch.finfo(WIDE).tiny)
         rows = rows if self.basis is None else rows @ self.basis
-        shares = self._sample.shares()
-        return self._summed(joint_moments(rows, shares if kept is None else shares * kept, p))
+        return self._summed(joint_moments(rows, self._sample.shares(), p))
 
     def hessian(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
         """``v -> H v`` at `weights`, both of shape ``(M, K, D + 1)``, where `has_hessian`."""
@@ -355,36 +355,87 @@ class Curvature:
         gain = self._summed((gains * self._sample.shares()).sum(dim=1))
         return gain, largest.squeeze(3).squeeze(2)
 
-    def lasting(self, weights: Tensor, direction: Tensor) -> tuple[np.ndarray, Tensor]:
+    def lasting(
+        self, weights: Tensor, direction: Tensor, negligible: Tensor
+    ) -> tuple[np.ndarray, Tensor]:
         """How much of the curvature along a direction a full step takes away, where `is_exact`.
 
         Parameters
         ----------
         weights, direction : Tensor of shape (M, K, D + 1)
+        negligible : Tensor of shape (M,)
+            What log losses may lose by outputs of rows that are not `kept`.
 
         Returns
         -------
         lost : ndarray of shape (M,)
             Share of the curvature along `direction`, the penalty's included, that lies on rows
             which keep less than `LASTING` of theirs after the step.
-        rows : Tensor of bool, shape (M, n)
-            The other rows of the sample.
+        kept : Tensor of bool, shape (M, K, n)
+            Outputs of the rows of the sample that keep more, by the diagonal of the second
+            derivative, and whose loss is not negligible. Of softmax, classes that keep as much of
+            their probability, and the true ones.
         """
         assert self._sample is not None
         loss, target = self.objective.loss, self._sample.target
         raw = self._predicted(weights)
         change = raw_predictions(self._sample, direction.to(weights.dtype))
+        before, after = loss.hessian(raw, target), loss.hessian(raw + change, target)
         now, then = (
-            _by_model(loss.hessian(at, target).product(change).mul_(change)).sum(dim=1)
-            for at in (raw, raw + change)
+            _by_model(at.product(change).mul_(change)).sum(dim=1) for at in (before, after)
         )
-        lasts, shares = then >= LASTING * now, self._sample.shares()
-        of_rows, lost = (now * shares).sum(dim=1), (now * ~lasts * shares).sum(dim=1)
+        shares = self._sample.shares()
+        fading = then < LASTING * now
+        of_rows, lost = (now * shares).sum(dim=1), (now * fading * shares).sum(dim=1)
         self.objective.reducer.sum_(of_rows, lost)
         pull = self.objective.penalty.l2.to(WIDE) * direction
         whole = of_rows + dot(pull, direction).view(-1)
-        some = lost > 0
-        return torch.where(some, lost / torch.where(some, whole, 1.0), 0.0).numpy(force=True), lasts
+        lost = torch.where(lost > 0, lost / torch.where(lost > 0, whole, 1.0), 0.0)
+        kept = _by_model(after.diagonal >= LASTING * before.diagonal).bool()
+        if not loss.has_units:
+            # The loss without a class is lower by about its probability.
+            part = _by_model(before.diagonal if before.coupled else loss.value(raw, target))
+            part = part.view(kept.shape) * shares.unsqueeze(1)
+            kept &= part * kept[0].numel() >= negligible.view(-1, 1, 1)
+        if before.coupled:
+            kept |= _by_model(target > 0).bool()
+        return lost.numpy(force=True), kept
+
+    def of_others(self, weights: Tensor, kept: Tensor) -> tuple[Tensor, np.ndarray]:
+        """What outputs that are not `kept` have in a logistic or softmax loss.
+
+        Without them a class of a row has no probability, or a logistic loss no row. The loss is
+        then lower at all weights.
+
+        Parameters
+        ----------
+        weights : Tensor of shape (M, K, D + 1)
+        kept : Tensor of bool, shape (M, K, n)
+
+        Returns
+        -------
+        gradient : Tensor of shape (M, K, D + 1)
+            Of the mean loss with them less that of the loss without them.
+        loss : ndarray of shape (M,)
+            The difference of the losses.
+        """
+        assert self._sample is not None
+        raw, target, shares = self._predicted(weights), self._sample.target, self._sample.shares()
+        second = self.objective.loss.hessian(raw, target)
+        if second.coupled:
+            p = _by_model(second.diagonal)
+            others = (p * ~kept).sum(dim=1, keepdim=True)
+            whole = (p * kept).sum(dim=1, keepdim=True).clamp(min=torch.finfo(WIDE).tiny)
+            # Both are the same number, each without the rounding of small ones.
+            losses = torch.where(others < 0.5, -torch.log1p(-others), -whole.log()).squeeze(1)
+            residual = torch.where(kept, -p * others / whole, p)
+        else:
+            losses = _by_model(self.objective.loss.value(raw, target)) * ~kept.squeeze(1)
+            residual = _by_model(self.objective.loss.residual(raw, target, torch.empty_like(raw)))
+            residual *= ~kept
+        rows = self._sample.wide_rows()
+        gradient = self._summed((residual * shares.unsqueeze(1)) @ rows)
+        return gradient, self._summed((losses * shares).sum(dim=1)).numpy(force=True)
 
     def along(self, weights: Tensor, direction: Tensor, lengths: Tensor) -> Tensor:
         """Objectives without L1 after steps of these `lengths`, where `has_hessian`.

@@ -354,12 +354,14 @@ class QuasiNewton:
         self._direction = self._choose(models, direction, self._direction)
         self.descent.begin_search(models, slope)
         sure = models & (self._damping == 0.0)
+        distance = unknown
+        if self.curvature.is_exact:
+            distance = np.where(sure, self._distance_by_hessian(direction, slope, missing), unknown)
         hidden = np.zeros_like(models)
         if not self.solves_squares:
             most = np.maximum(self.descent.decrement, self.descent.stop_distance)
-            hidden = sure & (missing > most)
+            hidden = sure & (missing > most) & (distance > self.descent.stop_distance)
         if self.curvature.is_exact:
-            distance = np.where(sure, self._distance_by_hessian(direction, slope, missing), unknown)
             return distance, hidden
         promised = self.descent.decrement + missing
         sure &= promised <= self.descent.stop_distance
@@ -373,9 +375,11 @@ class QuasiNewton:
     def _undamped_distance(self) -> np.ndarray:
         """How far the objectives are above their minima by the Hessians without damping."""
         hessian = self.curvature.preconditioner(self._measured_at)
-        return self._distance_by_hessian(*self._step_by(hessian))
+        return self._distance_by_hessian(*self._step_by(hessian, self._gradient))
 
-    def _step_by(self, hessian: Preconditioner) -> tuple[Tensor, np.ndarray, np.ndarray]:
+    def _step_by(
+        self, hessian: Preconditioner, gradient: Tensor
+    ) -> tuple[Tensor, np.ndarray, np.ndarray]:
         """Newton's direction by a whole Hessian, its slope, and what that may lack.
 
         All three are those of `_solve`, or with L1 of `_minimise_model`.
@@ -384,9 +388,9 @@ class QuasiNewton:
             operator = self._operator(hessian)
             return self._minimise_model(operator, EXACT_MODEL, self._direction)
         unseen = self._unseen()
-        direction, missing = self._solve_exactly(hessian, self._gradient - self.penalty.l2 * unseen)
+        direction, missing = self._solve_exactly(hessian, gradient - self.penalty.l2 * unseen)
         direction = direction - unseen
-        return direction, dot(direction, self._gradient).view(-1).numpy(force=True), missing
+        return direction, dot(direction, gradient).view(-1).numpy(force=True), missing
 
     def _distance_by_hessian(
         self, direction: Tensor, slope: np.ndarray, missing: np.ndarray
@@ -394,19 +398,35 @@ class QuasiNewton:
         """How far the objectives are above their minima, by Newton steps with the whole Hessians.
 
         Where such a step takes away curvature of some rows, the slope that these held up may go on
-        beyond it: there the estimate is made without the curvature of these rows.
+        beyond it: there the estimate is made without the curvature of these rows. In a log loss
+        they can also be left out, and what they have is counted: it cannot be negative, so no more
+        can be gained from them.
         """
         distance: np.ndarray = missing - slope
-        near = distance <= self.descent.stop_distance
+        near = -slope <= self.descent.stop_distance
         if self.curvature.constant or not near.any():
             return distance
-        lost, lasting = self.curvature.lasting(self._point, direction)
+        lost, kept = self._lasting(direction)
         fades = near & (lost > MOST_FADING)
-        if fades.any():
-            hessian = self.curvature.preconditioner(self._measured_at, rows=lasting)
-            _, slope, missing = self._step_by(hessian)
-            distance = np.where(fades, np.maximum(distance, missing - slope), distance)
-        return distance
+        log_loss = not (self.curvature.objective.loss.has_units or self.penalty.has_l1)
+        unsure = fades | (near & (distance > self.descent.stop_distance) & log_loss)
+        if not unsure.any():
+            return distance
+        hessian = self.curvature.preconditioner(self._measured_at, kept=kept)
+        if not log_loss:
+            _, slope, missing = self._step_by(hessian, self._gradient)
+            return np.where(unsure, np.maximum(distance, missing - slope), distance)
+        gradient, loss = self.curvature.of_others(self._point, kept)
+        direction, slope, missing = self._step_by(hessian, self._gradient - gradient)
+        lost, _ = self._lasting(direction)
+        of_kept = np.where(lost > MOST_FADING, np.inf, loss + missing - slope)
+        distance = np.where(fades, np.inf, distance)
+        return np.where(unsure, np.minimum(distance, of_kept), distance)
+
+    def _lasting(self, direction: Tensor) -> tuple[np.ndarray, Tensor]:
+        """As of `Curvature`, at the current points."""
+        little = torch.from_numpy(LITTLE * self.descent.stop_distance).to(self._weights)
+        return self.curvature.lasting(self._point, direction, little)
 
     def _choose_length(self, models: np.ndarray, lengths: Tensor) -> None:
         """Choose the best of some lengths for some of the models, where rows are cheap to ask."""
@@ -428,7 +448,7 @@ class QuasiNewton:
         """
         assert self._preconditioner is not None
         if self.curvature.is_exact:
-            return self._step_by(self._preconditioner)
+            return self._step_by(self._preconditioner, self._gradient)
         unseen = self._unseen()
         gradient = self._gradient - self.penalty.l2 * unseen
         if self.curvature.has_hessian:

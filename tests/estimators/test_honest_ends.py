@@ -15,10 +15,13 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from references import Problem
+from scipy.optimize import minimize
 from scipy.sparse import csr_array
+from scipy.special import logsumexp
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression
+from sklearn.metrics import log_loss
 from sklearn.model_selection import KFold
 
 from skorchless import BatchedGridSearchCV, TorchLinearRegressor, TorchSoftmaxClassifier
@@ -29,19 +32,19 @@ HUBER = {"loss": "huber"}
 
 @contextlib.contextmanager
 def at_most(seconds):
-    """Interrupt what takes longer. On one thread, as two wait for each other on a busy machine."""
+    """Interrupt what takes more of the processor's time, on one thread: others may be busy."""
 
     def interrupt(*_):
         raise TimeoutError(f"This takes more than {seconds} s.")
 
-    before, threads = signal.signal(signal.SIGALRM, interrupt), torch.get_num_threads()
+    before, threads = signal.signal(signal.SIGPROF, interrupt), torch.get_num_threads()
     torch.set_num_threads(1)
-    signal.alarm(seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0.0)
+        signal.signal(signal.SIGPROF, before)
         torch.set_num_threads(threads)
 
 
@@ -604,6 +607,29 @@ def test_a_search_over_wide_tables_far_from_zero_scores_as_one_near_zero():
     assert_allclose(scores[1:], [scores[0]] * 2, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_many_classes_of_which_some_are_separable(seed):
+    """Some logits go to infinity, others do not, and rows have a part in both."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(40, 5))
+    y = (X @ rng.normal(size=(5, 12)) + rng.gumbel(size=(40, 12))).argmax(axis=1)
+    y = np.unique(y, return_inverse=True)[1]
+    model = TorchSoftmaxClassifier(alpha=0.0).fit(X, y)
+    assert model.converged_
+    rows, reached = np.column_stack([X, np.ones(len(X))]), log_loss(y, model.predict_proba(X))
+
+    def loss(flat):
+        raw = rows @ flat.reshape(rows.shape[1], -1)
+        raw -= logsumexp(raw, axis=1, keepdims=True)
+        residual = np.exp(raw)
+        residual[range(len(y)), y] -= 1.0
+        return -raw[range(len(y)), y].mean(), (rows.T @ residual / len(y)).ravel()
+
+    there = np.vstack([model.coef_.T, model.intercept_]).ravel()
+    further = minimize(loss, there, jac=True, method="BFGS", options={"gtol": 1e-12})
+    assert reached - further.fun <= 1e-3 * max(reached, 1e-3)
+
+
 # L1 where columns are nearly the same or classes nearly separable (S8).
 
 
@@ -761,6 +787,22 @@ def test_columns_that_are_dependent_but_for_rounding(loss, seed):
     assert found <= 1.001 * best or (caught and not model.converged_)
     # The column that follows from the others is worth next to nothing.
     assert found <= 1.05 * objective(clone(model).fit(X[:, :4], y), X[:, :4], y)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("Estimator", [TorchLinearRegressor, TorchSoftmaxClassifier])
+def test_columns_that_follow_from_others_far_from_zero_are_no_alarm(Estimator, seed):
+    """What rounding leaves of their difference is no column, so that nothing has been lost."""
+    rng = np.random.default_rng(seed)
+    X = 1e4 + rng.normal(size=(300, 4))
+    X = np.column_stack([X, X @ rng.normal(size=(4, 3)), X[:, 0]])
+    y = (X[:, :4] - 1e4) @ rng.normal(size=4) + rng.normal(size=300)
+    if Estimator is TorchSoftmaxClassifier:
+        y = np.digitize(y, [-1.0, 0.0, 1.0])
+    model = Estimator().fit(X, y)
+    assert model.converged_
+    kept = Estimator().fit(X[:, :4] - 1e4, y)
+    assert objective(model, X, y) <= objective(kept, X[:, :4] - 1e4, y) * (1 + 1e-3)
 
 
 def two_far_columns():

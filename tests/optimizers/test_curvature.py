@@ -146,6 +146,44 @@ def test_only_small_models_have_one_matrix_for_all_weights(n, d, whole, monkeypa
 
 
 @pytest.mark.parametrize("loss", ["softmax", "logistic"])
+def test_log_losses_without_some_outputs_of_rows(loss, monkeypatch):
+    """Gradient, value and Hessian are those of the loss without these classes, or rows."""
+    monkeypatch.setattr("skorchless.optimizers.curvature.CHEAP_HESSIAN", 2**20)
+    problem = Problem(loss, alpha=(0.0, 0.0))
+    curvature = Curvature(problem.source, problem.objective)
+    (chunk,) = problem.source.chunks()
+    target = chunk.target.view(1, n_outputs(loss), -1)
+    generator = torch.Generator().manual_seed(0)
+    kept = torch.rand(MODELS, *target.shape[1:], generator=generator) < 0.6
+    if loss == "softmax":
+        kept |= target > 0
+
+    def loss_of_kept(weights):
+        raw = weights @ problem.rows.T
+        if loss == "softmax":
+            raw = torch.where(kept, raw, -torch.inf)
+            losses = raw.logsumexp(dim=1) - torch.where(target > 0, raw, 0.0).sum(dim=1)
+        else:
+            losses = (torch.nn.functional.softplus(raw) - target * raw).mul(kept).squeeze(1)
+        return (losses * chunk.shares()).sum(dim=1)
+
+    def gradient(weights):
+        weights = weights.clone().requires_grad_()
+        return torch.autograd.grad(loss_of_kept(weights).sum(), weights)[0]
+
+    whole = next(problem.objective.gradients(chunk, problem.weights)).clone()
+    others, value = curvature.of_others(problem.weights, kept)
+    close(whole - others, gradient(problem.weights))
+    expected = problem.objective.value(chunk) - loss_of_kept(problem.weights)
+    close(torch.from_numpy(value), expected)
+    assert (expected > 0).all()
+    vector, step = problem.vector(n_outputs(loss), 6, seed=1), 1e-6
+    ahead, behind = (gradient(problem.weights + sign * step * vector) for sign in (1, -1))
+    hessian = curvature.preconditioner(problem.weights, kept=kept)
+    close(hessian.product(vector), (ahead - behind) / (2 * step), 1e-6)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "logistic"])
 def test_values_along_a_line_are_those_of_the_objective(loss):
     problem = Problem(loss)
     curvature = Curvature(problem.source, problem.objective)
