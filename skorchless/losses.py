@@ -237,7 +237,7 @@ def rough_median(target: Tensor, reducer: Reducer) -> Tensor:
     """Median of each output over some rows at equal distances, or over all if these are few."""
     shard = Shard.of(reducer, len(target))
     every = -(-shard.total // MEDIAN_ROWS)
-    own = shard.own(torch.arange(0, shard.total, every)).to(target.device)
+    own = shard.own(torch.arange(0, shard.total, every, device="cpu")).to(target.device)
     return reducer.rows(target.index_select(0, own)).median(dim=0).values
 
 

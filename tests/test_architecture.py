@@ -26,6 +26,12 @@ FLOORS = (
 )
 FIRST_TO_KNOW_SKLEARN = 5
 
+# What would make a tensor on torch's default device.
+FACTORIES = (
+    "arange as_tensor empty eye full linspace logspace normal ones rand randint randn randperm "
+    "tensor tril_indices triu_indices zeros"
+).split()
+
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 
 
@@ -107,6 +113,15 @@ def test_matplotlib_is_not_imported_with_the_module(path):
         for name in imports_of(node)
     ]
     assert not [name for name in names if name.partition(".")[0] == "matplotlib"]
+
+
+@each_file
+def test_every_new_tensor_names_its_device(path):
+    for call in ast.walk(ast.parse(path.read_text())):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+            made = ast.unparse(call.func.value) == "torch" and call.func.attr in FACTORIES
+            named = [keyword.arg for keyword in call.keywords]
+            assert not made or "device" in named, f"{path.name}, line {call.lineno}"
 
 
 def test_nothing_is_exported_twice():
