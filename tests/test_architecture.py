@@ -28,9 +28,9 @@ FIRST_TO_KNOW_SKLEARN = 5
 
 # What would make a tensor on torch's default device.
 FACTORIES = (
-    "arange as_tensor empty eye full linspace logspace normal ones rand randint randn randperm "
-    "tensor tril_indices triu_indices zeros"
-).split()
+    *("arange", "as_tensor", "empty", "eye", "full", "linspace", "logspace", "normal", "ones"),
+    *("rand", "randint", "randn", "randperm", "tensor", "tril_indices", "triu_indices", "zeros"),
+)
 
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 

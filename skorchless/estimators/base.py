@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skorchless.engine import ModelResult
@@ -225,7 +224,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
             facts = {"the method": "partial_fit", "whether it is the first call": first}
             data = self._training_data(X, y, sample_weight, reducer, facts, reset=first)
             data = data.reweighted(self._class_weights(data, reducer), reducer)
-            start = self._start(data, previous, {}, go_on=not first)
+            start = self._start(data, previous, {}, go_on=True)
             check_start(reducer, start)
             memory = previous.get("_memory") or Memory()
             generator = rank_generator(reducer, self.random_state)
@@ -236,7 +235,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
             self._publish(outcome, task)
             del self.converged_  # one pass is not meant to converge
             if not first:
-                self.loss_curve_ = np.append(previous["loss_curve_"], self.loss_curve_)
+                self.loss_curve_ = np.append(previous.get("loss_curve_", []), self.loss_curve_)
             self.n_iter_ = self.best_iter_ = len(self.loss_curve_)
             self._memory = outcome.memory
         return self
@@ -304,8 +303,10 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
     ) -> np.ndarray:
         """Weights to start from, shape ``(1, K, D + 1)``."""
         if go_on and "coef_" in previous:
-            check_same_classes(previous.get("classes_", ()), getattr(self, "classes_", ()))
-            before = {"coef_": previous["coef_"], "intercept_": previous["intercept_"]}
+            if "classes_" in previous:
+                check_same_classes(previous["classes_"], self.__dict__["classes_"])
+            # Whoever sets coefficients by hand may leave the intercept out.
+            before = {n: previous[n] for n in ("coef_", "intercept_") if n in previous}
             init = before | init
         shape = self._coef_shape(data.n_outputs, data.X.shape[1])
         return start_weights(data, init, shape, fit_intercept=bool(self.fit_intercept))
@@ -440,5 +441,5 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
 
     def _raw_predictions(self, X: Any) -> np.ndarray | Tensor:
         """``X W + b``, shape ``(n, K)``: torch for torch, else NumPy."""
-        check_is_fitted(self)
+        self._check_is_fitted()
         return raw_predictions(self, X, np.atleast_2d(self.coef_), np.atleast_1d(self.intercept_))

@@ -6,13 +6,19 @@ import numpy as np
 import torch
 from sklearn.base import ClassifierMixin
 from sklearn.linear_model import LogisticRegression
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skorchless.estimators import scores
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.data import Data, class_weights
-from skorchless.estimators.labels import checked_classes, checked_labels, classes_of, encode, united
+from skorchless.estimators.labels import (
+    checked_classes,
+    checked_labels,
+    classes_of,
+    encode,
+    labels_at,
+    united,
+)
 from skorchless.reducer import Reducer
 
 
@@ -150,6 +156,8 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
     0.98
     """
 
+    _set_by_fit = ("coef_", "intercept_", "classes_")
+
     def __init__(
         self,
         *,
@@ -232,7 +240,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         """
         self._announced = classes
         try:
-            return self._partial_fit(X, y, sample_weight, first=not hasattr(self, "coef_"))
+            return self._partial_fit(X, y, sample_weight, first=not hasattr(self, "classes_"))
         finally:
             del self._announced
 
@@ -263,14 +271,13 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         Returns
         -------
         y : ndarray or Tensor of shape (n_samples,)
-            Labels; a tensor on X's device if X is one and the labels are numbers.
+            Labels; a tensor on X's device if X is one and the labels are numbers that torch has a
+            dtype for.
         """
         scores = self.decision_function(X)
         if isinstance(scores, Tensor):
             index = (scores > 0).long() if scores.ndim == 1 else scores.argmax(dim=1)
-            if self.classes_.dtype.kind in "biuf":
-                return torch.from_numpy(self.classes_).to(index.device)[index]
-            return self.classes_[index.numpy(force=True)]
+            return labels_at(self.classes_, index)
         index = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
         return self.classes_[index]
 
@@ -353,7 +360,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         module : torch.nn.Linear
             On the CPU, in the dtype of the coefficients. For two classes the first logit is 0.
         """
-        check_is_fitted(self)
+        self._check_is_fitted()
         coef, intercept = self.coef_, self.intercept_
         if len(self.classes_) == 2:
             coef = np.vstack([np.zeros_like(coef), coef])

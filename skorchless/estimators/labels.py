@@ -129,6 +129,31 @@ def encode(labels: np.ndarray | Tensor, classes: np.ndarray, name: str) -> Tenso
     return torch.from_numpy(np.searchsorted(classes, found).astype(np.int64)[place])
 
 
+def labels_at(classes: np.ndarray, index: Tensor) -> np.ndarray | Tensor:
+    """Labels by their place among the classes.
+
+    A tensor beside `index` if the labels are numbers that torch has a dtype for, else an array.
+    """
+    held = _held_by_torch(classes)
+    if held is None:
+        labels: np.ndarray = classes[index.numpy(force=True)]
+        return labels
+    if held.dtype.kind == "u" and held.itemsize > 1:  # torch hardly computes with these
+        signed = torch.from_numpy(held.view(f"i{held.itemsize}")).to(index.device)
+        return signed[index].view(getattr(torch, held.dtype.name))
+    return torch.from_numpy(held).to(index.device)[index]
+
+
+def _held_by_torch(classes: np.ndarray) -> np.ndarray | None:
+    """Labels that are numbers in a dtype that torch has; None for others."""
+    if classes.dtype.kind not in "biuf":
+        return None
+    if classes.dtype.char == "g":  # long double: whole numbers, most of which fit a double
+        double = classes.astype(np.float64)
+        return double if np.array_equal(double, classes) else None
+    return classes.astype(classes.dtype.newbyteorder("="), copy=False)
+
+
 def _numbers(labels: np.ndarray | Tensor) -> Tensor | None:
     """Labels that are numbers as int64 or float64, which hold them exactly; None for others."""
     if isinstance(labels, Tensor):

@@ -20,9 +20,16 @@ class Portable:
     n_features_in_: int
     feature_names_in_: np.ndarray
 
+    #: Attributes that predictions need.
+    _set_by_fit: tuple[str, ...] = ("coef_", "intercept_")
+
+    def _check_is_fitted(self) -> None:
+        """Raise NotFittedError unless there is all that predictions need."""
+        check_is_fitted(self, self._set_by_fit)
+
     def _copy_fit(self, model: Any) -> Any:
         """Give `model` our coefficients, and with them our predictions."""
-        check_is_fitted(self)
+        self._check_is_fitted()
         model.coef_, model.intercept_ = self.coef_.copy(), np.copy(self.intercept_)[()]
         model.n_features_in_ = self.n_features_in_
         if hasattr(self, "feature_names_in_"):

@@ -6,7 +6,6 @@ import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.linear_model import LinearRegression
 from sklearn.utils import Tags
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skorchless.estimators import inputs, scores
@@ -234,7 +233,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         ValueError
             As `fit`; also with ``early_stopping=True``.
         """
-        return self._partial_fit(X, y, sample_weight, first=not hasattr(self, "coef_"))
+        return self._partial_fit(X, y, sample_weight, first=not hasattr(self, "_n_outputs"))
 
     def predict(self, X: Any) -> Any:
         """Predict targets.
@@ -289,7 +288,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         module : torch.nn.Module
             On the CPU, in the dtype of the coefficients.
         """
-        check_is_fitted(self)
+        self._check_is_fitted()
         linear = self._linear_module(np.atleast_2d(self.coef_), np.atleast_1d(self.intercept_))
         return nn.Sequential(linear, nn.Flatten(0)) if self.coef_.ndim == 1 else linear
 

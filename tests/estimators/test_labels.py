@@ -90,3 +90,67 @@ def test_rows_of_weight_zero_take_their_labels_with_them():
     assert_array_equal(model.classes_, [0, 1])
     plain = TorchSoftmaxClassifier().fit(X.numpy(), y.numpy(), weight.numpy())
     assert_array_equal(model.coef_, plain.coef_)
+
+
+#: Labels as NumPy can have them, some of which torch cannot.
+EXOTIC = {
+    ">i4": lambda y: y.astype(">i4"),
+    ">u2": lambda y: y.astype(">u2"),
+    ">f8": lambda y: y.astype(">f8"),
+    ">f2": lambda y: y.astype(">f2"),
+    "longdouble": lambda y: y.astype(np.longdouble),
+    "float16": lambda y: y.astype(np.float16),
+    "uint16": lambda y: y.astype(np.uint16),
+    "uint32": lambda y: y.astype(np.uint32) + np.uint32(2**31),
+    "uint64": lambda y: y.astype(np.uint64) + np.uint64(2**63),
+    "bool": lambda y: y > 0,
+    "strings": lambda y: np.array(["b", "a", "c"])[y],
+    "more strings": lambda y: np.array(["b", "a", "c"], dtype=object)[y],
+    "reversed": lambda y: np.repeat(y, 2)[::-2],
+    "read-only": lambda y: np.broadcast_to(y, (2, len(y)))[1],
+}
+
+
+@pytest.mark.parametrize("kind", EXOTIC)
+def test_labels_of_any_dtype_can_be_learnt_predicted_and_scored(kind):
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    y = EXOTIC[kind](np.arange(60) % 3)
+    classes, index = np.unique(y, return_inverse=True)
+    plain = TorchSoftmaxClassifier().fit(X, index, X_val=X, y_val=index)
+    model = TorchSoftmaxClassifier().fit(X, y, X_val=X, y_val=y)
+    assert_array_equal(model.coef_, plain.coef_)
+    assert_array_equal(model.classes_, classes)
+    assert model.classes_.dtype == y.dtype
+    tensor = torch.from_numpy(X)
+    for rows in (X, tensor):
+        found = model.predict(rows)
+        assert_array_equal(np.asarray(found), classes[plain.predict(X)])
+        assert model.score(rows, y) == plain.score(X, index)
+    # Tensors answer tensors, wherever torch has numbers to answer with.
+    assert isinstance(model.predict(tensor), torch.Tensor) == (y.dtype.kind in "biuf")
+    first = TorchSoftmaxClassifier().partial_fit(X, y, classes=classes)
+    first.partial_fit(X, y, classes=classes[::-1]).partial_fit(tensor, y)
+    assert_array_equal(first.classes_, classes)
+    assert first.score(tensor, y) == first.score(X, y)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint16, torch.uint32, torch.uint64], ids=str)
+def test_unsigned_tensors_are_labels(dtype):
+    X = torch.from_numpy(np.random.default_rng(0).normal(size=(60, 3)))
+    y = (torch.arange(60) % 3).to(dtype)
+    model = TorchSoftmaxClassifier().fit(X, y)
+    plain = TorchSoftmaxClassifier().fit(X, torch.arange(60) % 3)
+    assert model.predict(X).dtype == dtype
+    assert model.score(X, y) == plain.score(X, torch.arange(60) % 3)
+
+
+def test_labels_that_no_dtype_of_torch_holds_come_as_an_array():
+    large = np.longdouble(2) ** 60 + np.arange(3)
+    if large[1] == np.float64(large[1]) and large[1] == large[0]:
+        pytest.skip("this machine's longdouble is a double")
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    y = large[np.arange(60) % 3]
+    model = TorchSoftmaxClassifier().fit(X, y)
+    found = model.predict(torch.from_numpy(X))
+    assert isinstance(found, np.ndarray)
+    assert_array_equal(found, model.predict(X))

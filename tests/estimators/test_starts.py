@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.exceptions import NotFittedError
 
 from skorchless import TorchLinearRegressor
 
@@ -114,3 +115,35 @@ def test_warm_starts_may_change_precision(Estimator, make_data):
     X, y = make_data(dtype=np.float64)
     model = Estimator(warm_start=True).fit(X, y)
     assert model.fit(X.astype(np.float32), y).coef_.dtype == np.float32
+
+
+def test_a_warm_start_needs_no_more_than_coefficients(Estimator, data):
+    X, y = data
+    coef = Estimator(alpha=0.1).fit(X, y).coef_ + 0.1
+    model = Estimator(warm_start=True, max_iter=3, **SGD)
+    model.coef_ = coef
+    plain = Estimator(max_iter=3, **SGD).fit(X, y, coef_init=coef)
+    assert_array_equal(flat(model.fit(X, y)), flat(plain))
+
+
+def test_one_pass_goes_on_from_coefficients_that_were_set(Estimator, data):
+    X, y = data
+    classes = {} if Estimator is TorchLinearRegressor else {"classes": np.unique(y)}
+    coef = Estimator(alpha=0.1).fit(X, y).coef_ + 0.1
+    model = Estimator(**SGD)
+    model.coef_ = coef
+    plain = Estimator(max_iter=1, **SGD).fit(X, y, coef_init=coef)
+    assert_array_equal(flat(model.partial_fit(X, y, **classes)), flat(plain))
+    again = Estimator(max_iter=2, **SGD).fit(X, y, coef_init=coef)
+    assert_array_equal(flat(model.partial_fit(X, y)), flat(again))
+
+
+@pytest.mark.parametrize("missing", ["intercept_", "coef_", "classes_"])
+def test_predicting_needs_all_that_a_fit_sets(Estimator, data, missing):
+    X, y = data
+    model = Estimator().fit(X, y)
+    if hasattr(model, missing):
+        delattr(model, missing)
+        for call in (lambda: model.predict(X), model.to_sklearn, model.to_torch):
+            with pytest.raises(NotFittedError, match=f"This {Estimator.__name__} instance"):
+                call()
