@@ -277,7 +277,8 @@ class SoftmaxCrossEntropy(_SharedLoss):
     ) -> NullModel:
         share = torch.full((n_outputs,), 1.0 / n_outputs, dtype=WIDE, device=target.device)
         if fit_intercept:
-            counts = torch.bincount(target, weights=weight.to(WIDE), minlength=n_outputs)
+            # Without rows it counts whole numbers, whatever the weights.
+            counts = torch.bincount(target, weights=weight.to(WIDE), minlength=n_outputs).to(WIDE)
             reducer.sum_(counts)
             share = counts / counts.sum()
         logits = share.clamp(min=torch.finfo(WIDE).tiny).log()

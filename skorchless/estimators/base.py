@@ -1,6 +1,7 @@
 """What both estimators share: validate, train, publish."""
 
 import warnings
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self
 
@@ -19,7 +20,7 @@ from skorchless.estimators.callbacks import (
     has_callbacks,
     with_callbacks,
 )
-from skorchless.estimators.data import Data
+from skorchless.estimators.data import Data, Factors
 from skorchless.estimators.devices import check_dtype, resolve_device
 from skorchless.estimators.holdout import check_complete, hold_out
 from skorchless.estimators.memory import Memory
@@ -92,7 +93,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
                 "Set early_stopping=False."
             )
 
-    def _class_weights(self, data: Data, reducer: Reducer) -> Tensor | None:
+    def _class_weights(self, data: Data, reducer: Reducer) -> Factors | None:
         """What each class counts, shape ``(n_classes,)``."""
         return None
 
@@ -208,11 +209,10 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         check_start(reducer, start)
         generator = rank_generator(reducer, self.random_state)
         class_weights = self._class_weights(data, reducer)
-        data, validation = self._validation(
-            data.reweighted(class_weights, reducer), held_out, generator, reducer
-        )
+        data, _ = data.reweighted(class_weights, reducer)
+        data, validation = self._validation(data, held_out, generator, reducer)
         if X_val is not None and validation is not None:
-            validation = validation.reweighted(class_weights, reducer)
+            validation, _ = validation.reweighted(class_weights, reducer)
         return Task(data, start, generator, validation, reducer=reducer)
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, *, first: bool) -> Self:
@@ -223,10 +223,11 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
             previous = dict(self.__dict__)
             facts = {"the method": "partial_fit", "whether it is the first call": first}
             data = self._training_data(X, y, sample_weight, reducer, facts, reset=first)
-            data = data.reweighted(self._class_weights(data, reducer), reducer)
+            memory = previous.get("_memory") or Memory()
+            unit = memory.weight_unit if memory.passes else None
+            data, unit = data.reweighted(self._class_weights(data, reducer), reducer, unit)
             start = self._start(data, previous, {}, go_on=True)
             check_start(reducer, start)
-            memory = previous.get("_memory") or Memory()
             generator = rank_generator(reducer, self.random_state)
             task = Task(data, start, generator, reducer=reducer)
             outcome = self._train(task, memory=memory)
@@ -237,7 +238,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
             if not first:
                 self.loss_curve_ = np.append(previous.get("loss_curve_", []), self.loss_curve_)
             self.n_iter_ = self.best_iter_ = len(self.loss_curve_)
-            self._memory = outcome.memory
+            self._memory = replace(outcome.memory, weight_unit=unit)
         return self
 
     def _parameters(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from skorchless.estimators import scores
 from skorchless.estimators.base import TorchLinearModel
-from skorchless.estimators.data import Data, class_weights
+from skorchless.estimators.data import Data, Factors, class_weights
 from skorchless.estimators.labels import (
     checked_classes,
     checked_labels,
@@ -403,7 +403,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         elif first:
             raise ValueError("classes must be passed on the first call to partial_fit.")
 
-    def _class_weights(self, data: Data, reducer: Reducer) -> Tensor | None:
+    def _class_weights(self, data: Data, reducer: Reducer) -> Factors | None:
         if self.class_weight is None:
             return None
         return class_weights(self.class_weight, self.classes_, data, reducer)

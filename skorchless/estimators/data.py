@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -14,6 +14,42 @@ from skorchless.reducer import Reducer
 from skorchless.sources import Matrix, SparseRows
 from skorchless.sources.matrix_source import mean_of
 from skorchless.stack import WIDE
+
+#: Exponent below that of every number.
+LEAST_EXPONENT = -2000
+
+#: Weights of later calls of `partial_fit`, relative to the first one's, as powers of two: more
+#: would leave float32's range, and less count as nothing.
+MOST_LATER, LEAST_LATER = 100, 1000
+
+
+class Factors(NamedTuple):
+    """Numbers of any size, ``mantissa * 2**exponent``.
+
+    Attributes
+    ----------
+    mantissa : Tensor
+        In double precision, from a half to one, or zero.
+    exponent : Tensor of int32
+    """
+
+    mantissa: Tensor
+    exponent: Tensor
+
+    @classmethod
+    def of(cls, numbers: Tensor, exponent: Tensor | int = 0) -> Self:
+        """Numbers, times two to this power."""
+        mantissa, own = torch.frexp(numbers)
+        return cls(mantissa, own + exponent)
+
+    def times(self, power: Tensor | int) -> Tensor:
+        """The numbers times two to this power, as far as double precision can hold them."""
+        return self.mantissa * powers_of_two(self.exponent + power)
+
+
+def powers_of_two(exponent: Tensor) -> Tensor:
+    """Two to these powers, exactly, in double precision."""
+    return torch.exp2(exponent.to(WIDE))
 
 
 @dataclass
@@ -89,17 +125,61 @@ class Data:
         weight = None if self.weight is None else self.weight[start:stop]
         return Data(X, self.target[start:stop], weight, self.n_outputs)
 
-    def reweighted(self, class_weights: Tensor | None, reducer: Reducer) -> "Data":
-        """The same with each row's weight times its class's; classes of weight zero lose rows."""
-        if class_weights is None:
-            return self
-        rows = class_weights.to(self.target.device)[self.target.view(-1).long()]
-        weight = rows if self.weight is None else rows * self.weight
+    def reweighted(
+        self, class_weights: Factors | None, reducer: Reducer, unit: int | None = None
+    ) -> tuple["Data", int]:
+        """The same with each row's weight times its class's; classes of weight zero lose rows.
+
+        Weights become multiples of a power of two, so that no product and no sum of them leaves the
+        range of floating point numbers, and no digit changes.
+
+        Parameters
+        ----------
+        class_weights : Factors, optional
+            Of shape ``(n_classes,)``.
+        reducer : Reducer
+        unit : int, optional
+            Exponent of that power, where earlier weights have settled it. By default that of the
+            largest weight.
+
+        Returns
+        -------
+        data : Data
+        unit : int
+            0 where nobody has weights.
+        """
+        own = self.weight is not None or class_weights is not None
+        factors = self._factors(class_weights)
+        largest = int(factors.exponent[factors.mantissa > 0].max()) if own and len(self.X) else None
+        everywhere = [top for top in reducer.exchange(largest) if top is not None]
+        first = unit is None
+        unit = max(everywhere, default=0) if unit is None else unit
+        if not everywhere and unit == 0:
+            return self, unit
+        if not first and everywhere and not -LEAST_LATER <= max(everywhere) - unit <= MOST_LATER:
+            raise ValueError(
+                f"sample_weight or class_weight are more than 2**{MOST_LATER} or less than "
+                f"2**-{LEAST_LATER} times the weights of the first call of partial_fit, which all "
+                "later ones are relative to. Use weights of similar size in all calls."
+            )
+        weight = factors.times(-unit)
         kept = weight.nonzero().view(-1)
         message = "Class weights must leave at least one sample of non-zero weight."
         check_some_rows(reducer, len(kept), message)
         data = Data(self.X, self.target, weight.to(self.X.device), self.n_outputs)
-        return data if len(kept) == len(weight) else data.take(kept)
+        return data if len(kept) == len(weight) else data.take(kept), unit
+
+    def _factors(self, class_weights: Factors | None) -> Factors:
+        """Weights of the rows times those of their classes."""
+        weight = self.weight
+        if weight is None:
+            weight = torch.ones(len(self.X), dtype=WIDE, device=self.target.device)
+        rows = Factors.of(weight)
+        if class_weights is None:
+            return rows
+        classes = self.target.view(-1).long()
+        mantissa, exponent = (part.to(weight.device)[classes] for part in class_weights)
+        return Factors.of(rows.mantissa * mantissa, rows.exponent + exponent)
 
     def in_double(self) -> "Data":
         """The same in double precision."""
@@ -122,15 +202,29 @@ class Data:
 
 def class_weights(
     class_weight: dict[Any, float] | str, classes: np.ndarray, data: Data, reducer: Reducer
-) -> Tensor:
+) -> Factors:
     """What each class counts, shape ``(n_classes,)``; "balanced" goes by the rows' weights."""
     if class_weight == "balanced":
-        index = data.target.view(-1).long().cpu()
-        weight = None if data.weight is None else data.weight.cpu()
-        totals = torch.bincount(index, weights=weight, minlength=len(classes)).double()
-        reducer.sum_(totals)
-        return totals.sum() / (len(classes) * totals)
+        return _balanced(len(classes), data, reducer)
     weights = compute_class_weight(class_weight, classes=classes, y=classes)
     if not np.isfinite(weights).all() or (weights < 0).any():
         raise ValueError(f"class_weight must be finite and not negative. Got {class_weight!r}.")
-    return torch.from_numpy(np.asarray(weights, dtype=np.float64))
+    return Factors.of(torch.from_numpy(np.asarray(weights, dtype=np.float64)))
+
+
+def _balanced(n_classes: int, data: Data, reducer: Reducer) -> Factors:
+    """The inverse of each class's total weight, which is added up in a unit of its own."""
+    index = data.target.view(-1).long().cpu()
+    weight = (
+        torch.ones(len(index), dtype=WIDE, device="cpu")
+        if data.weight is None
+        else data.weight.cpu()
+    )
+    rows = Factors.of(weight)
+    unit = torch.full((n_classes,), LEAST_EXPONENT, dtype=torch.int32, device="cpu")
+    unit = unit.scatter_reduce(0, index, rows.exponent, "amax")
+    unit = reducer.rows(unit.unsqueeze(0)).amax(dim=0)
+    totals = torch.bincount(index, weights=rows.times(-unit[index]), minlength=n_classes).double()
+    reducer.sum_(totals)
+    total = Factors(totals, unit - unit.max()).times(0).sum()
+    return Factors.of(total / (n_classes * totals), -unit)

@@ -37,12 +37,15 @@ class Memory:
         Learning rates, where the estimator chooses them.
     mean_weight : float, optional
         Mean weight of the first call's rows, which all later weights are relative to.
+    weight_unit : int
+        Weights are counted in two to this power.
     optimizer : str
         The rule whose state this is.
     """
 
     passes: int = 0
     mean_weight: float | None = None
+    weight_unit: int = 0
     optimizer: str = ""
     generator: np.ndarray | None = None
     rule: State = field(default_factory=dict)

@@ -23,7 +23,7 @@ from sklearn.metrics import (
 
 from skorchless.estimators import TorchLinearRegressor, TorchSoftmaxClassifier
 from skorchless.estimators.base import TorchLinearModel
-from skorchless.estimators.inputs import as_numpy
+from skorchless.estimators.inputs import as_numpy, relative_weights
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Truth:
     def of(cls, model: TorchLinearModel, y: Any, sample_weight: Any) -> Self | None:
         """What `model` is scored against; None for anything out of the ordinary."""
         y = np.asarray(as_numpy(y))
-        weight = None if sample_weight is None else np.asarray(as_numpy(sample_weight))
+        weight = None if sample_weight is None else np.asarray(relative_weights(sample_weight))
         if y.ndim == 0 or len(y) < 2 or not (weight is None or _is_ordinary(weight, len(y))):
             return None
         if isinstance(model, TorchSoftmaxClassifier):

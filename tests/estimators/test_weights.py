@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
+from skorchless import BatchedGridSearchCV, TorchLinearRegressor, TorchSoftmaxClassifier
+from skorchless.estimators.data import powers_of_two
 
 ONE_BATCH = {
     "auto": {"tol": 1e-12},
@@ -165,4 +167,132 @@ def test_score_is_weighted(Estimator, data):
     weight = np.arange(len(X)) % 3
     assert model.score(X, y, weight) == pytest.approx(
         model.score(X.repeat(weight, 0), y.repeat(weight))
+    )
+
+
+#: Weights of rows whose sizes leave float64's range, alone or once they are multiplied or added.
+EXTREME = [1e-320, 1e-300, 1e-200, 1e200, 1e307, 1.7e308]
+
+
+def extreme(Estimator, kind, weight, **parameters):
+    """Coefficients of a fit, and what it says of its end."""
+    X = np.random.default_rng(0).normal(size=(90, 4))
+    y = np.arange(90) % 3
+    if Estimator is TorchLinearRegressor:
+        y = X @ [1.0, 2.0, -1.0, 0.5] + y
+    return one_batch(Estimator, {**ONE_BATCH[kind], **parameters}).fit(X, y, weight)
+
+
+@pytest.mark.parametrize("kind", ONE_BATCH)
+@pytest.mark.parametrize("size", EXTREME)
+def test_weights_may_have_any_size(Estimator, kind, size):
+    weight = np.resize([1.0, 0.5, 0.25], 90)
+    plain = extreme(Estimator, kind, weight)
+    scaled = extreme(Estimator, kind, weight * size)
+    tolerance = 1e-2 if size < 1e-310 else 1e-9  # numbers that small have few digits
+    assert_allclose(flat(scaled), flat(plain), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ONE_BATCH)
+@pytest.mark.parametrize(
+    ("rows", "classes"),
+    [(1e307, "balanced"), (1e-320, "balanced"), (1e-200, 1e-200), (1e300, 1e300), (1e-320, 1e-320)],
+)
+def test_only_ratios_of_class_weights_times_row_weights_count(kind, rows, classes):
+    weight, by_class = np.resize([1.0, 0.5, 0.25, 0.125], 90), {0: 1.0, 1: 0.5, 2: 0.25}
+    scaled = {
+        label: size * (1.0 if classes == "balanced" else classes)
+        for label, size in by_class.items()
+    }
+    if classes == "balanced":
+        scaled = by_class = classes
+    plain = extreme(TorchSoftmaxClassifier, kind, weight, class_weight=by_class)
+    model = extreme(TorchSoftmaxClassifier, kind, weight * rows, class_weight=scaled)
+    tolerance = 1e-2 if rows < 1e-310 else 1e-9
+    assert_allclose(flat(model), flat(plain), rtol=tolerance, atol=tolerance)
+
+
+def test_weights_of_rows_and_classes_make_up_for_each_other():
+    """The products are alike, though neither factor has a size that the other one's rows know."""
+    X, y = np.random.default_rng(0).normal(size=(90, 4)), np.arange(90) % 3
+    sizes = np.array([1e-300, 1.0, 1e300])
+    plain = TorchSoftmaxClassifier(tol=1e-12).fit(X, y)
+    for by_class in (dict(enumerate(1 / sizes)), "balanced"):
+        model = TorchSoftmaxClassifier(tol=1e-12, class_weight=by_class).fit(X, y, sizes[y])
+        assert_allclose(flat(model), flat(plain), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("parameters", ONE_BATCH.values(), ids=ONE_BATCH)
+def test_powers_of_two_change_no_bit(Estimator, parameters):
+    kind = next(name for name in ONE_BATCH if ONE_BATCH[name] is parameters)
+    weight = np.random.default_rng(1).uniform(0.1, 1, size=90)
+    plain = extreme(Estimator, kind, weight, batch_size=16)
+    for power in (2.0**-900, 2.0**900):
+        assert_array_equal(
+            flat(extreme(Estimator, kind, weight * power, batch_size=16)), flat(plain)
+        )
+
+
+@pytest.mark.parametrize("size", EXTREME)
+@pytest.mark.parametrize("optimizer", ["auto", "sgd"])
+def test_calls_of_partial_fit_may_have_weights_of_any_size(Estimator, data, size, optimizer):
+    X, y = data
+    classes = {} if Estimator is TorchLinearRegressor else {"classes": np.unique(y)}
+    weight = np.resize([1.0, 0.5, 0.25], 90)
+
+    def passes(size):
+        settings = {"optimizer": optimizer, "random_state": 0, "batch_size": 16}
+        model = Estimator(learning_rate=0.1 if optimizer == "sgd" else "auto", **settings)
+        model.partial_fit(X, y, weight * size, **classes)
+        return flat(model.partial_fit(X, y, weight * size * 0.5))
+
+    tolerance = 1e-2 if size < 1e-310 else 1e-9
+    assert_allclose(passes(size), passes(1.0), rtol=tolerance, atol=tolerance)
+
+
+def test_later_weights_are_relative_to_the_first_call_s(Estimator, data):
+    X, y = data
+    classes = {} if Estimator is TorchLinearRegressor else {"classes": np.unique(y)}
+    model = Estimator(optimizer="sgd", learning_rate=0.1, random_state=0)
+    model.partial_fit(X, y, np.full(90, 1e-300), **classes)
+    before = dict(vars(model))
+    with pytest.raises(ValueError, match=r"sample_weight .* times the weights of the first call"):
+        model.partial_fit(X, y, np.full(90, 1e300))
+    assert vars(model) == before
+
+
+@pytest.mark.parametrize("size", EXTREME)
+def test_weights_of_any_size_in_a_search_and_a_score(Estimator, data, size):
+    X, y = data
+    weight = np.resize([1.0, 0.5, 0.25], 90)
+
+    def scores(size):
+        grid = {"alpha": [0.01, 0.1, 1.0]}
+        search = BatchedGridSearchCV(Estimator(tol=1e-12), grid, cv=2)
+        search.fit(X, y, sample_weight=weight * size)
+        best = search.best_estimator_
+        yield from search.cv_results_["mean_test_score"]
+        yield best.score(X, y, weight * size)
+        yield best.score(torch.from_numpy(X), torch.from_numpy(y), torch.from_numpy(weight * size))
+
+    assert_allclose(list(scores(size)), list(scores(1.0)), rtol=1e-2 if size < 1e-310 else 1e-9)
+
+
+@pytest.mark.parametrize("size", EXTREME)
+def test_validation_weights_of_any_size(Estimator, data, size):
+    X, y = data
+    weight = np.resize([1.0, 0.5, 0.25], 90)
+    held_out = {"X_val": X, "y_val": y}
+    plain = Estimator().fit(X, y, **held_out, sample_weight_val=weight)
+    scaled = Estimator().fit(X, y, **held_out, sample_weight_val=weight * size)
+    tolerance = 1e-2 if size < 1e-310 else 1e-9
+    assert_allclose(scaled.validation_loss_curve_, plain.validation_loss_curve_, rtol=tolerance)
+
+
+def test_every_power_of_two_is_exact():
+    exponents = torch.arange(-1074, 1024)
+    wanted = np.ldexp(1.0, exponents.numpy())
+    assert_array_equal(powers_of_two(exponents), wanted)
+    assert_array_equal(
+        powers_of_two(torch.tensor([-1075, -5000, 1024, 5000])), [0, 0, np.inf, np.inf]
     )
