@@ -4,10 +4,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import is_classifier
 from sklearn.utils.validation import check_array
 from torch import Tensor
 
 from skorchless.estimators import inputs
+from skorchless.estimators.overflow import in_range
 from skorchless.estimators.settings import full_precision
 from skorchless.sources import LargeMatrix, SparseRows
 
@@ -15,7 +17,7 @@ from skorchless.sources import LargeMatrix, SparseRows
 def raw_predictions(
     estimator: Any, X: Any, coef: np.ndarray, intercept: np.ndarray
 ) -> np.ndarray | Tensor:
-    """``X W + b``, in the precision of X.
+    """``X W + b``, in the precision of X; logits are finite.
 
     Parameters
     ----------
@@ -29,46 +31,63 @@ def raw_predictions(
     -------
     raw : ndarray or Tensor of shape (n, K)
     """
+    n_logits = len(np.atleast_2d(estimator.coef_)) if is_classifier(estimator) else None
     if isinstance(X, Tensor):
         rows = inputs.features(estimator, X, reset=False)
         assert not isinstance(rows, SparseRows)
-        return _in_torch(rows, coef, intercept)
+        return _in_torch(rows, coef, intercept, n_logits)
     matrix = inputs.large_matrix(estimator, X, reset=False)
     if matrix is not None:
-        return _in_runs(estimator, matrix, coef, intercept)
+        return _in_runs(estimator, matrix, coef, intercept, n_logits)
     array = inputs.array_features(estimator, X, reset=False)
-    raw: np.ndarray = array @ coef.T.astype(array.dtype, copy=False)
-    raw += intercept.astype(array.dtype, copy=False)
+    with np.errstate(over="ignore", invalid="ignore"):
+        raw: np.ndarray = array @ coef.T.astype(array.dtype, copy=False)
+        raw += intercept.astype(array.dtype, copy=False)
+    in_range(raw, array, coef, intercept, n_logits)
     return raw
 
 
-def _in_torch(rows: Tensor | LargeMatrix, coef: np.ndarray, intercept: np.ndarray) -> Tensor:
+def _in_torch(
+    rows: Tensor | LargeMatrix, coef: np.ndarray, intercept: np.ndarray, n_logits: int | None
+) -> Tensor:
     kind = rows.device.type
     with torch.no_grad(), torch.autocast(kind, enabled=False), full_precision:
         weights = torch.from_numpy(coef).to(rows.device, rows.dtype).T
         bias = torch.from_numpy(intercept).to(rows.device, rows.dtype)
         if isinstance(rows, Tensor):
-            return torch.addmm(bias, rows, weights)
+            raw = torch.addmm(bias, rows, weights)
+            in_range(raw, rows, coef, intercept, n_logits)
+            return raw
         raw = torch.empty(len(rows), len(bias), dtype=rows.dtype, device=rows.device)
         done = 0
         for run in rows.runs():
-            torch.addmm(bias, run.to(rows.dtype), weights, out=raw[done : done + len(run)])
+            out = raw[done : done + len(run)]
+            torch.addmm(bias, run.to(rows.dtype), weights, out=out)
+            in_range(out, run, coef, intercept, n_logits)
             done += len(run)
         return raw
 
 
 def _in_runs(
-    estimator: Any, matrix: LargeMatrix, coef: np.ndarray, intercept: np.ndarray
+    estimator: Any,
+    matrix: LargeMatrix,
+    coef: np.ndarray,
+    intercept: np.ndarray,
+    n_logits: int | None,
 ) -> np.ndarray:
     """Some rows at a time, which are only checked now."""
     dtype = np.float32 if matrix.dtype == torch.float32 else np.float64
     raw = np.empty((len(matrix), len(coef)), dtype=dtype)
-    weights, done = coef.T.astype(dtype, copy=False), 0
-    for run in matrix.runs():
-        block = check_array(
-            run.numpy(), dtype=[np.float64, np.float32], estimator=estimator, input_name="X"
-        )
-        np.matmul(block, weights, out=raw[done : done + len(block)])
-        done += len(block)
-    raw += intercept.astype(dtype, copy=False)
+    done = 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        weights, bias = (array.astype(dtype, copy=False) for array in (coef.T, intercept))
+        for run in matrix.runs():
+            block = check_array(
+                run.numpy(), dtype=[np.float64, np.float32], estimator=estimator, input_name="X"
+            )
+            out = raw[done : done + len(block)]
+            np.matmul(block, weights, out=out)
+            out += bias
+            in_range(out, block, coef, intercept, n_logits)
+            done += len(block)
     return raw

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.sparse import issparse
+from sklearn.base import is_classifier
 from torch import Tensor
 
 from skorchless.estimators import inputs
@@ -21,6 +22,7 @@ from skorchless.estimators.callbacks import (
     let_go,
 )
 from skorchless.estimators.candidates import STACKED, models_a_stack, share_steps, size_of
+from skorchless.estimators.overflow import in_range
 from skorchless.estimators.parameters import PARAMETERS, check_parameters
 from skorchless.estimators.predictions import raw_predictions
 from skorchless.estimators.settings import full_precision
@@ -227,19 +229,25 @@ def predict_together(models: Sequence[TorchLinearModel], X: Any) -> np.ndarray:
     coef = np.stack([np.atleast_2d(model.coef_) for model in models])  # (M, K, D)
     intercept = np.stack([np.atleast_1d(model.intercept_) for model in models])
     outputs = coef.shape[0] * coef.shape[1]
+    flat_models = coef.reshape(outputs, -1), intercept.reshape(outputs)
+    n_logits = coef.shape[1] if is_classifier(first) else None
     if inputs.large_matrix(first, X, reset=False) is not None:
-        raw = raw_predictions(first, X, coef.reshape(outputs, -1), intercept.reshape(outputs))
+        raw = raw_predictions(first, X, *flat_models)
         raw = inputs.as_numpy(raw).T
     elif isinstance(X, Tensor):
         rows = inputs.tensor_features(first, X, reset=False)
         with torch.no_grad(), torch.autocast(rows.device.type, enabled=False), full_precision:
-            weights = torch.from_numpy(coef.reshape(outputs, -1)).to(rows)
-            bias = torch.from_numpy(intercept.reshape(outputs, 1)).to(rows)
-            raw = torch.addmm(bias, weights, rows.T).numpy(force=True)
+            weights, bias = (torch.from_numpy(part).to(rows) for part in flat_models)
+            bias = bias.unsqueeze(1)
+            product = torch.addmm(bias, weights, rows.T)
+            in_range(product.T, rows, *flat_models, n_logits)
+            raw = product.numpy(force=True)
     else:
         array = inputs.array_features(first, X, reset=False)
-        flat = coef.reshape(outputs, -1).astype(array.dtype, copy=False)
-        raw = np.ascontiguousarray((array @ flat.T).T) if issparse(array) else flat @ array.T
-        raw += intercept.reshape(outputs, 1).astype(array.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):
+            flat = flat_models[0].astype(array.dtype, copy=False)
+            raw = np.ascontiguousarray((array @ flat.T).T) if issparse(array) else flat @ array.T
+            raw += intercept.reshape(outputs, 1).astype(array.dtype)
+        in_range(raw.T, array, *flat_models, n_logits)
     shaped: np.ndarray = raw.reshape(*coef.shape[:2], -1)
     return shaped
