@@ -284,7 +284,8 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         suffix: str = "",
     ) -> Data:
         """Encode the targets; drop rows that weigh nothing first, and their classes with them."""
-        inputs.check_same_device(X, y=y, sample_weight=sample_weight)
+        others = {"y" + suffix: y, "sample_weight" + suffix: sample_weight}
+        inputs.check_same_device(X, **others)
         target = self._check_target(y, "y" + suffix)
         inputs.check_lengths(X, target)
         weight = inputs.weights(

@@ -9,6 +9,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
+from skorchless.estimators.inputs import named
 from skorchless.estimators.ranks import check_some_rows
 from skorchless.reducer import Reducer
 from skorchless.sources import Matrix, SparseRows
@@ -150,11 +151,12 @@ class Data:
         """
         own = self.weight is not None or class_weights is not None
         factors = self._factors(class_weights)
-        largest = int(factors.exponent[factors.mantissa > 0].max()) if own and len(self.X) else None
+        powers = factors.exponent[factors.mantissa > 0]
+        largest = int(powers.max()) if own and len(powers) else None
         everywhere = [top for top in reducer.exchange(largest) if top is not None]
         first = unit is None
         unit = max(everywhere, default=0) if unit is None else unit
-        if not everywhere and unit == 0:
+        if not own and unit == 0:
             return self, unit
         if not first and everywhere and not -LEAST_LATER <= max(everywhere) - unit <= MOST_LATER:
             raise ValueError(
@@ -206,9 +208,16 @@ def class_weights(
     """What each class counts, shape ``(n_classes,)``; "balanced" goes by the rows' weights."""
     if class_weight == "balanced":
         return _balanced(len(classes), data, reducer)
-    weights = compute_class_weight(class_weight, classes=classes, y=classes)
+    with named("class_weight"):
+        weights = compute_class_weight(class_weight, classes=classes, y=classes)
     if not np.isfinite(weights).all() or (weights < 0).any():
         raise ValueError(f"class_weight must be finite and not negative. Got {class_weight!r}.")
+    weighing = classes[weights > 0].tolist()
+    if len(weighing) == 1:
+        raise ValueError(
+            f"class_weight leaves a single class, {weighing[0]!r}: all others weigh 0. Softmax "
+            "regression needs at least 2 classes of a weight above 0."
+        )
     return Factors.of(torch.from_numpy(np.asarray(weights, dtype=np.float64)))
 
 

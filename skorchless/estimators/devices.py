@@ -2,6 +2,7 @@
 
 import torch
 
+from skorchless.estimators.parameters import shown
 from skorchless.reducer import local_rank_device
 
 #: Multiply-adds a pass from which moving to an accelerator pays.
@@ -55,9 +56,9 @@ def resolve_device(
     names = available_devices()
     try:
         chosen = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"device={device!r} is not a device that torch knows. Devices here: {names}."
+            f"device={shown(device)} is not a device that torch knows. Devices here: {names}."
         ) from error
     known = {torch.device(name) for name in names} | {torch.device(n.split(":")[0]) for n in names}
     if chosen.type != "cpu" and chosen not in known:

@@ -3,7 +3,10 @@
 Nothing here writes to what it is given.
 """
 
+import contextlib
+import re
 import warnings
+from collections.abc import Iterator
 from numbers import Number
 from typing import Any
 
@@ -23,8 +26,58 @@ COMPUTE_DTYPE = {
     torch.float32: torch.float32,
 }
 
+#: Floating point numbers that NumPy has too.
+OF_NUMPY = (torch.float16, torch.float32, torch.float64)
+
 #: What scikit-learn says where no row counts.
 NO_WEIGHT = "Sample weights must contain at least one non-zero number."
+
+
+#: Tensors that hold no plain numbers, and the cure.
+NOT_PLAIN = {
+    "nested": "Pass one with rows of one length, as from torch.nested.to_padded_tensor.",
+    "sparse": "Pass a SciPy sparse matrix, or use '.to_dense()' to convert it.",
+    "quantized": "Use '.dequantize()' to convert it.",
+    "meta": "Pass one that holds numbers.",
+}
+
+
+@contextlib.contextmanager
+def named(name: str) -> Iterator[None]:
+    """Let what goes wrong with an argument name it, in a ValueError or TypeError."""
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            yield
+    except OverflowError as error:
+        raise ValueError(f"Input {name} contains a number too large for float64.") from error
+    except (ValueError, TypeError) as error:
+        if re.search(rf"\b{name}\b", str(error)):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"Input {name}: {error}") from error
+
+
+def check_plain(values: Any, name: str) -> None:
+    """Raise TypeError for a tensor that is not simply numbers in memory, ValueError for complex."""
+    if not isinstance(values, Tensor):
+        return
+    if values.is_complex():
+        raise ValueError(f"Complex data not supported in {name}.")
+    if values.is_nested:
+        kind = "nested"
+    elif values.layout != torch.strided:
+        kind = "sparse"
+    elif values.is_quantized:
+        kind = "quantized"
+    elif values.is_meta:
+        kind = "meta"
+    elif type(values).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        raise TypeError(f"{name} is a {type(values).__name__}. Pass a plain torch.Tensor.")
+    else:
+        return
+    raise TypeError(
+        f"A {kind} tensor was passed for {name}, but tensors have to be dense. {NOT_PLAIN[kind]}"
+    )
 
 
 class TakesSparse:
@@ -60,24 +113,31 @@ def features(estimator: Any, X: Any, *, reset: bool, name: str = "X", min_rows: 
 
     What is too large to be copied comes as it lies.
     """
-    matrix = large_matrix(estimator, X, reset=reset)
-    if matrix is not None:
-        if matrix.stored.rows.is_floating_point():
-            for run in matrix.runs():
-                if isinstance(X, Tensor):
-                    finite(run, name)
-                else:
-                    _check_finite(run, run.numpy(), estimator, name)
-        return matrix
-    if isinstance(X, Tensor):
-        return tensor_features(estimator, X, reset=reset, name=name, min_rows=min_rows)
-    array = array_features(
-        estimator, X, reset=reset, order="C", ensure_all_finite=False, ensure_min_samples=min_rows
-    )
-    sparse = issparse(array)
-    checked = as_tensor(array.data if sparse else array)
-    _check_finite(checked, array, estimator, name)
-    return SparseRows.of(array) if sparse else checked
+    with named(name):
+        check_plain(X, name)
+        matrix = large_matrix(estimator, X, reset=reset)
+        if matrix is not None:
+            if matrix.stored.rows.is_floating_point():
+                for run in matrix.runs():
+                    if isinstance(X, Tensor):
+                        finite(run, name)
+                    else:
+                        _check_finite(run, run.numpy(), estimator, name)
+            return matrix
+        if isinstance(X, Tensor):
+            return tensor_features(estimator, X, reset=reset, name=name, min_rows=min_rows)
+        array = array_features(
+            estimator,
+            X,
+            reset=reset,
+            order="C",
+            ensure_all_finite=False,
+            ensure_min_samples=min_rows,
+        )
+        sparse = issparse(array)
+        checked = as_tensor(array.data if sparse else array)
+        _check_finite(checked, array, estimator, name)
+        return SparseRows.of(array) if sparse else checked
 
 
 def array_features(estimator: Any, X: Any, *, reset: bool, **checks: Any) -> Any:
@@ -151,20 +211,26 @@ def _as_it_lies(X: Any) -> tuple[Tensor | None, torch.dtype]:
 
 def numbers(y: Any, name: str) -> Tensor:
     """Check a numeric target and return it as a tensor of shape ``(n,)`` or ``(n, K)``."""
-    if isinstance(y, Tensor):
-        target = finite(y.detach(), name)
-        if target.ndim not in (1, 2):
-            raise ValueError(f"{name} must be of 1 or 2 dimensions, got {target.ndim}.")
-        return target
-    array = check_array(
-        y,
-        ensure_2d=False,
-        allow_nd=False,
-        dtype=[np.float64, np.float32],
-        ensure_min_samples=0,
-        input_name=name,
-    )
-    return as_tensor(array)
+    with named(name):
+        check_plain(y, name)
+        if isinstance(y, Tensor):
+            target = finite(y.detach(), name)
+            if target.ndim not in (1, 2):
+                raise ValueError(f"{name} must be of 1 or 2 dimensions, got {target.ndim}.")
+        else:
+            array = check_array(
+                y,
+                ensure_2d=False,
+                allow_nd=False,
+                dtype=[np.float64, np.float32],
+                ensure_min_samples=0,
+                ensure_min_features=0,
+                input_name=name,
+            )
+            target = as_tensor(array)
+    if target.ndim == 2 and target.shape[1] == 0:
+        raise ValueError(f"{name} must have at least one column. Got shape {tuple(target.shape)}.")
+    return target
 
 
 def weights(
@@ -179,32 +245,33 @@ def weights(
     """
     if sample_weight is None:
         return None
+    with named(name):
+        weight = _as_weights(sample_weight, n_rows, name)
+        if weight.ndim != 1:
+            raise ValueError(
+                f"Sample weights must be 1D array or scalar, got {weight.ndim}D array. Expected "
+                f"either a scalar value or a 1D array of length {n_rows}."
+            )
+        if len(weight) != n_rows:
+            raise ValueError(f"{name}.shape == {tuple(weight.shape)}, expected {(n_rows,)}!")
+        if bool((weight < 0).any()):
+            raise ValueError(f"Negative values in data passed to `{name}`.")
+        if not all_zero and not bool(weight.any()):
+            raise ValueError(NO_WEIGHT)
+        return weight
+
+
+def _as_weights(sample_weight: Any, n_rows: int, name: str) -> Tensor:
+    """Finite row weights in double precision, one number repeated."""
+    check_plain(sample_weight, name)
     if isinstance(sample_weight, Number) or getattr(sample_weight, "shape", None) == ():
         sample_weight = np.full(n_rows, float(sample_weight))
     if isinstance(sample_weight, Tensor):
-        weight = finite(sample_weight.detach(), name).to(torch.float64)
-    else:
-        weight = as_tensor(
-            check_array(
-                sample_weight,
-                ensure_2d=False,
-                dtype=np.float64,
-                ensure_min_samples=0,
-                input_name=name,
-            )
-        )
-    if weight.ndim != 1:
-        raise ValueError(
-            f"Sample weights must be 1D array or scalar, got {weight.ndim}D array. Expected "
-            f"either a scalar value or a 1D array of length {n_rows}."
-        )
-    if len(weight) != n_rows:
-        raise ValueError(f"{name}.shape == {tuple(weight.shape)}, expected {(n_rows,)}!")
-    if bool((weight < 0).any()):
-        raise ValueError(f"Negative values in data passed to `{name}`.")
-    if not all_zero and not bool(weight.any()):
-        raise ValueError(NO_WEIGHT)
-    return weight
+        return finite(sample_weight.detach(), name).to(torch.float64)
+    array = check_array(
+        sample_weight, ensure_2d=False, dtype=np.float64, ensure_min_samples=0, input_name=name
+    )
+    return as_tensor(array)
 
 
 def relative_weights(sample_weight: Any) -> Any:
@@ -212,7 +279,7 @@ def relative_weights(sample_weight: Any) -> Any:
 
     What is no array of finite floats comes as it is.
     """
-    weight = np.asarray(as_numpy(sample_weight))
+    weight = np.asarray(as_numpy(sample_weight, "sample_weight"))
     if weight.dtype.kind != "f" or not weight.size:
         return as_numpy(sample_weight)
     exponent = np.frexp(weight.max())[1]
@@ -221,13 +288,7 @@ def relative_weights(sample_weight: Any) -> Any:
 
 def finite(values: Tensor, name: str) -> Tensor:
     """Widen a tensor to the dtype to compute in and refuse what is not a finite number."""
-    if values.is_sparse or values.layout != torch.strided:
-        raise TypeError(
-            f"A sparse tensor was passed for {name}, but tensors have to be dense. Pass a SciPy "
-            "sparse matrix, or use '.to_dense()' to convert it."
-        )
-    if values.is_complex():
-        raise ValueError("Complex data not supported")
+    check_plain(values, name)
     values = values.to(COMPUTE_DTYPE.get(values.dtype, torch.float64))
     if not bool(values.sum().isfinite()) and not bool(values.isfinite().all()):
         kind = "NaN" if bool(values.isnan().any()) else "infinity or a value too large"
@@ -260,11 +321,13 @@ def check_same_device(X: Matrix, **others: Any) -> None:
             )
 
 
-def as_numpy(values: Any) -> Any:
+def as_numpy(values: Any, name: str = "y") -> Any:
     """A tensor's values in NumPy, wherever it is; anything else as it is."""
     if not isinstance(values, Tensor):
         return values
-    return (values.float() if values.dtype == torch.bfloat16 else values).numpy(force=True)
+    check_plain(values, name)
+    widened = values.is_floating_point() and values.dtype not in OF_NUMPY
+    return (values.float() if widened else values).numpy(force=True)
 
 
 def numpy_dtype(X: Matrix) -> type[np.floating[Any]]:
@@ -280,9 +343,11 @@ def initial(value: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
     ValueError
         If they are not finite or not of `shape`.
     """
-    if isinstance(value, Tensor):
-        value = value.numpy(force=True)
-    array = np.asarray(value, dtype=np.float64)
+    with named(name):
+        array = np.asarray(as_numpy(value, name))
+        if array.dtype.kind == "c":
+            raise ValueError("Complex data not supported")
+        array = array.astype(np.float64)
     if array.shape != shape and array.size == 1 == int(np.prod(shape)):
         array = array.reshape(shape)
     if array.shape != shape:

@@ -1,5 +1,6 @@
 """Labels of any kind, and the classes that they name. Tensors are encoded where they are."""
 
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
-from skorchless.estimators.inputs import as_numpy, as_tensor
+from skorchless.estimators.inputs import as_numpy, as_tensor, check_plain, named
 
 #: Dtypes whose values int64 or float64 hold exactly.
 ENCODED_IN_PLACE = {
@@ -34,24 +35,51 @@ def checked_labels(y: Any, name: str) -> np.ndarray | Tensor:
     ValueError
         For labels of another shape, or that are missing, fractions or not finite.
     """
-    if isinstance(y, Tensor) and y.ndim == 1 and y.dtype in ENCODED_IN_PLACE:
-        labels = y.detach()
-        if not labels.is_floating_point():
-            return labels
-        if bool((labels.isfinite() & (labels == labels.round())).all()):
-            return labels
-    if isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype.kind in "biu":
-        return np.asarray(y)  # whole numbers are always labels, and the checks are slow
-    array: np.ndarray = column_or_1d(as_numpy(y), warn=True)
-    if array.dtype == object and any(label is None for label in array):
+    with named(name):
+        check_plain(y, name)
+        if isinstance(y, Tensor) and y.ndim == 1 and y.dtype in ENCODED_IN_PLACE:
+            labels = y.detach()
+            if not labels.is_floating_point():
+                return labels
+            if bool((labels.isfinite() & (labels == labels.round())).all()):
+                return labels
+        if isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype.kind in "biu":
+            return np.asarray(y)  # whole numbers are always labels, and the checks are slow
+        array: np.ndarray = column_or_1d(as_numpy(y, name), warn=True)
+        if array.dtype == object and any(label is None for label in array):
+            raise ValueError(
+                f"Input {name} contains None. Leave out the rows whose label is missing, or give "
+                "them a label of their own."
+            )
+        if array.dtype.kind == "c":
+            raise ValueError("Complex data not supported")
+        if array.dtype.kind not in "biu":
+            assert_all_finite(array, input_name=name)
+            _check_one_kind(y, array, name)
+            check_classification_targets(array)
+        return array
+
+
+def _check_one_kind(y: Any, array: np.ndarray, name: str) -> None:
+    """Raise ValueError for words among numbers, which NumPy would make words of, or not sort."""
+    labels = array
+    if array.dtype.kind in "SU" and isinstance(y, list | tuple):
+        labels = np.array(y, dtype=object).ravel()
+    if labels.dtype != object:
+        return
+    kinds = {_kind(label) for label in labels}
+    if len(kinds) > 1:
         raise ValueError(
-            f"Input {name} contains None. Leave out the rows whose label is missing, or give them "
-            "a label of their own."
+            f"Labels must be of one kind, but {name} has {' and '.join(sorted(kinds))}. Make them "
+            "all words, or all whole numbers."
         )
-    if array.dtype.kind not in "biu":
-        assert_all_finite(array, input_name=name)
-        check_classification_targets(array)
-    return array
+
+
+def _kind(label: Any) -> str:
+    if isinstance(label, str | bytes):
+        return "words" if isinstance(label, str) else "bytes"
+    is_number = isinstance(label, Number | np.bool_)
+    return "numbers" if is_number else f"labels of type {type(label).__name__}"
 
 
 def checked_classes(classes: Any, known: np.ndarray | None) -> np.ndarray:
@@ -62,10 +90,13 @@ def checked_classes(classes: Any, known: np.ndarray | None) -> np.ndarray:
     ValueError
         If there is no list of them, or they are not those that are `known` from an earlier call.
     """
-    array = np.asarray(as_numpy(classes))
-    if array.ndim == 0:
-        raise ValueError(f"classes must list the labels, such as [0, 1, 2]. Got {classes!r}.")
-    announced: np.ndarray = np.unique(array)
+    with named("classes"):
+        array = np.asarray(as_numpy(classes, "classes"))
+        if array.ndim != 1 or not len(array):
+            raise ValueError(f"classes must list the labels, such as [0, 1, 2]. Got {classes!r}.")
+        announced: np.ndarray = np.unique(as_numpy(checked_labels(classes, "classes")))
+    if len(announced) < 2:
+        raise ValueError(f"classes must list at least 2 labels. Got {classes!r}.")
     if known is not None and not np.array_equal(announced, known):
         raise ValueError(
             f"`classes={announced!r}` is not the same as on last call to partial_fit, was: "

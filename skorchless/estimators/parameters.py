@@ -34,10 +34,13 @@ class Number:
         kind = Integral if self.whole else Real
         if isinstance(value, bool | np.bool_) or not isinstance(value, kind):
             return False
-        number = int(value) if isinstance(value, Integral) else float(value)
+        try:
+            number: Any = value if self.whole else float(value)
+        except OverflowError:
+            return False
         above = number >= self.low if self.closed in ("left", "both") else number > self.low
         below = number <= self.high if self.closed in ("right", "both") else number < self.high
-        return above and below
+        return bool(above and below)
 
     def __str__(self) -> str:
         left = "[" if self.closed in ("left", "both") else "("
@@ -106,10 +109,10 @@ PARAMETERS: dict[str, list[Rule]] = {
     "momentum": [Number(0.0, 1.0)],
     "nesterov": [BOOLEAN],
     "betas": [Pair()],
-    "batch_size": [Number(1, whole=True), NOTHING, AUTO],
-    "max_iter": [Number(1, whole=True)],
+    "batch_size": [Number(1, 2**63, whole=True), NOTHING, AUTO],
+    "max_iter": [Number(1, 2**63, whole=True)],
     "tol": [Number(0.0), NOTHING],
-    "n_iter_no_change": [Number(1, whole=True)],
+    "n_iter_no_change": [Number(1, 2**63, whole=True)],
     "shuffle": [BOOLEAN],
     "early_stopping": [BOOLEAN],
     "validation_fraction": [Number(0.0, 1.0, closed="neither")],
@@ -122,7 +125,7 @@ PARAMETERS: dict[str, list[Rule]] = {
         OneOf((np.random.RandomState,), "a numpy.random.RandomState"),
         NOTHING,
     ],
-    "verbose": [Number(0, whole=True), BOOLEAN],
+    "verbose": [Number(0, 2**63, whole=True), BOOLEAN],
 }
 
 
@@ -154,13 +157,21 @@ def check_parameters(
             words = [str(rule) for rule in rules]
             allowed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
             raise InvalidParameterError(
-                f"The {name!r} parameter of {owner} must be {allowed}. Got {value!r} instead."
+                f"The {name!r} parameter of {owner} must be {allowed}. Got {shown(value)} instead."
             )
     if parameters["nesterov"] and parameters["optimizer"] == "sgd" and parameters["momentum"] == 0:
         raise InvalidParameterError(
             f"The 'nesterov' parameter of {owner} must be False unless 'momentum' is above 0. "
             "Got nesterov=True and momentum=0."
         )
+
+
+def shown(value: Any) -> str:
+    """A value as it is written, if it can be."""
+    try:
+        return repr(value)
+    except ValueError:  # whole numbers of thousands of digits
+        return f"a {type(value).__name__} of too many digits"
 
 
 class InvalidParameterError(ValueError, TypeError):

@@ -36,10 +36,11 @@ def raw_predictions(
         rows = inputs.features(estimator, X, reset=False)
         assert not isinstance(rows, SparseRows)
         return _in_torch(rows, coef, intercept, n_logits)
-    matrix = inputs.large_matrix(estimator, X, reset=False)
-    if matrix is not None:
-        return _in_runs(estimator, matrix, coef, intercept, n_logits)
-    array = inputs.array_features(estimator, X, reset=False)
+    with inputs.named("X"):
+        matrix = inputs.large_matrix(estimator, X, reset=False)
+        if matrix is not None:
+            return _in_runs(estimator, matrix, coef, intercept, n_logits)
+        array = inputs.array_features(estimator, X, reset=False)
     with np.errstate(over="ignore", invalid="ignore"):
         raw: np.ndarray = array @ coef.T.astype(array.dtype, copy=False)
         raw += intercept.astype(array.dtype, copy=False)

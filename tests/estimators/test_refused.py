@@ -1,0 +1,260 @@
+"""What nobody can learn from is refused by name, wherever it is passed, and nothing changes."""
+
+import re
+import warnings
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from skorchless import BatchedGridSearchCV, TorchLinearRegressor, TorchSoftmaxClassifier
+
+HUGE = 10**400
+NUMBERS = [HUGE, -HUGE, Fraction(HUGE, 3), np.longdouble("1e400"), 10**5000]
+
+
+def refused(call, model, *names):
+    """The message of an error of ours that names one of `names`; the model is as before."""
+    before = dict(vars(model))
+    with pytest.raises((ValueError, TypeError)) as caught:
+        call()
+    message = str(caught.value)
+    assert any(re.search(rf"\b{name}\b", message) for name in names), message
+    assert vars(model) == before
+    return message
+
+
+@pytest.mark.parametrize(
+    "number", NUMBERS, ids=["int", "negative", "fraction", "long double", "digits"]
+)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "alpha",
+        "l1_ratio",
+        "learning_rate",
+        "momentum",
+        "max_iter",
+        "tol",
+        "n_iter_no_change",
+        "batch_size",
+        "validation_fraction",
+        "random_state",
+        "verbose",
+        "delta",
+        "betas",
+        "device",
+    ],
+)
+def test_parameters_beyond_floating_point(Estimator, data, name, number):
+    if name not in Estimator().get_params():
+        return
+    model = Estimator(**{name: (0.9, number) if name == "betas" else number})
+    refused(lambda: model.fit(*data), model, name)
+
+
+def given_to(Estimator, model, X, y, name, value):
+    """Pass `value` as one of the things that a fit takes."""
+    rows = {"X_val": X, "y_val": y} if name.endswith("_val") else {}
+    arguments = {"X": X, "y": y} | rows | {name: value}
+    model.fit(**arguments)
+
+
+@pytest.mark.parametrize("number", NUMBERS[:4], ids=["int", "negative", "fraction", "long double"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "X",
+        "y",
+        "sample_weight",
+        "coef_init",
+        "intercept_init",
+        "X_val",
+        "y_val",
+        "sample_weight_val",
+    ],
+)
+def test_numbers_beyond_floating_point(Estimator, data, name, number):
+    X, y = data
+    shape = np.shape(Estimator().fit(X, y).coef_)
+    value = {
+        "X": [[number] * 4] * 90,
+        "coef_init": np.full(shape, number, dtype=object),
+        "intercept_init": np.full(shape[:-1], number, dtype=object),
+    }.get(name.removesuffix("_val"), [number] * 90)
+    model = Estimator()
+    if Estimator is TorchSoftmaxClassifier and name.startswith("y") and number in (HUGE, -HUGE):
+        value = [HUGE, 1, 2] * 30  # whole numbers are labels, but of no dtype
+    refused(lambda: given_to(Estimator, model, X, y, name, value), model, name)
+
+
+@pytest.mark.parametrize(
+    "number", [*NUMBERS[:4], "much", None, [1.0], 1j, Decimal("1e500")], ids=str
+)
+def test_weights_of_one_number_and_of_classes(number):
+    X, y = np.eye(4), [0, 1, 0, 1]
+    model = TorchSoftmaxClassifier(class_weight={0: number, 1: 1.0})
+    refused(lambda: model.fit(X, y), model, "class_weight")
+    if number is not None:
+        model = TorchSoftmaxClassifier()
+        refused(lambda: model.fit(X, y, number), model, "sample_weight", "Sample weights")
+
+
+def nested(X, layout):
+    rows = X if X.ndim == 2 else X.unsqueeze(1)
+    return torch.nested.nested_tensor(list(rows), layout=layout)
+
+
+TENSORS = {
+    "quantized": lambda X: torch.quantize_per_tensor(X.float(), 0.1, 0, torch.qint8),
+    "nested": lambda X: nested(X, torch.strided),
+    "jagged": lambda X: nested(X, torch.jagged),
+    "meta": lambda X: X.to("meta"),
+    "coo": lambda X: X.to_sparse(),
+    "csr": lambda X: (X if X.ndim == 2 else X.unsqueeze(1)).to_sparse_csr(),
+    "mkldnn": lambda X: X.float().to_mkldnn(),
+    "masked": lambda X: torch.masked.masked_tensor(X, X > 0),
+    "complex": lambda X: X + 0j,
+}
+
+
+def tensor(kind, X):
+    """One of them; torch warns of most."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return TENSORS[kind](X)
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "X",
+        "y",
+        "sample_weight",
+        "coef_init",
+        "intercept_init",
+        "X_val",
+        "y_val",
+        "sample_weight_val",
+    ],
+)
+def test_tensors_that_hold_no_plain_numbers_are_refused_by_fit(Estimator, data, name, kind):
+    X, y = map(torch.from_numpy, data)
+    value = tensor(kind, X if name[0] == "X" else torch.ones(90).double())
+    model = Estimator()
+    refused(lambda: given_to(Estimator, model, X, y, name, value), model, name)
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+def test_and_by_every_other_method(Estimator, data, kind):
+    X, y = map(torch.from_numpy, data)
+    model = Estimator().fit(X, y)
+    bad, row = tensor(kind, X), tensor(kind, torch.ones(90).double())
+    classes = {} if Estimator is TorchLinearRegressor else {"classes": [0, 1, 2]}
+    calls = {
+        "X": [
+            lambda: model.predict(bad),
+            lambda: model.score(bad, y),
+            lambda: model.partial_fit(bad, y, **classes),
+            lambda: BatchedGridSearchCV(Estimator(), {"alpha": [0.1]}, cv=2).fit(bad, y),
+        ],
+        "y": [
+            lambda: model.score(X, row),
+            lambda: model.partial_fit(X, row, **classes),
+            lambda: BatchedGridSearchCV(Estimator(), {"alpha": [0.1]}, cv=2).fit(X, row),
+        ],
+        "sample_weight": [
+            lambda: model.score(X, y, row),
+            lambda: model.partial_fit(X, y, row, **classes),
+        ],
+    }
+    if classes:
+        calls["X"] += [lambda: model.predict_proba(bad), lambda: model.decision_function(bad)]
+        calls["classes"] = [lambda: Estimator().partial_fit(X, y, classes=row)]
+    for name, several in calls.items():
+        for call in several:
+            refused(call, model, name)
+
+
+@pytest.mark.parametrize("container", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+def test_targets_have_a_column(Estimator, data, container):
+    X, _ = data
+    model = Estimator()
+    refused(lambda: model.fit(X, container(np.ones((90, 0)))), model, "y")
+    refused(lambda: model.fit(X, container(np.ones((90, 2, 2)))), model, "y")
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        [],
+        np.array([]),
+        torch.tensor([]),
+        [0],
+        3,
+        "abc",
+        {0, 1},
+        [[0, 1], [2, 3]],
+        [np.nan, 0, 1],
+        [np.inf, 0, 1],
+        [0.5, 1.0],
+        [None, 0, 1],
+        ["a", None],
+        [0, 1, "a"],
+        ["a", 1],
+        [1j, 0],
+        [HUGE, 0, 1],
+        [object(), 0],
+    ],
+    ids=str,
+)
+def test_classes_that_are_no_labels(classes):
+    X, y = np.eye(4), [0, 1, 0, 1]
+    model = TorchSoftmaxClassifier()
+    refused(lambda: model.partial_fit(X, y, classes=classes), model, "classes")
+    model = TorchSoftmaxClassifier().partial_fit(X, y, classes=[0, 1])
+    refused(lambda: model.partial_fit(X, y, classes=classes), model, "classes")
+
+
+MIXED = [
+    [1, "a", 1, "a"], ["a", 1, "a", 1], np.array([1, "a"] * 2, dtype=object),
+    np.array(["a", 1] * 2, dtype=object), ["a", 1.5, "a", 1.5], [True, "a"] * 2, ["a", b"b"] * 2,
+    np.array(["a", (1,)] * 2, dtype=object),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("labels", MIXED, ids=str)
+def test_labels_of_several_kinds(labels):
+    X, model = np.eye(4), TorchSoftmaxClassifier()
+    message = refused(lambda: model.fit(X, labels), model, "y")
+    assert "one kind" in message
+    refused(lambda: model.fit(X, [0, 1, 0, 1], X_val=X, y_val=labels), model, "y_val")
+
+
+def test_a_word_among_the_numbers_names_where_it_is(Estimator, data):
+    X, y = data
+    model = Estimator()
+    words = np.full((90, 4), "red", dtype=object)
+    assert "could not convert" in refused(lambda: model.fit(words, y), model, "X")
+    held_out = {"X_val": words, "y_val": y}
+    assert "could not convert" in refused(lambda: model.fit(X, y, **held_out), model, "X_val")
+    refused(lambda: model.fit(X, y, X_val=X[:, :3], y_val=y), model, "X_val")
+    refused(lambda: model.fit(X, y, ["red"] * 90), model, "sample_weight")
+    refused(lambda: model.fit(X, y, coef_init="red"), model, "coef_init")
+    if Estimator is TorchLinearRegressor:
+        refused(lambda: model.fit(X, ["red"] * 90), model, "y")
+
+
+@pytest.mark.parametrize(
+    ("weights", "classes", "left"),
+    [({0: 1, 1: 0}, [0, 1], "0"), ({"a": 0, "b": 0, "c": 2.0}, ["a", "b", "c"], "'c'")],
+)
+def test_a_class_weight_that_leaves_one_class_says_so(weights, classes, left):
+    X = np.random.default_rng(0).normal(size=(30, 2))
+    y, model = np.resize(classes, 30), TorchSoftmaxClassifier(class_weight=weights)
+    message = refused(lambda: model.fit(X, y), model, "class_weight")
+    assert f"leaves a single class, {left}" in message
+    refused(lambda: model.partial_fit(X, y, classes=classes), model, "class_weight")
