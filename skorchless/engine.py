@@ -94,6 +94,8 @@ class ModelResult:
         The learning rate of the last pass.
     converged, diverged : bool
         Whether a stopping rule, or who watched, ended it; whether its loss left the finite numbers.
+    stuck : bool
+        Whether it ended because no step lowers its loss any further.
     blew_up : bool
         Whether it only stopped improving because its loss grew far beyond where it began.
     lost_digits : bool
@@ -110,6 +112,7 @@ class ModelResult:
     rate: float = 0.0
     converged: bool = False
     diverged: bool = False
+    stuck: bool = False
     blew_up: bool = False
     lost_digits: bool = False
     returned_objective: float | None = None
@@ -371,7 +374,8 @@ class _Run:
         for i in np.flatnonzero(done):
             result = self.results[self.stack[i]]
             result.diverged = bool(diverged[i])
-            result.converged = not result.diverged and not stuck[i]
+            result.stuck = bool(stuck[i])
+            result.converged = not result.diverged and not result.stuck
             if result.converged and self.controls.constant_loss is not None:
                 curve, constant = result.loss_curve, self.controls.constant_loss[self.stack[i]]
                 result.blew_up = bool(curve[-1] > BLOWN_UP * max(curve[0], constant))

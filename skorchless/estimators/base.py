@@ -409,10 +409,10 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
     def _why_training_ended(self, result: ModelResult) -> str:
         """Why training ended before `tol` was reached, and the cure."""
         name = type(self).__name__
-        if result.n_iter < self.max_iter:
+        if result.stuck:
             single = np.asarray(self.coef_).dtype == np.float32
             return (
-                f"{name} stopped after {result.n_iter} iterations, before tol={self.tol} was "
+                f"{name} stopped in iteration {result.n_iter}, before tol={self.tol} was "
                 "reached: no step lowers the objective any further, as rounding errors hide the "
                 f"rest. {'Pass X as float64, r' if single else 'R'}emove nearly collinear "
                 "features, raise alpha, or raise tol."

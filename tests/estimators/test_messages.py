@@ -385,11 +385,13 @@ def test_without_a_tolerance_nobody_warns(Estimator, data):
     assert model.n_iter_ == 2
 
 
-def test_a_search_that_finds_nothing_lower_says_so(Estimator, data, monkeypatch):
+@pytest.mark.parametrize("max_iter", [1, 1000])
+def test_a_search_that_finds_nothing_lower_says_so(Estimator, data, monkeypatch, max_iter):
     monkeypatch.setattr("skorchless.optimizers.descent.MOST_REJECTED", 0)
-    words = r"stopped after 1 iterations, before tol=1e-09 was reached: no step lowers"
-    with pytest.warns(ConvergenceWarning, match=words):
-        Estimator(alpha=0.01, tol=1e-9).fit(*data)
+    words = r"stopped in iteration 1, before tol=1e-09 was reached: no step lowers"
+    with pytest.warns(ConvergenceWarning, match=words) as caught:
+        Estimator(alpha=0.01, tol=1e-9, max_iter=max_iter).fit(*data)
+    assert "max_iter" not in str(caught[0].message)
 
 
 # Ctrl-C.
