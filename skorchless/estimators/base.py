@@ -24,6 +24,7 @@ from skorchless.estimators.data import Data, Factors
 from skorchless.estimators.devices import check_dtype, resolve_device
 from skorchless.estimators.holdout import check_complete, hold_out
 from skorchless.estimators.memory import Memory
+from skorchless.estimators.out_of_memory import memory_errors
 from skorchless.estimators.parameters import PARAMETERS, check_parameters
 from skorchless.estimators.portable import Portable
 from skorchless.estimators.predictions import raw_predictions
@@ -163,6 +164,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
             self._warn_not_converged(outcome.results[0])
         return self
 
+    @memory_errors()
     @with_callbacks
     def _fit(
         self,
@@ -218,7 +220,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, *, first: bool) -> Self:
         """One pass; the `first` call learns shapes, the others go on from where it stopped."""
         reducer = reducer_of(self.distributed)
-        with reducer.together(), restored_on_error(self):
+        with reducer.together(), restored_on_error(self), memory_errors():
             self._check_pass(first=first)
             previous = dict(self.__dict__)
             facts = {"the method": "partial_fit", "whether it is the first call": first}
@@ -441,6 +443,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
 
     # Predicting.
 
+    @memory_errors()
     def _raw_predictions(self, X: Any) -> np.ndarray | Tensor:
         """``X W + b``, shape ``(n, K)``: torch for torch, else NumPy."""
         self._check_is_fitted()

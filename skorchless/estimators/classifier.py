@@ -19,6 +19,7 @@ from skorchless.estimators.labels import (
     labels_at,
     united,
 )
+from skorchless.estimators.out_of_memory import memory_errors
 from skorchless.reducer import Reducer
 
 
@@ -260,6 +261,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         raw = self._raw_predictions(X)
         return raw[:, 0] if len(self.classes_) == 2 else raw
 
+    @memory_errors()
     def predict(self, X: Any) -> Any:
         """Predict labels.
 
@@ -281,6 +283,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         index = (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
         return self.classes_[index]
 
+    @memory_errors()
     def predict_proba(self, X: Any) -> Any:
         """Compute the probabilities of the classes.
 
@@ -297,6 +300,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         log_p = self.predict_log_proba(X)
         return log_p.exp() if isinstance(log_p, Tensor) else np.exp(log_p)
 
+    @memory_errors()
     def predict_log_proba(self, X: Any) -> Any:
         """Compute the logarithms of the probabilities, exact where these underflow.
 

@@ -22,6 +22,7 @@ from skorchless.estimators.callbacks import (
     let_go,
 )
 from skorchless.estimators.candidates import STACKED, models_a_stack, share_steps, size_of
+from skorchless.estimators.out_of_memory import memory_errors
 from skorchless.estimators.overflow import in_range
 from skorchless.estimators.parameters import PARAMETERS, check_parameters
 from skorchless.estimators.predictions import raw_predictions
@@ -75,6 +76,7 @@ class Prepared:
     rows: tuple[Any, Any, Any]
 
 
+@memory_errors()
 def prepare(
     models: Sequence[TorchLinearModel],
     X: Any,
@@ -182,7 +184,8 @@ def _fit_stack(sets: Sequence[Prepared], task: Task) -> None:
                 heard[i] = Callbacks(model, *prepared.rows)
         watch = partial(_watch, heard, [model for model, _, _ in members]) if heard else None
         loss_name = members[0][0]._loss_name(task.data.n_outputs)
-        outcome = fit_candidates(parameters, loss_name, task, watch)
+        with memory_errors():
+            outcome = fit_candidates(parameters, loss_name, task, watch)
         if outcome.interrupt is not None:
             raise outcome.interrupt
         for i, (model, verdict, prepared) in enumerate(members):
@@ -211,6 +214,7 @@ def _watch(
     )
 
 
+@memory_errors()
 def predict_together(models: Sequence[TorchLinearModel], X: Any) -> np.ndarray:
     """Raw predictions of fitted estimators from one product.
 

@@ -10,6 +10,7 @@ import torch
 from skorchless.estimators.alphas import may_be_closed_form
 from skorchless.estimators.candidates import STACK_BYTES
 from skorchless.estimators.data import Data
+from skorchless.estimators.out_of_memory import memory_errors
 from skorchless.estimators.settings import own_settings
 from skorchless.model_selection.groups import Group
 from skorchless.optimizers.least_squares import Comoments, of_others
@@ -41,10 +42,13 @@ def comoments_of_folds(
     least = min(len(train) for train, _ in splits)
     if numbers * WIDE.itemsize > STACK_BYTES or least <= data.X.shape[1]:
         return none
-    with own_settings(data.X.device, data.X.numel() * data.X.shape[1]):
-        found = [_of_rows(data, rows) for rows in parts]
-        rest = found.pop() if len(parts) > len(splits) else None
-        return list(of_others(found, rest))
+    try:
+        with memory_errors(), own_settings(data.X.device, data.X.numel() * data.X.shape[1]):
+            found = [_of_rows(data, rows) for rows in parts]
+            rest = found.pop() if len(parts) > len(splits) else None
+            return list(of_others(found, rest))
+    except MemoryError:
+        return none
 
 
 def disjoint_parts(splits: Sequence[Split]) -> list[np.ndarray] | None:
@@ -86,8 +90,9 @@ def _data(group: Group, X: Any, y: Any, fit_params: dict[str, Any]) -> Data | No
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return group.unfitted()[0]._prepare(X, y, **fit_params).data
-        except (ValueError, TypeError):  # each fold will say so for itself
+            with memory_errors():
+                return group.unfitted()[0]._prepare(X, y, **fit_params).data
+        except (ValueError, TypeError, MemoryError):  # each fold will say so for itself
             return None
 
 

@@ -81,7 +81,7 @@ def _raw_predictions(
         some = finals[first : first + most]
         try:
             raw = None if rows is None else predict_together(some, rows)
-        except (ValueError, TypeError):  # each model will say so for itself
+        except (ValueError, TypeError, MemoryError):  # each model will say so for itself
             raw = None
         yield some, raw
 
