@@ -37,12 +37,19 @@ def everything_is_large(monkeypatch):
         monkeypatch.setattr(f"skorchless.sources.{name}", size)
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    if "long" not in config.getoption("markexpr"):
+        config.hook.pytest_deselected(items=[item for item in items if _is_long(item)])
+        items[:] = [item for item in items if not _is_long(item)]
     if torch.cuda.is_available():
         return
     for item in items:
         if item.get_closest_marker("cuda"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; torch sees none"))
+
+
+def _is_long(item):
+    return item.get_closest_marker("long") is not None
 
 
 @pytest.fixture(scope="session")

@@ -215,8 +215,6 @@ def numbers(y: Any, name: str) -> Tensor:
         check_plain(y, name)
         if isinstance(y, Tensor):
             target = finite(y.detach(), name)
-            if target.ndim not in (1, 2):
-                raise ValueError(f"{name} must be of 1 or 2 dimensions, got {target.ndim}.")
         else:
             array = check_array(
                 y,
@@ -228,6 +226,8 @@ def numbers(y: Any, name: str) -> Tensor:
                 input_name=name,
             )
             target = as_tensor(array)
+    if target.ndim not in (1, 2):
+        raise ValueError(f"{name} must be of 1 or 2 dimensions, got {target.ndim}.")
     if target.ndim == 2 and target.shape[1] == 0:
         raise ValueError(f"{name} must have at least one column. Got shape {tuple(target.shape)}.")
     return target
@@ -335,6 +335,12 @@ def numpy_dtype(X: Matrix) -> type[np.floating[Any]]:
     return np.float32 if X.dtype == torch.float32 else np.float64
 
 
+def _objects(array: np.ndarray) -> list[Any]:
+    """What is in an array of objects."""
+    objects: list[Any] = array.ravel().tolist() if array.dtype == object else []
+    return objects
+
+
 def initial(value: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """Check weights to start from.
 
@@ -345,7 +351,7 @@ def initial(value: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """
     with named(name):
         array = np.asarray(as_numpy(value, name))
-        if array.dtype.kind == "c":
+        if array.dtype.kind == "c" or any(isinstance(n, complex) for n in _objects(array)):
             raise ValueError("Complex data not supported")
         array = array.astype(np.float64)
     if array.shape != shape and array.size == 1 == int(np.prod(shape)):

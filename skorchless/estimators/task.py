@@ -65,10 +65,15 @@ class Outcome:
     memory: Memory
 
     def failure(self, model: int, passes_before: int = 0) -> ValueError | None:
-        """What to tell whoever wanted this model, if its loss left the finite numbers."""
-        result = self.results[model]
+        """What to tell whoever wanted this model, if its loss or they left the finite numbers."""
+        result, weights = self.results[model], self.weights[model]
         if not result.diverged and not result.blew_up:
-            return None
+            if weights is None or np.isfinite(weights).all():
+                return None
+            return ValueError(
+                f"The coefficients leave the range of {weights.dtype}: y is too large beside X. "
+                "Pass X or y in other units, or raise alpha."
+            )
         what = "left the finite numbers in" if result.diverged else "rose and rose until"
         cure = (
             f"with learning rate {result.rate:.6g}. Use a smaller learning_rate or "

@@ -227,7 +227,8 @@ def stop_distance(
     """
     objective = np.maximum(np.abs(value), NEGLIGIBLE * constant_loss)
     gained = np.maximum(constant_loss - value, 0.0)
-    distance: np.ndarray = tolerance * np.minimum(objective, gained)
+    with np.errstate(over="ignore"):  # any distance is near enough
+        distance: np.ndarray = tolerance * np.minimum(objective, gained)
     return distance
 
 
