@@ -11,6 +11,7 @@ from skorchless.estimators.alphas import may_be_closed_form
 from skorchless.estimators.candidates import STACK_BYTES
 from skorchless.estimators.data import Data
 from skorchless.estimators.out_of_memory import memory_errors
+from skorchless.estimators.parameters import check_parameters
 from skorchless.estimators.settings import own_settings
 from skorchless.model_selection.groups import Group
 from skorchless.optimizers.least_squares import Comoments, of_others
@@ -79,11 +80,13 @@ def disjoint_parts(splits: Sequence[Split]) -> list[np.ndarray] | None:
 
 def _wants_comoments(group: Group) -> bool:
     final = group.finals[0]
-    return (
-        group.estimator is final
-        and len(group.members) > 1
-        and may_be_closed_form(final._parameters())
-    )
+    if group.estimator is not final or len(group.members) < 2:
+        return False
+    try:
+        check_parameters(type(final).__name__, final._parameters())
+    except (ValueError, TypeError):  # each fold will say so for itself
+        return False
+    return may_be_closed_form(final._parameters())
 
 
 def _data(group: Group, X: Any, y: Any, fit_params: dict[str, Any]) -> Data | None:

@@ -109,7 +109,10 @@ def _final_key(final: TorchLinearModel) -> Any:
     An estimator that is not fitted holds its settings and, in private, what was asked of it.
     """
     own = {name: value for name, value in vars(final).items() if not name.startswith("_")}
-    settings = {**own, **stack_key(final._parameters())}
+    try:
+        settings = {**own, **stack_key(final._parameters())}
+    except (ValueError, TypeError):  # a parameter that cannot be compared, as its fit will say
+        settings = own
     return tuple((name, token(settings[name])) for name in sorted(settings))
 
 

@@ -2,11 +2,12 @@
 
 import re
 
+import numpy as np
 import pytest
-from searches import make_classes
+from searches import make_classes, make_numbers
 from sklearn.model_selection import GridSearchCV
 
-from skorchless import BatchedGridSearchCV
+from skorchless import BatchedGridSearchCV, TorchLinearRegressor
 
 GRID = {"learning_rate": [0.01, 0.1], "alpha": [0.0, 0.5]}
 
@@ -37,3 +38,16 @@ def test_lines_are_as_wide_as_a_terminal(capsys, sgd):
     lines = capsys.readouterr().out.splitlines()[1:]
     assert len(lines) == 8
     assert {len(line) for line in lines} == {80}
+
+
+@pytest.mark.parametrize("bad", [[1], "many", None, 10**400, np.ones(2)], ids=str)
+@pytest.mark.parametrize("name", ["max_iter", "alpha", "l1_ratio", "tol", "optimizer", "delta"])
+def test_a_bad_parameter_of_all_candidates_is_named(name, bad):
+    if name == "tol" and bad is None:
+        return
+    X, y = make_numbers(n=20)
+    grid = {"delta": [0.1, 0.2]} if name == "alpha" else {"alpha": [0.1, 0.2]}
+    grid = {"momentum": [0.1, 0.2]} if name == "delta" else grid
+    model = TorchLinearRegressor(**{name: bad})
+    with pytest.raises(ValueError, match=f"'{name}' parameter of TorchLinearRegressor must be"):
+        BatchedGridSearchCV(model, grid, cv=2, error_score="raise").fit(X, y)
