@@ -150,6 +150,10 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         ValueError
             For data or a parameter that makes no sense, or if the loss leaves the finite numbers.
             The estimator is then as it was before.
+        TypeError
+            For an argument of a kind that cannot be learnt from.
+        MemoryError
+            If there is not enough memory.
         RuntimeError
             With ``distributed=True``, if another rank raises or dies.
         """

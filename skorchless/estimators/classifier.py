@@ -256,7 +256,8 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         Returns
         -------
         scores : ndarray or Tensor of shape (n_samples, n_classes), or (n_samples,) for two classes
-            For two classes, the logit of ``classes_[1]``.
+            For two classes, the logit of ``classes_[1]``. Always finite: logits that overflow are
+            shifted or cut off, which the probabilities do not show.
         """
         raw = self._raw_predictions(X)
         return raw[:, 0] if len(self.classes_) == 2 else raw
