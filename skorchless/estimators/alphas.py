@@ -27,6 +27,7 @@ NEIGHBOURS = 4
 FEW_PASSES = 100
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def fit_candidates(
     candidates: Sequence[Parameters], loss_name: str, task: Task, watch: Watch | None = None
 ) -> Outcome:

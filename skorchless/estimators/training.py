@@ -86,6 +86,8 @@ MOST_BY_CHANCE = 5.0
 SCALING_ROWS = 1024
 
 
+# Losses and weights that leave the range of numbers are noticed, and told in words of our own.
+@np.errstate(over="ignore", invalid="ignore")
 def fit_stack(
     candidates: Sequence[Parameters],
     loss_name: str,

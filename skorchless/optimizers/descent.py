@@ -227,8 +227,7 @@ def stop_distance(
     """
     objective = np.maximum(np.abs(value), NEGLIGIBLE * constant_loss)
     gained = np.maximum(constant_loss - value, 0.0)
-    with np.errstate(over="ignore"):  # any distance is near enough
-        distance: np.ndarray = tolerance * np.minimum(objective, gained)
+    distance: np.ndarray = tolerance * np.minimum(objective, gained)
     return distance
 
 

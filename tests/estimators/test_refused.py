@@ -258,3 +258,39 @@ def test_a_class_weight_that_leaves_one_class_says_so(weights, classes, left):
     message = refused(lambda: model.fit(X, y), model, "class_weight")
     assert f"leaves a single class, {left}" in message
     refused(lambda: model.partial_fit(X, y, classes=classes), model, "class_weight")
+
+
+@pytest.mark.parametrize("value", [np.array([1j, 0j, 0j, 0j], dtype=object), [1j] * 4])
+def test_starts_that_are_complex(data, value):
+    X, y = data
+    model = TorchLinearRegressor()
+    refused(lambda: model.fit(X, y, coef_init=value), model, "coef_init")
+    refused(lambda: model.fit(X, y, intercept_init=value[0]), model, "intercept_init")
+
+
+@pytest.mark.parametrize(
+    "y", [3.5, np.array(3.5), torch.tensor(3.5)], ids=["number", "array", "tensor"]
+)
+def test_a_target_without_rows(Estimator, y):
+    model = Estimator()
+    refused(lambda: model.fit(np.eye(4), y), model, "y")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_coefficients_beyond_their_dtype(dtype):
+    rows = np.random.default_rng(0).normal(size=(30, 2))
+    size, of_y = (1e-25, 1e15) if dtype == np.float32 else (1e-200, 1e130)
+    X, y = (size * rows).astype(dtype), (of_y * rows[:, 0]).astype(dtype)
+    model = TorchLinearRegressor()
+    words = "coefficients leave the range"
+    assert words in refused(lambda: model.fit(X, y), model, "y")
+    search = BatchedGridSearchCV(model, {"tol": [1e-4, 1e-3]}, cv=2, error_score="raise")
+    with pytest.raises(ValueError, match=words):
+        search.fit(X, y)
+
+
+def test_any_tolerance_is_near_enough(Estimator, data):
+    assert Estimator(tol=1e308).fit(*data).converged_
+    X, y = data
+    if Estimator is TorchLinearRegressor:
+        assert Estimator(tol=1e300, alpha=0.1, loss="huber").fit(X, 1e30 * y).converged_
