@@ -341,8 +341,8 @@ def _objects(array: np.ndarray) -> list[Any]:
     return objects
 
 
-def initial(value: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Check weights to start from.
+def initial(value: Any, name: str, shape: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
+    """Check weights to start from, and return them in `dtype`.
 
     Raises
     ------
@@ -353,11 +353,11 @@ def initial(value: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
         array = np.asarray(as_numpy(value, name))
         if array.dtype.kind == "c" or any(isinstance(n, complex) for n in _objects(array)):
             raise ValueError("Complex data not supported")
-        array = array.astype(np.float64)
+        array = array.astype(dtype)
     if array.shape != shape and array.size == 1 == int(np.prod(shape)):
         array = array.reshape(shape)
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}; this data needs {shape}.")
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite. Got {value!r}.")
+        raise ValueError(f"{name} must be finite in {array.dtype}. Got {value!r}.")
     return array

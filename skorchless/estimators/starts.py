@@ -28,9 +28,11 @@ def start_weights(
     start = np.zeros((1, data.n_outputs, n_features + 1), dtype=inputs.numpy_dtype(data.X))
     for name, value in init.items():
         if name.startswith("coef"):
-            start[0, :, :-1] = inputs.initial(value, name, coef_shape).reshape(-1, n_features)
+            start[0, :, :-1] = inputs.initial(value, name, coef_shape, start.dtype).reshape(
+                -1, n_features
+            )
         elif fit_intercept:
-            start[0, :, -1] = inputs.initial(value, name, coef_shape[:-1])
+            start[0, :, -1] = inputs.initial(value, name, coef_shape[:-1], start.dtype)
     return start
 
 

@@ -260,6 +260,16 @@ def test_a_class_weight_that_leaves_one_class_says_so(weights, classes, left):
     refused(lambda: model.partial_fit(X, y, classes=classes), model, "class_weight")
 
 
+def test_starts_beyond_float32(make_data, Estimator):
+    X, y = make_data(dtype=np.float32)
+    model = Estimator()
+    shape = np.shape(Estimator().fit(X, y).coef_)
+    refused(lambda: model.fit(X, y, coef_init=np.full(shape, 1e300)), model, "coef_init")
+    refused(
+        lambda: model.fit(X, y, intercept_init=np.full(shape[:-1], 1e300)), model, "intercept_init"
+    )
+
+
 @pytest.mark.parametrize("value", [np.array([1j, 0j, 0j, 0j], dtype=object), [1j] * 4])
 def test_starts_that_are_complex(data, value):
     X, y = data
