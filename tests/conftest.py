@@ -4,6 +4,9 @@ import os
 
 os.environ["SCIPY_ARRAY_API"] = "1"
 
+import contextlib
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import settings
@@ -53,11 +56,29 @@ def _is_long(item):
 
 
 @pytest.fixture(scope="session")
-def group():
+def start_ranks(tmp_path_factory):
+    """Makes ranks that are ended, and whose folders pytest removes, whatever becomes of a test."""
+    with contextlib.ExitStack() as started:
+
+        def start(size, **options):
+            ranks = Ranks(size, partial(tmp_path_factory.mktemp, "ranks"), **options)
+            started.callback(ranks.close)
+            return ranks
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def shared_ranks(start_ranks):
     """Three ranks, which all tests share because it takes seconds to start them."""
-    ranks = Ranks(3)
-    yield ranks
-    ranks.close()
+    return start_ranks(3)
+
+
+@pytest.fixture
+def group(shared_ranks):
+    """The shared ranks, all of them there and in step, whatever the test before has done."""
+    shared_ranks.get_ready()
+    return shared_ranks
 
 
 @pytest.fixture

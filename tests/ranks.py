@@ -3,8 +3,7 @@
 import contextlib
 import datetime
 import multiprocessing
-import os
-import tempfile
+import time
 import traceback
 import warnings
 from dataclasses import dataclass
@@ -36,71 +35,104 @@ class Ranks:
     ----------
     size : int
         How many.
+    make_folder : callable
+        Makes a new folder for each group of processes.
     timeout : float
         The group's, in seconds.
     """
 
-    def __init__(self, size, timeout=20.0):
-        spawn = multiprocessing.get_context("spawn")
-        self._folder = tempfile.TemporaryDirectory()
-        store = os.path.join(self._folder.name, "store")
-        pipes = [spawn.Pipe() for _ in range(size)]
-        self.pipes = [ours for ours, _ in pipes]
-        self.processes = [
-            spawn.Process(target=_serve, args=(rank, size, store, timeout, theirs), daemon=True)
-            for rank, (_, theirs) in enumerate(pipes)
-        ]
-        for process, (_, theirs) in zip(self.processes, pipes, strict=True):
-            process.start()
-            theirs.close()
+    def __init__(self, size, make_folder, timeout=20.0):
+        self.size, self.make_folder, self.timeout = size, make_folder, timeout
+        self.pipes, self.processes = [], []
+        self._all_answered = True
 
-    def start(self, function, *arguments):
-        """Have every rank call ``function(rank, *arguments)``, for `results` to wait for."""
+    def get_ready(self):
+        """Start the processes, in the place of those that an earlier test has broken."""
+        if not self._in_step():
+            self.close()
+            self._start()
+            assert self._in_step()
+
+    def outcomes(self, function, *arguments, patience=PATIENCE):
+        """What ``function(rank, *arguments)`` gives on each: a value, a `Raised`, or `DIED`."""
+        self._all_answered = False
         for pipe in self.pipes:
-            pipe.send((function, arguments))
+            with contextlib.suppress(OSError):  # of one that has died
+                pipe.send((function, arguments))
+        deadline = time.monotonic() + patience
+        results = [self._receive(rank, deadline) for rank in range(self.size)]
+        self._all_answered = True
+        return results
 
-    def results(self):
-        """What it gave on each rank: a value, a `Raised`, or `DIED`."""
-        return [self._receive(pipe) for pipe in self.pipes]
-
-    def outcomes(self, function, *arguments):
-        """Both at once."""
-        self.start(function, *arguments)
-        return self.results()
-
-    def run(self, function, *arguments):
+    def run(self, function, *arguments, **options):
         """The values, where every rank has one."""
-        results = self.outcomes(function, *arguments)
+        results = self.outcomes(function, *arguments, **options)
         for rank, result in enumerate(results):
             if isinstance(result, Raised):
                 raise AssertionError(f"rank {rank}: {result.trace}")
         return results
 
     def close(self):
-        """End the processes."""
+        """End the processes, by force where one still owes an answer."""
         for pipe in self.pipes:
             with contextlib.suppress(OSError):
                 pipe.send(None)
         for process in self.processes:
-            process.join(PATIENCE)
-        self._folder.cleanup()
+            process.join(PATIENCE if self._all_answered else 0)
+            process.kill()
+            process.join()
+        for pipe in self.pipes:
+            pipe.close()
+        self.pipes, self.processes = [], []
+        self._all_answered = True
 
-    @staticmethod
-    def _receive(pipe) -> Any:
+    def _start(self):
+        spawn = multiprocessing.get_context("spawn")
+        store = str(self.make_folder() / "store")
+        pipes = [spawn.Pipe() for _ in range(self.size)]
+        self.pipes = [ours for ours, _ in pipes]
+        self.processes = [
+            spawn.Process(
+                target=_serve, args=(rank, self.size, store, self.timeout, theirs), daemon=True
+            )
+            for rank, (_, theirs) in enumerate(pipes)
+        ]
+        for process, (_, theirs) in zip(self.processes, pipes, strict=True):
+            process.start()
+            theirs.close()
+
+    def _in_step(self):
+        """Whether no answer is owed, and the processes still reach each other."""
+        alive = all(process.is_alive() for process in self.processes)
+        if not (self.processes and alive and self._all_answered):
+            return False
+        return self.outcomes(_count_ranks) == [self.size] * self.size
+
+    def _receive(self, rank, deadline) -> Any:
         try:
-            assert pipe.poll(PATIENCE), "a rank hangs"
-            return pipe.recv()
+            in_time = self.pipes[rank].poll(max(0.0, deadline - time.monotonic()))
+            assert in_time, f"rank {rank} hangs"
+            return self.pipes[rank].recv()
         except (EOFError, ConnectionResetError):
             return DIED
 
 
-def _serve(rank, size, store, timeout, pipe):
+def _count_ranks(rank):
+    one = torch.ones(1)
+    dist.all_reduce(one)
+    return int(one)
+
+
+def _serve(rank, size, path, timeout, pipe):
     warnings.simplefilter("error")
     torch.set_num_threads(1)
+    store = dist.FileStore(path, size)
+    store.set(f"rank {rank} is there", "yes")
+    # The group's timeout also holds for its beginning, and some processes take long to start.
+    everybody = [f"rank {other} is there" for other in range(size)]
+    store.wait(everybody, datetime.timedelta(seconds=PATIENCE))
     wait = datetime.timedelta(seconds=timeout)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=wait
-    )
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=wait)
     while (task := pipe.recv()) is not None:
         function, arguments = task
         try:

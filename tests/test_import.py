@@ -14,9 +14,9 @@ def output_of(program, folder):
     """What a fresh interpreter prints that finds a compiled copy of the package in `folder`."""
     shutil.copytree(ROOT, folder / "skorchless", ignore=shutil.ignore_patterns("__pycache__"))
     compile_all = [sys.executable, "-m", "compileall", "-q", str(folder / "skorchless")]
-    subprocess.run(compile_all, check=True, timeout=60)
+    subprocess.run(compile_all, check=True, timeout=300)
     run = [sys.executable, "-W", "error", "-c", program]
-    shown = subprocess.run(run, cwd=folder, check=True, capture_output=True, text=True, timeout=120)
+    shown = subprocess.run(run, cwd=folder, check=True, capture_output=True, text=True, timeout=300)
     assert shown.stderr == ""
     return shown.stdout
 

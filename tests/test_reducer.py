@@ -4,12 +4,12 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from ranks import Ranks
 
 from skorchless.reducer import CAPACITY, ONE_PROCESS, Group, Shard
 
@@ -103,53 +103,71 @@ def test_ranks_that_lose_step_are_told(group):
     group.run(add_up)
 
 
-def interrupt(rank, seconds):
+def interrupt(rank, path):
+    """Interrupt rank 1 after three sums; with a path, in the first, which the others wait with."""
     group = Group()
     reached = 0
     try:
         with group.together():
-            if rank == 1:
-                kill = os.kill, (os.getpid(), signal.SIGINT)
-                threading.Timer(0.1, *kill).start()
+            if path is not None and rank == 1:
+                threading.Thread(target=interrupt_collective, args=(group, path)).start()
             for _ in range(3):
-                time.sleep(0.0 if rank == 1 else seconds)
+                if path is not None and rank != 1:
+                    wait_for(path)
                 group.sum_(torch.zeros(3))
                 reached += 1
-            time.sleep(0.5)
+            if rank == 1:
+                signal.raise_signal(signal.SIGINT)
     except KeyboardInterrupt:
         return reached
     return None
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.3])
-def test_an_interrupt_waits_for_the_collective_it_falls_into(group, seconds):
-    """At once, rank 1 sleeps by then; else it waits for the others' part of the first sum."""
-    first, interrupted, last = group.outcomes(interrupt, seconds)
-    assert interrupted == (0 if seconds else 3)
+def interrupt_collective(group, path):
+    while not group._busy:
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGINT)
+    Path(path).touch()
+
+
+def wait_for(path):
+    while not Path(path).exists():
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_an_interrupt_waits_for_the_collective_it_falls_into(group, tmp_path, waits):
+    path = str(tmp_path / "interrupted") if waits else None
+    first, interrupted, last = group.outcomes(interrupt, path)
+    assert interrupted == (0 if waits else 3)
     for result in first, last:
         assert result.kind == "GroupError" and "rank 1 failed: KeyboardInterrupt" in result.message
     group.run(add_up)
 
 
-def hang(rank):
+def hang(rank, path):
+    """Let rank 1 come when rank 0 has given up."""
     group = Group()
     began = time.monotonic()
     try:
         with group.together():
-            time.sleep(3.5 if rank == 1 else 0.0)
+            if rank == 1:
+                wait_for(path)
             group.sum_(torch.zeros(3 * CAPACITY))
     except RuntimeError as error:
+        Path(path).touch()
         return time.monotonic() - began, str(error)
     return None
 
 
-def test_a_rank_that_hangs_is_an_error_within_the_timeout():
-    ranks = Ranks(2, timeout=2.0)
-    waiting, hanging = ranks.run(hang)
+def test_a_rank_that_hangs_is_an_error_within_the_timeout(start_ranks, tmp_path):
+    ranks = start_ranks(2, timeout=2.0)
+    ranks.get_ready()
+    waiting, hanging = ranks.run(hang, str(tmp_path / "given up"))
     ranks.close()
     assert hanging is not None
     seconds, message = waiting
-    assert seconds < 3.0
+    assert seconds < 2 * 2.0
     assert "cannot reach the others" in message
     assert "Every rank has to make as many calls as the others" in message
 

@@ -162,7 +162,7 @@ search.set_callbacks(ProgressBar()).fit(X, X[:, 0] > 0)
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=300,
     )
     assert f"{Estimator.__name__} - fit" in shown.stdout
     lines = [line for line in shown.stdout.splitlines() if Estimator.__name__ in line]

@@ -114,7 +114,7 @@ assert np.array_equal(model.predict(np.load("X.npy")), np.load("predictions.npy"
     package = str(Path(skorchless.__file__).parents[1])
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": package}
     subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, timeout=120
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, timeout=300
     )
 
 

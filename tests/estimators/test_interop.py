@@ -218,9 +218,9 @@ def test_a_server_that_forks_after_fit_predicts(Estimator, make_data):
     answer, question = fork.Pipe(duplex=False)
     server = fork.Process(target=lambda: question.send(model.predict(X)), daemon=True)
     server.start()
-    assert answer.poll(timeout=60)
+    assert answer.poll(timeout=300)
     assert_array_equal(answer.recv(), expected)
-    server.join(timeout=60)
+    server.join(timeout=300)
     assert server.exitcode == 0
 
 
@@ -243,10 +243,10 @@ class Interleaved(io.StringIO):
     def write(self, text):
         if threading.current_thread() is threading.main_thread():
             self.first_in.set()
-            assert self.second_in.wait(timeout=30)
+            assert self.second_in.wait(timeout=300)
         else:
             self.second_in.set()
-            assert self.first_out.wait(timeout=30)
+            assert self.first_out.wait(timeout=300)
         return len(text)
 
 
@@ -260,7 +260,7 @@ def test_overlapping_fits_leave_the_settings_of_torch_as_they_were(Estimator, da
     terminal = Interleaved()
 
     def second_fit():
-        assert terminal.first_in.wait(timeout=30)
+        assert terminal.first_in.wait(timeout=300)
         clone(model).fit(*data)
 
     with ThreadPool(1) as threads, contextlib.redirect_stdout(terminal):
@@ -270,7 +270,7 @@ def test_overlapping_fits_leave_the_settings_of_torch_as_they_were(Estimator, da
             second = threads.apply_async(second_fit)
             model.fit(*data)
             terminal.first_out.set()
-            second.get(timeout=30)
+            second.get(timeout=300)
             assert settings() == before
         finally:
             torch.set_float32_matmul_precision("highest")
