@@ -1,6 +1,7 @@
 """Loss curves as pictures."""
 
 import builtins
+import inspect
 import re
 from types import SimpleNamespace
 
@@ -241,7 +242,7 @@ def test_tab_completion_shows_what_is_documented_and_nothing_else():
     display = LossCurveDisplay.from_estimator(fitted())
     offered = {name for name in dir(display) if not name.startswith("_")}
     assert offered - {"from_estimator", "plot"} == {
-        name for name in offered if f"\n    {name} : " in LossCurveDisplay.__doc__
+        name for name in offered if f"\n{name} : " in inspect.getdoc(LossCurveDisplay)
     }
 
 

@@ -1,6 +1,7 @@
 """What a fit leaves behind, and in which shapes."""
 
 import ast
+import inspect
 
 import numpy as np
 import pytest
@@ -185,11 +186,12 @@ def test_every_attribute_is_documented(Estimator, data):
     X, y = data
     model = Estimator().fit(X, y, X_val=X, y_val=y)
     for name in public(model):
-        assert f"\n    {name} : " in Estimator.__doc__
+        assert f"\n{name} : " in inspect.getdoc(Estimator)
 
 
 def test_every_parameter_is_documented_with_its_default(Estimator):
     for name, default in Estimator().get_params().items():
-        [line] = [line for line in Estimator.__doc__.splitlines() if f"    {name} : " in line]
+        lines = inspect.getdoc(Estimator).splitlines()
+        [line] = [line for line in lines if line.startswith(f"{name} : ")]
         documented = line.split("default=")[1]
         assert ast.literal_eval(documented) == default

@@ -1,5 +1,6 @@
 """What notebooks and shells show of an estimator."""
 
+import inspect
 import re
 import tomllib
 from pathlib import Path
@@ -50,7 +51,7 @@ def test_tab_completion_shows_parameters_methods_and_nothing_else(Estimator, dat
     model.fit(X, y, X_val=X, y_val=y).partial_fit(X, y)
     added = {name for name in dir(model) if not name.startswith("_")} - offered
     assert all(re.fullmatch(r"[a-z_]+[a-z]_", name) for name in added)
-    assert {name for name in added if f"\n    {name} : " not in Estimator.__doc__} == set()
+    assert {name for name in added if f"\n{name} : " not in inspect.getdoc(Estimator)} == set()
 
 
 def test_tab_completion_of_the_package_shows_what_is_public():
