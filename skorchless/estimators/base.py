@@ -1,5 +1,6 @@
 """What both estimators share: validate, train, publish."""
 
+import inspect
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -69,6 +70,13 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
     converged_: bool
     loss_curve_: np.ndarray
     validation_loss_curve_: np.ndarray
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Keep the defaults, for a subclass whose own ``__init__`` leaves parameters out."""
+        super().__init_subclass__(**options)
+        for name, parameter in inspect.signature(cls.__init__).parameters.items():
+            if name in PARAMETERS and name not in vars(cls):
+                setattr(cls, name, parameter.default)
 
     # What each estimator has to say for itself.
 

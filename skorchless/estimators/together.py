@@ -1,5 +1,6 @@
 """Several estimators fitted on the same rows at once, each as it would be fitted alone."""
 
+import inspect
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,6 +31,9 @@ from skorchless.estimators.settings import full_precision
 from skorchless.estimators.task import Task
 from skorchless.estimators.training import FoldBack
 from skorchless.optimizers.least_squares import Comoments
+
+#: What a fit is made of that `fit_prepared` does not call, and `predict_together` neither.
+PASSED_OVER = ("fit", "_fit", "_train", "_raw_predictions")
 
 
 @dataclass
@@ -62,18 +66,28 @@ class Prepared:
     verdicts : list of Verdict
         Theirs.
     task : Task or None
-        None if there are no such models.
+        None if there are no such models, or if each is fitted by its own ``fit``.
     learned : dict
         Attributes that they owe to the rows alone.
-    rows : tuple of X, y and sample_weight
-        As they were passed, for callbacks.
+    X, y : array-like
+    fit_params : dict
+        As they were passed.
     """
 
     models: list[TorchLinearModel]
     verdicts: list[Verdict]
     task: Task | None
     learned: dict[str, Any]
-    rows: tuple[Any, Any, Any]
+    X: Any
+    y: Any
+    fit_params: dict[str, Any]
+
+
+def has_own_way(model: TorchLinearModel) -> bool:
+    """Whether a subclass fits or predicts in a way of its own, which a stack would pass over."""
+    return any(
+        getattr(type(model), name) is not getattr(TorchLinearModel, name) for name in PASSED_OVER
+    )
 
 
 @memory_errors()
@@ -107,12 +121,21 @@ def prepare(
     Exception
         Whatever every ``fit`` would raise alike, because X or y are at fault.
     """
+    if has_own_way(models[0]):
+        verdicts = [Verdict() for _ in models]
+        return verdicts, Prepared(list(models), verdicts, None, {}, X, y, fit_params)
     verdicts = _check(models)
     sound = [i for i, verdict in enumerate(verdicts) if verdict.error is None]
-    rows = (X, y, fit_params.get("sample_weight"))
-    prepared = Prepared([models[i] for i in sound], [verdicts[i] for i in sound], None, {}, rows)
+    some, theirs = [models[i] for i in sound], [verdicts[i] for i in sound]
+    prepared = Prepared(some, theirs, None, {}, X, y, fit_params)
     if sound:
         leader = prepared.models[0]
+        known = inspect.signature(leader.fit).parameters
+        for name in fit_params:
+            if name not in known:
+                raise TypeError(
+                    f"{leader.fit.__qualname__}() got an unexpected keyword argument {name!r}"
+                )
         own = set(vars(leader))
         prepared.task = leader._prepare(X, y, **fit_params)
         prepared.task.comoments = comoments
@@ -140,11 +163,14 @@ def fit_prepared(several: Sequence[Prepared]) -> None:
 
     Each has the attributes, to rounding, that its own ``fit`` would have given it: the same
     batches, the same held-out rows, and an end of its own. An error of one leaves the others alone.
-    Where steps are little work, sets of one size train side by side.
+    Where steps are little work, sets of one size train side by side. Those of a subclass that has
+    a ``fit`` of its own are fitted by it, one by one.
     """
     alike: dict[Any, list[Prepared]] = {}
     for prepared in several:
-        if prepared.task is not None:
+        if prepared.models and has_own_way(prepared.models[0]):
+            _fit_one_by_one(prepared)
+        elif prepared.task is not None:
             alike.setdefault(size_of(prepared.task), []).append(prepared)
     for group in alike.values():
         models = group[0].models
@@ -154,6 +180,16 @@ def fit_prepared(several: Sequence[Prepared]) -> None:
             continue
         for prepared in group:
             _fit_in_turns(prepared)
+
+
+def _fit_one_by_one(prepared: Prepared) -> None:
+    for model, verdict in zip(prepared.models, prepared.verdicts, strict=True):
+        try:
+            model.fit(prepared.X, prepared.y, **prepared.fit_params)
+        except Exception as error:
+            verdict.error = error
+        verdict.converged = getattr(model, "converged_", True)
+        verdict.loss_curve = getattr(model, "loss_curve_", verdict.loss_curve)
 
 
 def _fit_in_turns(prepared: Prepared) -> None:
@@ -181,7 +217,8 @@ def _fit_stack(sets: Sequence[Prepared], task: Task) -> None:
         for i, (model, _, prepared) in enumerate(members):
             if has_callbacks(model):
                 model.__dict__.update(prepared.learned)
-                heard[i] = Callbacks(model, *prepared.rows)
+                weight = prepared.fit_params.get("sample_weight")
+                heard[i] = Callbacks(model, prepared.X, prepared.y, weight)
         watch = partial(_watch, heard, [model for model, _, _ in members]) if heard else None
         loss_name = members[0][0]._loss_name(task.data.n_outputs)
         with memory_errors():

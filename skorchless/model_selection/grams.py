@@ -13,6 +13,7 @@ from skorchless.estimators.data import Data
 from skorchless.estimators.out_of_memory import memory_errors
 from skorchless.estimators.parameters import check_parameters
 from skorchless.estimators.settings import own_settings
+from skorchless.estimators.together import has_own_way
 from skorchless.model_selection.groups import Group
 from skorchless.optimizers.least_squares import Comoments, of_others
 from skorchless.sources import affords_gram
@@ -80,7 +81,7 @@ def disjoint_parts(splits: Sequence[Split]) -> list[np.ndarray] | None:
 
 def _wants_comoments(group: Group) -> bool:
     final = group.finals[0]
-    if group.estimator is not final or len(group.members) < 2:
+    if group.estimator is not final or len(group.members) < 2 or has_own_way(final):
         return False
     try:
         check_parameters(type(final).__name__, final._parameters())

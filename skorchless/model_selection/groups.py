@@ -1,8 +1,9 @@
 """Candidates that one stack can train: they differ only in numbers that stack."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.base import clone
 from skorchless.estimators import TorchLinearRegressor, TorchSoftmaxClassifier
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.candidates import stack_key
+from skorchless.estimators.together import has_own_way
 from skorchless.model_selection.pipelines import final_name, final_of, token, with_final
 
 OURS = (TorchLinearRegressor, TorchSoftmaxClassifier)
@@ -28,14 +30,19 @@ class Group:
         The first of them, not fitted: a pipeline or its last step alone.
     finals : list of estimator
         The last step of each.
+    makers : list of callable
+        Makes the whole of each anew.
     """
 
     members: list[int]
     estimator: Any
     finals: list[TorchLinearModel]
+    makers: list[Callable[[], Any]]
 
     def unfitted(self) -> list[TorchLinearModel]:
         """Last steps to fit, that share nothing with others that a fit would move."""
+        if has_own_way(self.finals[0]):  # a fit that is not ours may move anything
+            return [final_of(make()) for make in self.makers]
         return [_unfitted(final) for final in self.finals]
 
     def complete(self, rows: Any, final: TorchLinearModel) -> Any:
@@ -49,7 +56,7 @@ def group(estimator: Any, candidates: Sequence[dict[str, Any]], owner: str) -> l
     Parameters
     ----------
     estimator : estimator
-        One of ours, or a pipeline that ends in one.
+        One of ours, or a pipeline that ends in one or in what the candidates replace by one.
     candidates : sequence of dict
         Parameters to set on it.
     owner : str
@@ -58,11 +65,10 @@ def group(estimator: Any, candidates: Sequence[dict[str, Any]], owner: str) -> l
     Raises
     ------
     TypeError
-        For any other estimator.
+        For a candidate that is any other estimator.
     NotImplementedError
         For ``distributed=True``.
     """
-    check_ours(estimator, owner)
     prefix = final_name(estimator)
     names = sorted(
         {name for candidate in candidates for name in candidate if not _is_of(name, prefix)}
@@ -70,7 +76,8 @@ def group(estimator: Any, candidates: Sequence[dict[str, Any]], owner: str) -> l
     defaults = {name: value for name, value in estimator.get_params().items() if name in names}
     groups: dict[Any, Group] = {}
     for i, parameters in enumerate(candidates):
-        whole = _with_parameters(estimator, clone(parameters, safe=False))
+        make = partial(_with_parameters, estimator, parameters)
+        whole = make()
         check_ours(whole, owner)
         final = final_of(whole)
         if final.distributed:
@@ -81,14 +88,15 @@ def group(estimator: Any, candidates: Sequence[dict[str, Any]], owner: str) -> l
         in_front = tuple(token(parameters.get(name, defaults.get(name))) for name in names)
         key = (type(final), in_front, _final_key(final))
         if key not in groups:
-            groups[key] = Group([], whole, [])
+            groups[key] = Group([], whole, [], [])
         groups[key].members.append(i)
         groups[key].finals.append(final)
+        groups[key].makers.append(make)
     return list(groups.values())
 
 
 def check_ours(estimator: Any, owner: str) -> None:
-    """Raise TypeError unless the last step is one of ours."""
+    """Raise `TypeError` unless the last step is one of ours."""
     final = final_of(estimator)
     if not isinstance(final, OURS):
         raise TypeError(
@@ -117,7 +125,8 @@ def _final_key(final: TorchLinearModel) -> Any:
 
 
 def _with_parameters(estimator: Any, parameters: dict[str, Any]) -> Any:
-    """A copy with other parameters; a quick one where they are all settings of one of ours."""
+    """A copy with copies of other parameters; quick where all are settings of one of ours."""
+    parameters = clone(parameters, safe=False)
     plain = type(estimator) in OURS and parameters.keys() <= vars(estimator).keys()
     if not plain:
         return clone(estimator).set_params(**parameters)

@@ -9,7 +9,7 @@ from sklearn.pipeline import Pipeline
 
 from skorchless.estimators import TorchLinearRegressor, TorchSoftmaxClassifier
 from skorchless.estimators.base import TorchLinearModel
-from skorchless.estimators.together import predict_together
+from skorchless.estimators.together import has_own_way, predict_together
 from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.metrics import METRICS, OWN_METRICS, Truth
 
@@ -73,7 +73,13 @@ def score_together(
 def _raw_predictions(
     finals: Sequence[TorchLinearModel], rows: Any
 ) -> Iterator[tuple[Sequence[TorchLinearModel], Any]]:
-    """Some of the models with their raw predictions ``(M, K, n)``, or None if the rows are bad."""
+    """Some of the models with their raw predictions ``(M, K, n)``.
+
+    None if the rows are bad, or if the models may predict from other rows than these.
+    """
+    if has_own_way(finals[0]):
+        yield finals, None
+        return
     shape = getattr(rows, "shape", (0, 1))
     each = finals[0].coef_.size // shape[-1] * 8 * shape[0]
     most = max(1, RAW_BYTES // max(each, 1))

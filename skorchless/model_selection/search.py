@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ from joblib import effective_n_jobs
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
+from sklearn.pipeline import Pipeline
 from sklearn.utils import indexable
 from sklearn.utils.parallel import Parallel, delayed
 
@@ -21,10 +22,9 @@ from skorchless.estimators.inputs import check_plain
 from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.fold import Entry, Evaluation, evaluate_folds, folds_at_once
 from skorchless.model_selection.grams import comoments_of_folds
-from skorchless.model_selection.groups import check_ours, group
+from skorchless.model_selection.groups import Group, check_ours, group
 from skorchless.model_selection.listeners import Listeners, listeners_of
 from skorchless.model_selection.messages import announce, report
-from skorchless.model_selection.pipelines import final_of
 
 #: Candidates that a warning names.
 MOST_NAMED = 5
@@ -65,11 +65,12 @@ class _BatchedSearch(private.Search):
         Raises
         ------
         TypeError
-            For an estimator that does not end in one of ours.
+            For a candidate that does not end in one of ours.
         ValueError
             If all fits fail, and with ``error_score="raise"`` if one does.
         """
-        check_ours(self.estimator, type(self).__name__)
+        if not isinstance(self.estimator, Pipeline):  # whose last step candidates may replace
+            check_ours(self.estimator, type(self).__name__)
         scorer, refit_metric = self._resolve_scorers()
         check_plain(X, "X")
         check_plain(y, "y")
@@ -193,7 +194,7 @@ class _Run:
             return []
         known = comoments_of_folds(groups, self.X, self.y, splits, evaluation.fit_params)
         told: list[Listeners | None] = [None] * len(splits)
-        if callback_ctx is not None and self._is_heard:
+        if callback_ctx is not None and self._is_heard(groups):
             told = [*listeners_of(search, callback_ctx, len(candidates), len(splits))]
         parallel = Parallel(n_jobs=search.n_jobs, pre_dispatch=search.pre_dispatch)
         at_once = folds_at_once(self.X, len(splits), effective_n_jobs(search.n_jobs))
@@ -206,10 +207,10 @@ class _Run:
         )
         return list(zip(*chain.from_iterable(folds), strict=True))
 
-    @property
-    def _is_heard(self) -> bool:
+    def _is_heard(self, groups: Sequence[Group]) -> bool:
         """Whether anybody listens to the search or to the fits of its candidates."""
-        return has_callbacks(self.search) or has_callbacks(final_of(self.estimator))
+        finals = (final for group in groups for final in group.finals)
+        return has_callbacks(self.search) or any(map(has_callbacks, finals))
 
     def _warn(self, entries: list[tuple[Entry, ...]]) -> None:
         """One warning for all fits that would have warned for themselves."""
@@ -239,7 +240,9 @@ class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
     ----------
     estimator : estimator
         `TorchLinearRegressor` or `TorchSoftmaxClassifier`, or a
-        :class:`~sklearn.pipeline.Pipeline` that ends in one.
+        :class:`~sklearn.pipeline.Pipeline` that ends in one, or in a placeholder that the
+        candidates replace by one. A subclass that has a ``fit`` of its own is fitted by it, one
+        candidate after the other.
     param_grid : dict or list of dict
         Values to try of each parameter, as in
         :class:`~sklearn.model_selection.GridSearchCV`.
@@ -319,7 +322,9 @@ class BatchedRandomizedSearchCV(_BatchedSearch, RandomizedSearchCV):
     ----------
     estimator : estimator
         `TorchLinearRegressor` or `TorchSoftmaxClassifier`, or a
-        :class:`~sklearn.pipeline.Pipeline` that ends in one.
+        :class:`~sklearn.pipeline.Pipeline` that ends in one, or in a placeholder that the
+        candidates replace by one. A subclass that has a ``fit`` of its own is fitted by it, one
+        candidate after the other.
     param_distributions : dict or list of dict
         Lists or distributions to draw each parameter from.
     n_iter : int, default=10

@@ -216,7 +216,7 @@ def test_other_estimators_are_sent_to_grid_search(classes, other):
     with pytest.raises(TypeError, match="Use scikit-learn's GridSearchCV"):
         BatchedGridSearchCV(other, {}).fit(*classes)
     with pytest.raises(TypeError, match="Use scikit-learn's RandomizedSearchCV"):
-        BatchedRandomizedSearchCV(other, {}).fit(*classes)
+        BatchedRandomizedSearchCV(other, {}, n_iter=1).fit(*classes)
 
 
 def test_a_candidate_of_another_kind_is_refused(classes, sgd):
