@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import issparse
+from scipy.sparse import issparse, isspmatrix
 from sklearn.utils.validation import check_array, check_consistent_length, validate_data
 from torch import Tensor
 
@@ -142,6 +142,7 @@ def features(estimator: Any, X: Any, *, reset: bool, name: str = "X", min_rows: 
 
 def array_features(estimator: Any, X: Any, *, reset: bool, **checks: Any) -> Any:
     """Check X and return it as an array of shape ``(n, D)``, or a CSR matrix if it is sparse."""
+    check_indices(X)
     array = validate_data(
         estimator,
         X,
@@ -152,6 +153,47 @@ def array_features(estimator: Any, X: Any, *, reset: bool, **checks: Any) -> Any
     )
     # scikit-learn leaves the sparse booleans of a pandas frame as they are.
     return array.astype(np.float64) if array.dtype == np.bool_ else array
+
+
+def check_indices(X: Any) -> None:
+    """Raise ValueError if X is sparse and its index arrays point outside it.
+
+    SciPy's and torch's code for sparse matrices follows any index, into memory of something else:
+    even X has to be checked before it is converted or cut. SciPy's own check would cut off, in the
+    user's arrays, the numbers behind the last row.
+    """
+    if not issparse(X) or X.ndim != 2:
+        return
+    if X.format == "coo":
+        sound = len(X.row) == len(X.col) == len(X.data)
+        sound = sound and _is_within(X.row, X.shape[0]) and _is_within(X.col, X.shape[1])
+    elif X.format in ("csr", "csc", "bsr"):
+        block = X.blocksize if X.format == "bsr" else (1, 1)
+        axes = [size // by for size, by in zip(X.shape, block, strict=True)]
+        lines, width = axes[::-1] if X.format == "csc" else axes
+        sound = X.indptr.shape == (lines + 1,) and X.indptr.dtype.kind in "iu"
+        sound = sound and X.indptr[0] == 0 and bool((X.indptr[1:] >= X.indptr[:-1]).all())
+        sound = sound and X.indptr[-1] <= len(X.indices) == len(X.data)
+        sound = sound and _is_within(X.indices[: X.indptr[-1]], width)
+    else:  # the others are lists and dicts, whose conversion follows no index
+        return check_indices(X.tocsr())
+    if not sound:
+        raise ValueError(
+            f"X is not a valid sparse {'matrix' if isspmatrix(X) else 'array'}: in its "
+            f"{X.format.upper()} format, row indices must be from 0 to {X.shape[0] - 1}, column "
+            f"indices must be from 0 to {X.shape[1] - 1}, and 'indptr' must begin at 0, never fall "
+            "and not exceed the number of stored values. It may come from a damaged or malicious "
+            "file."
+        )
+
+
+def _is_within(indices: np.ndarray, size: int) -> bool:
+    """Whether all indices are from 0 up to, but not including, `size`."""
+    if indices.ndim != 1 or indices.dtype.kind not in "iu":
+        return False
+    # As an unsigned number a negative index is too large as well, so that one look is enough.
+    unsigned = indices.view(f"{indices.dtype.byteorder}u{indices.itemsize}")
+    return not len(indices) or bool(unsigned.max() < size)
 
 
 def tensor_features(

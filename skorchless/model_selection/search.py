@@ -18,7 +18,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.callbacks import has_callbacks
-from skorchless.estimators.inputs import check_plain
+from skorchless.estimators.inputs import check_indices, check_plain
 from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.fold import Entry, Evaluation, evaluate_folds, folds_at_once
 from skorchless.model_selection.grams import comoments_of_folds
@@ -74,6 +74,7 @@ class _BatchedSearch(private.Search):
         scorer, refit_metric = self._resolve_scorers()
         check_plain(X, "X")
         check_plain(y, "y")
+        check_indices(X)
         X, y = indexable(X, y)
         params = private.check_method_params(X, params=params)
         routed = self._route(params)
