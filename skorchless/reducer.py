@@ -15,15 +15,19 @@ import pickle
 import signal
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from skorchless.restoring import between, undone_on_error
 from skorchless.stack import WIDE
+
+T = TypeVar("T")
 
 #: Numbers that a frame can carry; more follow in a second message.
 CAPACITY = 2048
@@ -33,6 +37,10 @@ FAILED, PURPOSE, PURPOSE_SQUARED, WORDS = 0, 1, 2, 3
 PURPOSES = 2**20
 #: Bytes of what a failed rank has to say.
 MESSAGE_BYTES = 1024
+
+
+def nothing() -> None:
+    """Undo nothing."""
 
 
 class Reducer(Protocol):
@@ -59,8 +67,8 @@ class Reducer(Protocol):
     def exchange(self, value: Any) -> list[Any]:
         """Every rank's value, in rank order."""
 
-    def together(self) -> contextlib.AbstractContextManager[None]:
-        """What runs inside fails on all ranks if it fails on one; all leave it together."""
+    def together(self, work: Callable[[], T], undo: Callable[[], object] = nothing) -> T:
+        """Return what `work` gives; if it fails on one rank, it fails on all, and all `undo` it."""
 
 
 class OneProcess:
@@ -82,9 +90,9 @@ class OneProcess:
         """As of `Reducer`."""
         return [value]
 
-    def together(self) -> contextlib.AbstractContextManager[None]:
+    def together(self, work: Callable[[], T], undo: Callable[[], object] = nothing) -> T:
         """As of `Reducer`."""
-        return contextlib.nullcontext()
+        return undone_on_error(work, undo)
 
 
 ONE_PROCESS = OneProcess()
@@ -124,6 +132,7 @@ class Group:
         self._frame = torch.zeros(length, dtype=WIDE, device=self.device)
         self._reachable = True
         self._busy = False
+        self._done = False
         self._interrupt: tuple[Any, ...] | None = None
 
     def sum_(self, *tensors: Tensor) -> None:
@@ -180,19 +189,23 @@ class Group:
             for block, length in zip(blocks, lengths, strict=True)
         ]
 
-    @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self, work: Callable[[], T], undo: Callable[[], object] = nothing) -> T:
         """As of `Reducer`."""
-        with self._interrupts_between_collectives():
+
+        def agreed() -> T:
             try:
-                yield
+                result = work()
                 with self._undisturbed():
                     self._meet("done")
+                    self._done = True
+                return result
             except GroupError:
                 raise
             except BaseException as error:
                 self._tell(error)
                 raise
+
+        return self._with_interrupts_held_back(partial(undone_on_error, agreed, undo))
 
     def _meet(self, purpose: str, payload: Tensor | None = None) -> Tensor:
         """Add up a frame over the ranks; return what it carries beside its words.
@@ -254,19 +267,26 @@ class Group:
                 f"as the others. {error}"
             ) from error
         finally:
-            self._busy = False
+            # Once all ranks have said that they are done, no one may undo what it has.
+            self._busy = self._done
+        if not self._busy:
+            self._deliver()
+
+    def _deliver(self) -> None:
+        """Raise the Ctrl-C that has been held back, if there was one."""
         if self._interrupt is not None:
             handler, *signalled = self._interrupt
             self._interrupt = None
             handler(*signalled)
 
-    @contextlib.contextmanager
-    def _interrupts_between_collectives(self) -> Iterator[None]:
-        """Let Ctrl-C be raised where this rank can still join the next frame."""
+    def _with_interrupts_held_back(self, run: Callable[[], T]) -> T:
+        """Let Ctrl-C be raised where this rank can still join the next frame, or else at the end.
+
+        So it is never raised where the other ranks keep what they have and this one does not.
+        """
         previous = signal.getsignal(signal.SIGINT)
         if threading.current_thread() is not threading.main_thread() or not callable(previous):
-            yield
-            return
+            return run()
 
         def handler(*signalled: Any) -> None:
             if self._busy:
@@ -274,11 +294,12 @@ class Group:
             else:
                 previous(*signalled)
 
-        signal.signal(signal.SIGINT, handler)
+        hold_back = partial(signal.signal, signal.SIGINT, handler)
+        put_back = partial(signal.signal, signal.SIGINT, previous)
         try:
-            yield
+            return between(hold_back, put_back, run)
         finally:
-            signal.signal(signal.SIGINT, previous)
+            self._deliver()
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,15 @@ def drawn(rank, shape, dtype=torch.float64):
 
 
 def add_up(rank):
-    group, sums = Group(), []
-    with group.together():
-        for size in SIZES:
-            own = drawn(rank, size), drawn(rank, (2, 3), torch.float32)
+    group = Group()
+
+    def work():
+        sums = [(drawn(rank, size), drawn(rank, (2, 3), torch.float32)) for size in SIZES]
+        for own in sums:
             group.sum_(*own)
-            sums.append(own)
-    return sums
+        return sums
+
+    return group.together(work)
 
 
 def test_sums_are_those_of_all_ranks_to_the_bit(group):
@@ -43,12 +45,15 @@ def test_sums_are_those_of_all_ranks_to_the_bit(group):
 
 def share(rank):
     group = Group()
-    with group.together():
+
+    def work():
         mine = torch.full((2,), float(rank) or float("nan"))
         group.first_(mine)
         rows = group.rows(torch.full((2 * rank, 3), rank))
         nothing = group.rows(torch.empty(0, 2))
         return mine.isnan().all(), rows, nothing, group.exchange({"rank": rank})
+
+    return group.together(work)
 
 
 def test_rows_and_values_arrive_in_rank_order(group):
@@ -70,11 +75,14 @@ NEXT = {
 
 def fail(rank, failing, what):
     group = Group()
-    with group.together():
+
+    def work():
         group.sum_(torch.zeros(2))
         if rank in failing:
             raise MemoryError(f"no room on {rank}, {'x' * 2000}")
         NEXT[what](group)
+
+    group.together(work)
 
 
 @pytest.mark.parametrize("what", NEXT)
@@ -92,8 +100,7 @@ def test_a_rank_that_fails_is_named_on_all_whatever_they_wait_for(group, what, f
 
 def lose_step(rank):
     group = Group()
-    with group.together():
-        group.sum_(torch.zeros(3 if rank else 4))
+    group.together(lambda: group.sum_(torch.zeros(3 if rank else 4)))
 
 
 def test_ranks_that_lose_step_are_told(group):
@@ -106,20 +113,23 @@ def test_ranks_that_lose_step_are_told(group):
 def interrupt(rank, path):
     """Interrupt rank 1 after three sums; with a path, in the first, which the others wait with."""
     group = Group()
-    reached = 0
+    reached = []
+
+    def work():
+        if path is not None and rank == 1:
+            threading.Thread(target=interrupt_collective, args=(group, path)).start()
+        for i in range(3):
+            if path is not None and rank != 1:
+                wait_for(path)
+            group.sum_(torch.zeros(3))
+            reached.append(i)
+        if rank == 1:
+            signal.raise_signal(signal.SIGINT)
+
     try:
-        with group.together():
-            if path is not None and rank == 1:
-                threading.Thread(target=interrupt_collective, args=(group, path)).start()
-            for _ in range(3):
-                if path is not None and rank != 1:
-                    wait_for(path)
-                group.sum_(torch.zeros(3))
-                reached += 1
-            if rank == 1:
-                signal.raise_signal(signal.SIGINT)
+        group.together(work)
     except KeyboardInterrupt:
-        return reached
+        return len(reached)
     return None
 
 
@@ -145,15 +155,64 @@ def test_an_interrupt_waits_for_the_collective_it_falls_into(group, tmp_path, wa
     group.run(add_up)
 
 
+def interrupt_at_the_end(rank):
+    """Interrupt rank 1 while it waits for the others to be done; tell who did what."""
+    group, undone = Group(), []
+    handler = signal.getsignal(signal.SIGINT)
+
+    def work():
+        group.sum_(torch.zeros(3))
+        if rank == 1:
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+        else:
+            time.sleep(1.0)
+
+    interrupted = False
+    try:
+        group.together(work, undo=lambda: undone.append(rank))
+    except KeyboardInterrupt:
+        interrupted = True
+    assert signal.getsignal(signal.SIGINT) is handler
+    return interrupted, undone
+
+
+def test_what_all_ranks_have_done_is_undone_on_none(group):
+    assert group.run(interrupt_at_the_end) == [(False, []), (True, []), (False, [])]
+    group.run(add_up)
+
+
+def undo(rank, failing):
+    group, undone = Group(), []
+
+    def work():
+        if rank == failing:
+            raise KeyboardInterrupt
+
+    try:
+        group.together(work, undo=lambda: undone.append(rank))
+    except BaseException as error:
+        return type(error).__name__, set(undone)
+    return None
+
+
+def test_what_one_rank_has_not_done_is_undone_on_all(group):
+    errors = ["KeyboardInterrupt", "GroupError", "GroupError"]
+    assert group.run(undo, 0) == [(error, {rank}) for rank, error in enumerate(errors)]
+    group.run(add_up)
+
+
 def hang(rank, path):
     """Let rank 1 come when rank 0 has given up."""
     group = Group()
+
+    def work():
+        if rank == 1:
+            wait_for(path)
+        group.sum_(torch.zeros(3 * CAPACITY))
+
     began = time.monotonic()
     try:
-        with group.together():
-            if rank == 1:
-                wait_for(path)
-            group.sum_(torch.zeros(3 * CAPACITY))
+        group.together(work)
     except RuntimeError as error:
         Path(path).touch()
         return time.monotonic() - began, str(error)
@@ -179,9 +238,8 @@ def test_without_a_group_the_cure_is_named():
 
 def test_one_process_changes_nothing():
     values = torch.arange(3.0)
-    with ONE_PROCESS.together():
-        ONE_PROCESS.sum_(values)
-        ONE_PROCESS.first_(values)
+    ONE_PROCESS.together(lambda: ONE_PROCESS.sum_(values))
+    ONE_PROCESS.together(lambda: ONE_PROCESS.first_(values))
     assert values.tolist() == [0.0, 1.0, 2.0]
     assert ONE_PROCESS.rows(values) is values
     assert ONE_PROCESS.exchange("it") == ["it"]

@@ -38,7 +38,7 @@ from skorchless.estimators.ranks import (
     reducer_of,
 )
 from skorchless.estimators.settings import enough_threads
-from skorchless.estimators.starts import check_same_classes, restored_on_error, start_weights
+from skorchless.estimators.starts import check_same_classes, restore, start_weights
 from skorchless.estimators.task import Outcome, Task
 from skorchless.estimators.training import fit_stack
 from skorchless.reducer import ONE_PROCESS, Reducer
@@ -167,11 +167,12 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         """
         init, validation = (coef_init, intercept_init), (X_val, y_val, sample_weight_val)
         reducer = reducer_of(self.distributed)
-        with reducer.together():
-            with restored_on_error(self):
-                outcome = self._fit(reducer, X, y, sample_weight, init, validation)
-            if outcome.interrupt is not None:
-                raise outcome.interrupt
+        outcome = reducer.together(
+            partial(self._fit, reducer, X, y, sample_weight, init, validation),
+            undo=partial(restore, self, dict(vars(self))),
+        )
+        if outcome.interrupt is not None:
+            raise outcome.interrupt
         if not self.converged_:
             self._warn_not_converged(outcome.results[0])
         return self
@@ -232,28 +233,34 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, *, first: bool) -> Self:
         """One pass; the `first` call learns shapes, the others go on from where it stopped."""
         reducer = reducer_of(self.distributed)
-        with reducer.together(), restored_on_error(self), memory_errors():
-            self._check_pass(first=first)
-            previous = dict(self.__dict__)
-            facts = {"the method": "partial_fit", "whether it is the first call": first}
-            data = self._training_data(X, y, sample_weight, reducer, facts, reset=first)
-            memory = previous.get("_memory") or Memory()
-            unit = memory.weight_unit if memory.passes else None
-            data, unit = data.reweighted(self._class_weights(data, reducer), reducer, unit)
-            start = self._start(data, previous, {}, go_on=True)
-            check_start(reducer, start)
-            generator = rank_generator(reducer, self.random_state)
-            task = Task(data, start, generator, reducer=reducer)
-            outcome = self._train(task, memory=memory)
-            if outcome.interrupt is not None:
-                raise outcome.interrupt
-            self._publish(outcome, task)
-            del self.converged_  # one pass is not meant to converge
-            if not first:
-                self.loss_curve_ = np.append(previous.get("loss_curve_", []), self.loss_curve_)
-            self.n_iter_ = self.best_iter_ = len(self.loss_curve_)
-            self._memory = replace(outcome.memory, weight_unit=unit)
+        reducer.together(
+            partial(self._make_pass, reducer, X, y, sample_weight, first=first),
+            undo=partial(restore, self, dict(vars(self))),
+        )
         return self
+
+    @memory_errors()
+    def _make_pass(
+        self, reducer: Reducer, X: Any, y: Any, sample_weight: Any, *, first: bool
+    ) -> None:
+        self._check_pass(first=first)
+        previous = dict(self.__dict__)
+        facts = {"the method": "partial_fit", "whether it is the first call": first}
+        data = self._training_data(X, y, sample_weight, reducer, facts, reset=first)
+        memory = previous.get("_memory") or Memory()
+        unit = memory.weight_unit if memory.passes else None
+        data, unit = data.reweighted(self._class_weights(data, reducer), reducer, unit)
+        start = self._start(data, previous, {}, go_on=True)
+        check_start(reducer, start)
+        generator = rank_generator(reducer, self.random_state)
+        task = Task(data, start, generator, reducer=reducer)
+        outcome = self._train(task, memory=memory)
+        self._publish(outcome, task)
+        del self.converged_  # one pass is not meant to converge
+        if not first:
+            self.loss_curve_ = np.append(previous.get("loss_curve_", []), self.loss_curve_)
+        self.n_iter_ = self.best_iter_ = len(self.loss_curve_)
+        self._memory = replace(outcome.memory, weight_unit=unit)
 
     def _parameters(self) -> dict[str, Any]:
         """The parameters that we know, also of a subclass that has more or fewer of its own."""

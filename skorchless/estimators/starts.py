@@ -1,7 +1,5 @@
 """Where training starts, other than at zero; and where an estimator goes back to if it fails."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -45,13 +43,7 @@ def check_same_classes(old: Any, new: Any) -> None:
         )
 
 
-@contextlib.contextmanager
-def restored_on_error(estimator: Any) -> Iterator[None]:
-    """Leave the estimator as it was if anything goes wrong."""
-    before = dict(vars(estimator))
-    try:
-        yield
-    except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
-        raise
+def restore(estimator: Any, attributes: dict[str, Any]) -> None:
+    """Give an estimator the attributes that it had, and no others."""
+    vars(estimator).clear()
+    vars(estimator).update(attributes)

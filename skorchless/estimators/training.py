@@ -211,6 +211,8 @@ class _Training:
             validation=self._validation_source(None if implicit else scaling),
             watcher=None if watch is None else watch(partial(self._fold_back, scaling=scaling)),
         )
+        if interrupt is not None and (self.one_pass or self.reducer.size > 1):
+            raise interrupt  # half a pass is none, and no rank may be ahead of the others
         folded = [self._fold_back(result.weights, scaling) for result in results]
         if isinstance(rule, QuasiNewton):
             folded = self._finish(rule, results, folded, scaling)

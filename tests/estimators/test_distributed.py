@@ -425,12 +425,41 @@ def ended(rank, number):
     return None
 
 
-def test_an_interrupted_rank_keeps_its_last_pass_and_the_others_are_told(group):
+def test_an_interrupted_rank_is_as_before_and_the_others_are_told(group):
     first, interrupted, last = group.run(ended, signal.SIGINT)
-    assert interrupted[1] == "KeyboardInterrupt" and interrupted[3]
+    assert interrupted[1] == "KeyboardInterrupt" and not interrupted[3]
     for _, kind, message, is_fitted in first, last:
         assert (kind, message) == ("GroupError", "rank 1 failed: KeyboardInterrupt")
         assert not is_fitted
+
+
+def interrupted_pass(rank, warm):
+    """Interrupt rank 1 amid a pass; give the error, and whether the model is as it was before."""
+    X, y = classes()
+    rows = rows_of(rank, len(X), ((0.0, 0.3), (0.3, 0.6), (0.6, 1.0)))
+    model = TorchSoftmaxClassifier(distributed=True, random_state=0)
+    if warm:
+        model.partial_fit(X[rows], y[rows], classes=np.unique(y))
+    before, values = dict(vars(model)), Objective.value
+    if rank == 1:
+
+        def value(self, chunk):
+            raise KeyboardInterrupt
+
+        Objective.value = value
+    try:
+        model.partial_fit(X[rows], y[rows], classes=np.unique(y))
+    except BaseException as error:
+        return type(error).__name__, vars(model) == before
+    finally:
+        Objective.value = values
+    return None
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_an_interrupted_pass_of_partial_fit_is_none_on_all_ranks(group, warm):
+    errors = ["GroupError", "KeyboardInterrupt", "GroupError"]
+    assert group.run(interrupted_pass, warm) == [(error, True) for error in errors]
 
 
 def test_a_killed_rank_is_an_error_on_the_others_within_the_timeout(start_ranks):

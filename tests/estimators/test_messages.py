@@ -468,6 +468,36 @@ def test_ctrl_c_stops_a_search(Estimator, data):
     assert terminal.getvalue().count("\n") == 7
 
 
+@pytest.mark.parametrize(
+    "parameters",
+    [{}, {"optimizer": "sgd"}, {"optimizer": "adam", "learning_rate": 0.01}],
+    ids=["auto", "sgd with an automatic rate", "adam"],
+)
+@pytest.mark.parametrize("calls_before", [0, 1])
+def test_ctrl_c_amid_the_pass_of_partial_fit_changes_nothing(
+    Estimator, data, monkeypatch, parameters, calls_before
+):
+    X, y = data
+    more = {} if Estimator is TorchLinearRegressor else {"classes": [0, 1, 2]}
+    model, other = (Estimator(batch_size=16, random_state=0, **parameters) for _ in range(2))
+    for _ in range(calls_before):
+        model.partial_fit(X, y, **more)
+        other.partial_fit(X, y, **more)
+    before, steps = dict(vars(model)), []
+
+    def prox_(self, weights, metric):
+        steps.append(1)
+        if len(steps) == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("skorchless.penalties.ElasticNet.prox_", prox_)
+        model.partial_fit(X, y, **more)
+    assert len(steps) == 3
+    assert vars(model) == before
+    assert_array_equal(model.partial_fit(X, y, **more).coef_, other.partial_fit(X, y, **more).coef_)
+
+
 def test_ctrl_c_in_partial_fit_changes_nothing(Estimator, data):
     X, y = data
     more = {} if Estimator is TorchLinearRegressor else {"classes": [0, 1, 2]}
