@@ -214,7 +214,7 @@ def _places(known: Tensor, values: Tensor) -> tuple[Tensor, Tensor | None]:
         index = values - known[0]
         inside = index.clamp(0, last)
         return index, None if torch.equal(index, inside) else index != inside
-    index = torch.searchsorted(known, values).clamp_(max=last)
+    index = torch.searchsorted(known, values.contiguous()).clamp_(max=last)
     strange = known[index] != values
     return index, strange if bool(strange.any()) else None
 

@@ -18,7 +18,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.callbacks import has_callbacks
-from skorchless.estimators.inputs import check_indices, check_plain
+from skorchless.estimators.inputs import as_numpy, check_indices, check_plain
 from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.fold import Entry, Evaluation, evaluate_folds, folds_at_once
 from skorchless.model_selection.grams import comoments_of_folds
@@ -125,7 +125,7 @@ class _Run:
         self.search, self.scorer, self.X, self.y, self.routed = search, scorer, X, y, routed
         self.estimator = clone(search.estimator)
         self.split_params = routed.splitter.split
-        self.cv = check_cv(search.cv, y, classifier=is_classifier(search.estimator))
+        self.cv = check_cv(search.cv, as_numpy(y), classifier=is_classifier(search.estimator))
         search.n_splits_ = self.cv.get_n_splits(X, y, **self.split_params)
         self.candidates: list[Candidate] = []
         self.out: list[dict[str, Any]] = []
@@ -169,7 +169,7 @@ class _Run:
         return self.results
 
     def _splits(self, cv: Any) -> list[tuple[Any, Any]]:
-        splits = list(cv.split(self.X, self.y, **self.split_params))
+        splits = list(cv.split(self.X, as_numpy(self.y), **self.split_params))
         if len(splits) != self.search.n_splits_:
             raise ValueError(
                 "cv.split and cv.get_n_splits return inconsistent results. Expected "

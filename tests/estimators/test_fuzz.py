@@ -170,7 +170,7 @@ NAMED = re.compile("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in dict.
 # What scikit-learn says of rows that it cannot split.
 OF_SEARCHES = re.compile(
     NAMED.pattern + "|n_splits|Expected sequence or array-like|at least 1 dimension|0 sample"
-    "|Big-endian"
+    "|Big-endian|not supported between"
 )
 
 

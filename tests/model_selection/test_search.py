@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import sklearn
+import torch
 from numpy.testing import assert_allclose
 from numpydoc.docscrape import NumpyDocString
 from scipy.stats import loguniform
@@ -371,3 +372,15 @@ def test_nothing_is_warned_about_otherwise(classes, sgd):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         BatchedGridSearchCV(sgd, RATES).fit(*classes)
+
+
+@pytest.mark.parametrize("scikit_learn_cannot_read", ["gradient", "bfloat16"])
+def test_targets_may_be_tensors_that_numpy_cannot_read(scikit_learn_cannot_read):
+    X, y = make_classes()
+    rows, target = torch.from_numpy(X), torch.from_numpy(y).to(torch.bfloat16)
+    if scikit_learn_cannot_read == "gradient":
+        target = torch.from_numpy(y).double().requires_grad_()
+    wanted = BatchedGridSearchCV(TorchSoftmaxClassifier(), {"alpha": [0.1, 1.0]}, cv=2).fit(X, y)
+    found = BatchedGridSearchCV(TorchSoftmaxClassifier(), {"alpha": [0.1, 1.0]}, cv=2)
+    found.fit(rows, target)
+    assert found.best_score_ == pytest.approx(wanted.best_score_)
