@@ -38,7 +38,7 @@ def _asked_for(message: str) -> str:
     """How much memory there was not."""
     found = ASKED.search(message)
     if found is None:
-        return "There is not enough memory."
+        return f"There is not enough memory: {message}.".replace(": .", ".")
     size, unit = found.groups()
     if unit == "bytes":
         size, unit = f"{int(size) / 2**30:.3g}", "GiB"
