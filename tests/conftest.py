@@ -5,6 +5,7 @@ import os
 os.environ["SCIPY_ARRAY_API"] = "1"
 
 import contextlib
+import signal
 from functools import partial
 
 import pytest
@@ -19,6 +20,10 @@ settings.register_profile(
     "skorchless", deadline=None, print_blob=True, derandomize="CI" in os.environ
 )
 settings.load_profile("skorchless")
+
+
+# A shell's background jobs ignore Ctrl-C, which some tests send to themselves.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 #: Sizes in bytes at which large matrices are treated as such, made small.

@@ -74,9 +74,10 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
     def __init_subclass__(cls, **options: Any) -> None:
         """Keep the defaults, for a subclass whose own ``__init__`` leaves parameters out."""
         super().__init_subclass__(**options)
-        for name, parameter in inspect.signature(cls.__init__).parameters.items():
-            if name in PARAMETERS and name not in vars(cls):
-                setattr(cls, name, parameter.default)
+        if TorchLinearModel in cls.__bases__:
+            for name, parameter in inspect.signature(cls.__init__).parameters.items():
+                if name in PARAMETERS:
+                    setattr(cls, name, parameter.default)
 
     # What each estimator has to say for itself.
 
@@ -263,8 +264,8 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         self._memory = replace(outcome.memory, weight_unit=unit)
 
     def _parameters(self) -> dict[str, Any]:
-        """The parameters that we know, also of a subclass that has more or fewer of its own."""
-        return {name: getattr(self, name) for name in PARAMETERS if hasattr(self, name)}
+        """Our own, also of a subclass that has more or fewer."""
+        return {name: getattr(self, name) for name in PARAMETERS if hasattr(type(self), name)}
 
     def _training_data(
         self,

@@ -250,6 +250,32 @@ def test_a_subclass_may_have_fewer_parameters(make):
     assert_same(*search_both(pipeline, grid, X, y, cv=3), atol=1e-9)
 
 
+class Weighted(TorchLinearRegressor):
+    """Has a parameter that of ours the classifier alone has."""
+
+    def __init__(self, class_weight="none", alpha=1.0):
+        super().__init__(alpha=alpha)
+        self.class_weight = class_weight
+
+
+class Lossy(TorchSoftmaxClassifier):
+    """Has parameters that of ours the regressor alone has."""
+
+    def __init__(self, loss="hinge", delta=-1, alpha=1.0):
+        super().__init__(alpha=alpha, **SGD)
+        self.loss, self.delta = loss, delta
+
+
+@pytest.mark.parametrize("make", [Weighted, Lossy])
+def test_a_subclasss_own_parameters_are_its_own_business(make):
+    X, y = make_numbers() if make is Weighted else make_classes()
+    same = TorchLinearRegressor(alpha=1.0) if make is Weighted else Logistic(1.0)
+    assert np.array_equal(make().fit(X, y).coef_, same.fit(X, y).coef_)
+    name = "class_weight" if make is Weighted else "loss"
+    grid = {"alpha": [0.01, 0.5], name: ["one", "other"]}
+    assert_same(*search_both(make(), grid, X, y, cv=3), atol=1e-9)
+
+
 # A pipeline whose last step is a placeholder.
 
 PLACEHOLDERS = {
