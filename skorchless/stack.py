@@ -31,6 +31,23 @@ def stack(
     return torch.as_tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
 
 
+def shared(array: np.ndarray) -> Tensor:
+    """A tensor that shares an array's memory, read-only or not: it is never to be written to."""
+    return torch.from_numpy(array if array.flags.writeable else np.asarray(_Writeable(array)))
+
+
+class _Writeable:
+    """An array that says of itself that it may be written to: torch warns of those that may not.
+
+    To silence the warning would touch the filters of the process, and so of other threads.
+    """
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array
+        interface = array.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
+
+
 def pack(coef: Tensor, intercept: Tensor) -> Tensor:
     """Join coefficients ``(M, K, D)`` and intercepts ``(M, K)`` into weights ``(M, K, D + 1)``."""
     return torch.cat([coef, intercept.unsqueeze(-1)], dim=-1)

@@ -1,6 +1,7 @@
 """Candidates that differ in ``alpha`` alone: in closed form, or along the path of their optima."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -95,22 +96,27 @@ def _in_closed_form(candidates: Sequence[Parameters], task: Task) -> Outcome | N
     None where conditioning asks for refinement, or where rounding the coefficients to X's dtype may
     lose what they have gained: then single fits say so.
     """
-    data = task.data
-    alpha = torch.tensor([float(c["alpha"]) for c in candidates], dtype=WIDE, device=data.X.device)
-    with own_settings(data.X.device, data.X.numel() * data.X.shape[1]):
-        moments = comoments_of(task) if task.comoments is None else task.comoments
-        fit_intercept = bool(candidates[0]["fit_intercept"])
-        found = moments.solve(alpha, fit_intercept=fit_intercept)
-        if not bool(found.reliable.all()) or _has_large_means(moments):
-            return None
-        mean = moments.mean[: data.X.shape[1]]
-        stored = rounded(found.weights, mean, data.X.dtype, fit_intercept=fit_intercept)
-        lost = moments.excess(stored.to(WIDE) - found.weights, alpha).numpy(force=True)
-        value, constant = found.value.numpy(force=True), float(found.constant_value)
-        tol = np.array([float(c["tol"]) for c in candidates])
-        if (lost > stop_distance(tol, value, np.full_like(value, constant))).any():
-            return None
-        weights = stored.numpy(force=True)
+    X = task.data.X
+    solve = partial(_solve, candidates, task)
+    return own_settings(X.device, X.numel() * X.shape[1], solve)
+
+
+def _solve(candidates: Sequence[Parameters], task: Task) -> Outcome | None:
+    X = task.data.X
+    alpha = torch.tensor([float(c["alpha"]) for c in candidates], dtype=WIDE, device=X.device)
+    moments = comoments_of(task) if task.comoments is None else task.comoments
+    fit_intercept = bool(candidates[0]["fit_intercept"])
+    found = moments.solve(alpha, fit_intercept=fit_intercept)
+    if not bool(found.reliable.all()) or _has_large_means(moments):
+        return None
+    mean = moments.mean[: X.shape[1]]
+    stored = rounded(found.weights, mean, X.dtype, fit_intercept=fit_intercept)
+    lost = moments.excess(stored.to(WIDE) - found.weights, alpha).numpy(force=True)
+    value, constant = found.value.numpy(force=True), float(found.constant_value)
+    tol = np.array([float(c["tol"]) for c in candidates])
+    if (lost > stop_distance(tol, value, np.full_like(value, constant))).any():
+        return None
+    weights = stored.numpy(force=True)
     results = [
         ModelResult(loss_curve=[value], n_iter=1, best_iter=1, rate=1.0, converged=True)
         for value in found.value.tolist()

@@ -37,7 +37,7 @@ from skorchless.estimators.ranks import (
     rank_generator,
     reducer_of,
 )
-from skorchless.estimators.settings import enough_threads
+from skorchless.estimators.settings import on_enough_threads
 from skorchless.estimators.starts import check_same_classes, restore, start_weights
 from skorchless.estimators.task import Outcome, Task
 from skorchless.estimators.training import fit_stack
@@ -287,13 +287,16 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         own = X.device if isinstance(X, Tensor) else None
         checked = inputs.features(self, X, reset=reset, min_rows=2 - min(reducer.size, 2))
         check_agreement(reducer, facts_of(self, checked) | facts)
-        with enough_threads(checked.numel()):
+
+        def placed() -> Data:
             data = self._weighted_data(checked, y, sample_weight, reducer, reset=reset)
             work = torch.tensor(float(checked.numel()) * data.n_outputs, device="cpu")
             reducer.sum_(work)
             device = resolve_device(self.device, own, int(work), distributed=bool(self.distributed))
             check_dtype(device)
             return data.to(device)
+
+        return on_enough_threads(checked.numel(), placed)
 
     def _weighted_data(
         self,

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from skorchless.engine import ModelResult, Progress
+from skorchless.estimators.settings import out_of_inference_mode
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -104,16 +104,16 @@ class FitWatcher:
         self._callbacks, self._attributes = callbacks, attributes
         self._verbose, self._fold_back = verbose, fold_back
 
-    # What a callback does with torch is none of the training's business.
-    @torch.inference_mode(False)
     def on_pass_begin(self, model: int) -> None:
         """Open the task of a pass."""
         if self._callbacks is not None:
-            self._callbacks.on_pass_begin()
+            out_of_inference_mode(self._callbacks.on_pass_begin)
 
-    @torch.inference_mode(False)
     def on_pass_end(self, progress: Progress) -> bool:
         """Print a line, close the task; return whether a callback wants the fit to stop."""
+        return out_of_inference_mode(partial(self._tell, progress))
+
+    def _tell(self, progress: Progress) -> bool:
         if self._verbose:
             print(line(progress, self._verbose))
         if self._callbacks is None:

@@ -5,7 +5,6 @@ Nothing here writes to what it is given.
 
 import contextlib
 import re
-import warnings
 from collections.abc import Iterator
 from numbers import Number
 from typing import Any
@@ -16,8 +15,9 @@ from scipy.sparse import issparse, isspmatrix
 from sklearn.utils.validation import check_array, check_consistent_length, validate_data
 from torch import Tensor
 
-from skorchless.estimators.settings import enough_threads
+from skorchless.estimators.settings import on_enough_threads
 from skorchless.sources import LargeMatrix, Matrix, SparseRows, Stored, is_large
+from skorchless.stack import shared
 
 #: Half precision is widened; everything else keeps its own or becomes double.
 COMPUTE_DTYPE = {
@@ -94,13 +94,7 @@ def as_tensor(array: np.ndarray) -> Tensor:
 
     What torch cannot stride over, such as reversed rows or a field of records, is copied.
     """
-    if not _has_steps_of_torch(array):
-        array = array.copy()
-    if array.flags.writeable:
-        return torch.from_numpy(array)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
+    return shared(array if _has_steps_of_torch(array) else array.copy())
 
 
 def _has_steps_of_torch(array: np.ndarray) -> bool:
@@ -218,9 +212,7 @@ def _check_finite(numbers: Tensor, array: Any, estimator: Any, name: str) -> Non
     A sum on all cores clears finite data in a fraction of the time of scikit-learn's check, which
     then only has to find the words.
     """
-    with enough_threads(numbers.numel()):
-        finite_sum = bool(numbers.sum().isfinite())
-    if not finite_sum:
+    if not on_enough_threads(numbers.numel(), lambda: bool(numbers.sum().isfinite())):
         check_array(array, accept_sparse=True, estimator=estimator, input_name=name)
 
 

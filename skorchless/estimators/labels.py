@@ -11,6 +11,7 @@ from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
 from skorchless.estimators.inputs import as_numpy, as_tensor, check_plain, named
+from skorchless.stack import shared
 
 #: Dtypes whose values int64 or float64 hold exactly.
 ENCODED_IN_PLACE = {
@@ -170,9 +171,9 @@ def labels_at(classes: np.ndarray, index: Tensor) -> np.ndarray | Tensor:
         labels: np.ndarray = classes[index.numpy(force=True)]
         return labels
     if held.dtype.kind == "u" and held.itemsize > 1:  # torch hardly computes with these
-        signed = torch.from_numpy(held.view(f"i{held.itemsize}")).to(index.device)
+        signed = shared(held.view(f"i{held.itemsize}")).to(index.device)
         return signed[index].view(getattr(torch, held.dtype.name))
-    return torch.from_numpy(held).to(index.device)[index]
+    return shared(held).to(index.device)[index]
 
 
 def _held_by_torch(classes: np.ndarray) -> np.ndarray | None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from skorchless.optimizers import State
 from skorchless.sources import Moments
-from skorchless.stack import WIDE, pack
+from skorchless.stack import WIDE, pack, shared
 
 KeptMoments = tuple[float, np.ndarray, np.ndarray]
 
@@ -100,5 +100,5 @@ def within_reach(
 def _restored(earlier: KeptMoments, like: Moments) -> Moments:
     """Moments that were kept, where others are."""
     weight, *tensors = earlier
-    mean, squares = (torch.from_numpy(values).to(like.mean.device) for values in tensors)
+    mean, squares = (shared(values).to(like.mean.device) for values in tensors)
     return Moments(weight, mean, squares)

@@ -1,5 +1,6 @@
 """Raw predictions of fitted models: torch for torch, else in NumPy, so that a fork is safe."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ from torch import Tensor
 
 from skorchless.estimators import inputs
 from skorchless.estimators.overflow import in_range
-from skorchless.estimators.settings import full_precision
+from skorchless.estimators.settings import in_full_precision
 from skorchless.sources import LargeMatrix, SparseRows
+from skorchless.stack import shared
 
 
 def raw_predictions(
@@ -35,7 +37,8 @@ def raw_predictions(
     if isinstance(X, Tensor):
         rows = inputs.features(estimator, X, reset=False)
         assert not isinstance(rows, SparseRows)
-        return _in_torch(rows, coef, intercept, n_logits)
+        run = partial(_in_torch, rows, coef, intercept, n_logits)
+        return in_full_precision(rows.device, run)
     with inputs.named("X"):
         matrix = inputs.large_matrix(estimator, X, reset=False)
         if matrix is not None:
@@ -51,22 +54,20 @@ def raw_predictions(
 def _in_torch(
     rows: Tensor | LargeMatrix, coef: np.ndarray, intercept: np.ndarray, n_logits: int | None
 ) -> Tensor:
-    kind = rows.device.type
-    with torch.no_grad(), torch.autocast(kind, enabled=False), full_precision:
-        weights = torch.from_numpy(coef).to(rows.device, rows.dtype).T
-        bias = torch.from_numpy(intercept).to(rows.device, rows.dtype)
-        if isinstance(rows, Tensor):
-            raw = torch.addmm(bias, rows, weights)
-            in_range(raw, rows, coef, intercept, n_logits)
-            return raw
-        raw = torch.empty(len(rows), len(bias), dtype=rows.dtype, device=rows.device)
-        done = 0
-        for run in rows.runs():
-            out = raw[done : done + len(run)]
-            torch.addmm(bias, run.to(rows.dtype), weights, out=out)
-            in_range(out, run, coef, intercept, n_logits)
-            done += len(run)
+    weights = shared(coef).to(rows.device, rows.dtype).T
+    bias = shared(intercept).to(rows.device, rows.dtype)
+    if isinstance(rows, Tensor):
+        raw = torch.addmm(bias, rows, weights)
+        in_range(raw, rows, coef, intercept, n_logits)
         return raw
+    raw = torch.empty(len(rows), len(bias), dtype=rows.dtype, device=rows.device)
+    done = 0
+    for run in rows.runs():
+        out = raw[done : done + len(run)]
+        torch.addmm(bias, run.to(rows.dtype), weights, out=out)
+        in_range(out, run, coef, intercept, n_logits)
+        done += len(run)
+    return raw
 
 
 def _in_runs(

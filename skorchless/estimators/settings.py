@@ -1,14 +1,19 @@
 """What the caller has set globally for torch: shut out while we train, and put back afterwards."""
 
 import contextlib
+import ctypes
 import threading
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
+from typing import Any, TypeVar
 
 import torch
 
 from skorchless.optimizers.curvature import sample_size
+from skorchless.restoring import between
 from skorchless.sources import Matrix
+
+T = TypeVar("T")
 
 #: Multiply-adds a batch from which more than one thread pays.
 WORTH_THREADS = 3 * 2**19
@@ -42,9 +47,8 @@ def work_of_batch(X: Matrix, n_rows: int, stack_width: int, *, full_batch: bool)
     return max(work // A_PASS, second_moments // SECOND_MOMENTS)
 
 
-@contextlib.contextmanager
-def own_settings(device: torch.device, work: int) -> Iterator[None]:
-    """Train without autograd, autocast and reduced precision, and on no more threads than pay.
+def own_settings(device: torch.device, work: int, run: Callable[[], T]) -> T:
+    """Call `run` without autograd, autocast and reduced precision, on no more threads than pay.
 
     Parameters
     ----------
@@ -53,71 +57,145 @@ def own_settings(device: torch.device, work: int) -> Iterator[None]:
     work : int
         Multiply-adds of one product with a batch. Where they are few, several threads cost more
         time meeting than they save, and far more when other processes keep the cores busy.
+    run : callable
     """
-    with (
-        torch.inference_mode(),
-        torch.autocast(device.type, enabled=False),
-        full_precision,
-        enough_threads(work),
-    ):
-        yield
+    inference = torch.inference_mode()
+    return between(
+        inference.__enter__,
+        partial(_leave, inference),
+        partial(in_full_precision, device, partial(on_enough_threads, work, run)),
+    )
+
+
+def _leave(inference: torch.inference_mode) -> None:
+    """Leave inference mode, if it was ever entered, rather than when its last traceback goes."""
+    with contextlib.suppress(AttributeError):
+        inference.__exit__(None, None, None)
+
+
+def out_of_inference_mode(run: Callable[[], T]) -> T:
+    """Call `run` as if nothing was being trained: callbacks may do with torch what they like."""
+    inference = torch.inference_mode(False)
+    return between(inference.__enter__, partial(_leave, inference), run)
+
+
+def in_full_precision(device: torch.device, run: Callable[[], T]) -> T:
+    """Call `run` with products in the precision of their factors: no autocast, no TF32."""
+    kind = device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return _full_precision(run)
+    change = partial(torch.set_autocast_enabled, kind, False)
+    put_back = partial(torch.set_autocast_enabled, kind, True)
+    return between(change, put_back, partial(_full_precision, run))
 
 
 class _FullPrecision:
-    """Multiply float32 matrices in float32.
+    """Multiply float32 matrices in float32, where the user has lowered that.
 
     The setting is the process's, so of several fits at once the first one in changes it and the
     last one out puts it back.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
+        # A lock that only its owner can release may be released once more than it was acquired.
+        self._lock = threading.RLock()
+        self._inside: set[object] = set()
         self._put_back: list[Callable[[], None]] = []
 
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._put_back = self._change()
-            self._inside += 1
+    def __call__(self, run: Callable[[], T]) -> T:
+        """Call `run` in full precision."""
+        me = object()
+        return between(
+            partial(self._locked, partial(self._enter, me)),
+            partial(self._locked, partial(self._leave, me)),
+            run,
+        )
 
-    def __exit__(self, *exception: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                for put_back in self._put_back:
-                    put_back()
+    def _locked(self, change: Callable[[], None]) -> None:
+        between(self._lock.acquire, self._release, change)
 
-    @staticmethod
-    def _change() -> list[Callable[[], None]]:
-        kinds = (torch.backends.cuda, torch.backends.mkldnn)
-        products = [kind.matmul for kind in kinds if hasattr(kind, "matmul")]
-        products = [product for product in products if hasattr(product, "fp32_precision")]
-        if not products:  # before torch 2.9 there is one setting for all
-            legacy = torch.get_float32_matmul_precision()
-            torch.set_float32_matmul_precision("highest")
-            return [partial(torch.set_float32_matmul_precision, legacy)]
-        before = [product.fp32_precision for product in products]
-        for product in products:
-            product.fp32_precision = "ieee"
-        return [
-            partial(setattr, product, "fp32_precision", precision)
-            for product, precision in zip(products, before, strict=True)
-        ]
+    def _release(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._lock.release()
 
+    def _enter(self, me: object) -> None:
+        if not self._inside:
+            changes = _precision_changes()
+            if not changes:
+                return
+            self._put_back = [put_back for _, put_back in changes]
+            self._inside.add(me)
+            for change, _ in changes:
+                change()
+        self._inside.add(me)
 
-full_precision = _FullPrecision()
+    def _leave(self, me: object) -> None:
+        if self._inside == {me}:
+            for put_back in self._put_back:
+                put_back()
+        self._inside.discard(me)
 
 
-@contextlib.contextmanager
-def enough_threads(work: int) -> Iterator[None]:
-    """One thread where a batch is little work."""
-    threads = torch.get_num_threads()
-    if threads == 1 or work >= WORTH_THREADS:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+def _precision_changes() -> list[tuple[Callable[[], None], Callable[[], None]]]:
+    """What to do to multiply in full precision, and what puts the user's setting back."""
+    kinds = (torch.backends.cuda, torch.backends.mkldnn)
+    products = [kind.matmul for kind in kinds if hasattr(kind, "matmul")]
+    products = [product for product in products if hasattr(product, "fp32_precision")]
+    if not products:  # before torch 2.9 there is one setting for all
+        legacy, change = torch.get_float32_matmul_precision(), torch.set_float32_matmul_precision
+        lowered = legacy != "highest"
+        return [(partial(change, "highest"), partial(change, legacy))] if lowered else []
+    return [
+        (
+            partial(setattr, product, "fp32_precision", "ieee"),
+            partial(_lower, product, product.fp32_precision),
+        )
+        for product in products
+        if product.fp32_precision not in ("none", "ieee")
+    ]
+
+
+def _lower(product: Any, precision: str) -> None:
+    """Set a precision again, or have it inherited again if that comes to the same."""
+    product.fp32_precision = "none"
+    if product.fp32_precision != precision:
+        product.fp32_precision = precision
+
+
+_full_precision = _FullPrecision()
+
+
+def on_enough_threads(work: int, run: Callable[[], T]) -> T:
+    """Call `run` on one thread where a batch is little work.
+
+    What torch has for that, ``torch.set_num_threads``, changes how many threads other threads get
+    that use torch for the first time. OpenMP and MKL keep a number for each thread.
+    """
+    if torch.get_num_threads() == 1 or work >= WORTH_THREADS:
+        return run()
+    return _on_one_openmp_thread(partial(_on_one_mkl_thread, run))
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    """What torch is linked with."""
+    return ctypes.CDLL(torch._C.__file__)
+
+
+def _on_one_openmp_thread(run: Callable[[], T]) -> T:
+    library = _library()
+    if not hasattr(library, "omp_set_num_threads"):
+        return run()
+    set_threads, before = library.omp_set_num_threads, library.omp_get_max_threads()
+    return between(partial(set_threads, 1), partial(set_threads, before), run)
+
+
+def _on_one_mkl_thread(run: Callable[[], T]) -> T:
+    """Call `run` on one thread of MKL, whose number hides OpenMP's once it has been set."""
+    library = _library()
+    if not hasattr(library, "MKL_Set_Num_Threads_Local"):
+        return run()
+    set_threads, before = library.MKL_Set_Num_Threads_Local, list[int]()
+    # The change gives the number before: in one call, so that no interrupt comes between the two.
+    change = partial(before.extend, map(set_threads, [1]))
+    return between(change, lambda: [set_threads(threads) for threads in before], run)

@@ -27,7 +27,7 @@ from skorchless.estimators.out_of_memory import memory_errors
 from skorchless.estimators.overflow import in_range
 from skorchless.estimators.parameters import PARAMETERS, check_parameters
 from skorchless.estimators.predictions import raw_predictions
-from skorchless.estimators.settings import full_precision
+from skorchless.estimators.settings import in_full_precision
 from skorchless.estimators.task import Task
 from skorchless.estimators.training import FoldBack
 from skorchless.optimizers.least_squares import Comoments
@@ -277,12 +277,11 @@ def predict_together(models: Sequence[TorchLinearModel], X: Any) -> np.ndarray:
         raw = inputs.as_numpy(raw).T
     elif isinstance(X, Tensor):
         rows = inputs.tensor_features(first, X, reset=False)
-        with torch.no_grad(), torch.autocast(rows.device.type, enabled=False), full_precision:
-            weights, bias = (torch.from_numpy(part).to(rows) for part in flat_models)
-            bias = bias.unsqueeze(1)
-            product = torch.addmm(bias, weights, rows.T)
-            in_range(product.T, rows, *flat_models, n_logits)
-            raw = product.numpy(force=True)
+        weights, bias = (torch.from_numpy(part).to(rows) for part in flat_models)
+        product = partial(torch.addmm, bias.unsqueeze(1), weights, rows.T)
+        by_model = in_full_precision(rows.device, product)
+        in_range(by_model.T, rows, *flat_models, n_logits)
+        raw = by_model.numpy(force=True)
     else:
         array = inputs.array_features(first, X, reset=False)
         with np.errstate(over="ignore", invalid="ignore"):

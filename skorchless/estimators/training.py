@@ -47,7 +47,7 @@ from skorchless.sources import (
     as_source,
 )
 from skorchless.sources.matrix_source import mean_of
-from skorchless.stack import WIDE, stack
+from skorchless.stack import WIDE, shared, stack
 
 FoldBack = Callable[[Tensor | None], np.ndarray | None]
 Watch = Callable[[FoldBack], Watcher]
@@ -114,10 +114,14 @@ def fit_stack(
         user's columns.
     """
     training = _Training(candidates, loss_name, task, memory)
-    with own_settings(task.data.X.device, training.work):
-        if training.kind.full_batch and not task.start.any():
-            training.task = replace(task, start=_better_start(training))
-        return training.run(watch)
+    return own_settings(task.data.X.device, training.work, partial(_run, training, watch))
+
+
+def _run(training: "_Training", watch: Watch | None) -> Outcome:
+    """Train from where it pays to start."""
+    if training.kind.full_batch and not training.task.start.any():
+        training.task = replace(training.task, start=_better_start(training))
+    return training.run(watch)
 
 
 def _better_start(training: "_Training") -> np.ndarray:
@@ -513,7 +517,7 @@ class _Training:
             scaling = scaling.damped(float(self._penalty(None).l2[0, 0, 0]))
             self.stored = self.data.stored_weight(self.reducer)
             if self.memory.stored is not None:
-                self.stored += torch.from_numpy(self.memory.stored).to(self.stored)
+                self.stored += shared(self.memory.stored).to(self.stored)
             return scaling.tempered(self.stored[:-1] / self.stored[-1])
         # Where the span of the rows takes too much memory, steps in it need the user's own units.
         wide = source.n_rows < source.n_columns and not source.affords_gram

@@ -1,7 +1,7 @@
 """Second moments of each fold's training rows, from those of the parts that the splits make."""
 
-import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,13 +44,20 @@ def comoments_of_folds(
     least = min(len(train) for train, _ in splits)
     if numbers * WIDE.itemsize > STACK_BYTES or least <= data.X.shape[1]:
         return none
+    work = data.X.numel() * data.X.shape[1]
+    run = partial(_of_others, data, parts, len(splits))
     try:
-        with memory_errors(), own_settings(data.X.device, data.X.numel() * data.X.shape[1]):
-            found = [_of_rows(data, rows) for rows in parts]
-            rest = found.pop() if len(parts) > len(splits) else None
-            return list(of_others(found, rest))
+        with memory_errors():
+            return own_settings(data.X.device, work, run)
     except MemoryError:
         return none
+
+
+def _of_others(data: Data, parts: list[np.ndarray], n_splits: int) -> list[Comoments | None]:
+    """For each split those of all parts but its own."""
+    found = [_of_rows(data, rows) for rows in parts]
+    rest = found.pop() if len(parts) > n_splits else None
+    return list(of_others(found, rest))
 
 
 def disjoint_parts(splits: Sequence[Split]) -> list[np.ndarray] | None:
@@ -91,13 +98,11 @@ def _wants_comoments(group: Group) -> bool:
 
 
 def _data(group: Group, X: Any, y: Any, fit_params: dict[str, Any]) -> Data | None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with memory_errors():
-                return group.unfitted()[0]._prepare(X, y, **fit_params).data
-        except (ValueError, TypeError, MemoryError):  # each fold will say so for itself
-            return None
+    try:
+        with memory_errors():
+            return group.unfitted()[0]._prepare(X, y, **fit_params).data
+    except (ValueError, TypeError, MemoryError, Warning):  # each fold will say so for itself
+        return None
 
 
 def _n_rows(split: Split) -> int:

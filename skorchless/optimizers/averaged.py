@@ -22,6 +22,7 @@ from torch import Tensor
 from skorchless.optimizers.base import PassOutcome, Setup
 from skorchless.optimizers.step_size import mean_row_square
 from skorchless.optimizers.textbook import Adam, State
+from skorchless.stack import shared
 
 #: p: how fast the beginning is forgotten.
 FORGETTING = 3.0
@@ -64,4 +65,4 @@ class AveragedAdam(Adam):
         """Go on from the mean, with weights that are ahead of it."""
         super().load_state(state)
         if "ahead" in state:
-            self._weights.add_(torch.from_numpy(state["ahead"]).to(self._weights))
+            self._weights.add_(shared(state["ahead"]).to(self._weights))

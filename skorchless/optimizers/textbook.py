@@ -13,7 +13,7 @@ from torch import Tensor
 
 from skorchless.optimizers.base import PassOutcome, Setup
 from skorchless.sources import Chunk
-from skorchless.stack import WIDE
+from skorchless.stack import WIDE, shared
 
 #: Optimizer state as it is kept between calls of ``partial_fit``: NumPy, so that it pickles small.
 State = dict[str, np.ndarray]
@@ -104,7 +104,7 @@ class SGD(TextbookRule):
     def load_state(self, state: State) -> None:
         """Go on with a velocity."""
         if self.velocity is not None and "velocity" in state:
-            self.velocity.copy_(torch.from_numpy(state["velocity"]))
+            self.velocity.copy_(shared(state["velocity"]))
 
 
 class Adam(TextbookRule):
@@ -199,7 +199,7 @@ class Adam(TextbookRule):
 
     def load_state(self, state: State) -> None:
         """Go on with both moments."""
-        self.mean.copy_(torch.from_numpy(state["mean"]))
-        self.square.copy_(torch.from_numpy(state["square"]))
+        self.mean.copy_(shared(state["mean"]))
+        self.square.copy_(shared(state["square"]))
         self.steps = int(state["steps"])
         self._rate = None

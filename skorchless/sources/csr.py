@@ -13,10 +13,17 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from skorchless.stack import WIDE
+from skorchless.stack import WIDE, shared
 
 #: Numbers that dense copies of some rows may have.
 WINDOW_NUMBERS = 2**20
+
+# Once in a process torch warns that CSR tensors are in beta. A fit is not to touch the filters of
+# warnings, which other threads share, so it is told here that this is known.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    _zero = torch.zeros(2, dtype=torch.int64, device="cpu")
+    torch.sparse_csr_tensor(_zero, _zero[:0], _zero[:0], (1, 1), device="cpu")
 
 DTYPES = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
 
@@ -111,14 +118,11 @@ class SparseRows:
 
 def _csr_tensor(compressed: Any, shape: tuple[int, int], device: torch.device) -> Tensor:
     """SciPy's three arrays as a tensor; they are shared on the CPU, and never written to."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        arrays = (compressed.indptr, compressed.indices, compressed.data)
-        indptr, indices, values = (torch.from_numpy(array).to(device) for array in arrays)
-        return torch.sparse_csr_tensor(
-            indptr, indices, values, shape, device=device, check_invariants=False
-        )
+    arrays = (compressed.indptr, compressed.indices, compressed.data)
+    indptr, indices, values = (shared(array).to(device) for array in arrays)
+    return torch.sparse_csr_tensor(
+        indptr, indices, values, shape, device=device, check_invariants=False
+    )
 
 
 def with_values(pattern: Tensor, values: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from skorchless.sources.csr import WINDOW_NUMBERS, SparseRows, with_values
 from skorchless.sources.matrix_source import MatrixSource
 from skorchless.sources.moments import Moments
 from skorchless.sources.scaling import Scaling
-from skorchless.stack import WIDE
+from skorchless.stack import WIDE, shared
 
 #: A chunk has at most so many numbers, raw predictions and residuals included ...
 CHUNK_NUMBERS = 2**23
@@ -173,8 +173,8 @@ class SparseChunk:
     def largest(self) -> Tensor:
         """As of `Chunk`."""
         matrix = self.rows.matrix
-        values = torch.from_numpy(matrix.data).abs()
-        columns = torch.from_numpy(matrix.indices).long()
+        values = shared(matrix.data).abs()
+        columns = shared(matrix.indices).long()
         largest = values.new_zeros(matrix.shape[1]).scatter_reduce_(0, columns, values, "amax")
         return largest.to(self.target.device)
 
