@@ -17,6 +17,7 @@ from torch import Tensor
 from skorchless.objective import Objective
 from skorchless.optimizers.base import Rule
 from skorchless.optimizers.schedules import ADAPTIVE_DIVISOR, ADAPTIVE_FLOOR, SCHEDULES
+from skorchless.restoring import undone_on_error
 from skorchless.sources import Source
 from skorchless.stack import WIDE, stack
 from skorchless.stopping import BestWeights, Patience
@@ -272,18 +273,23 @@ class _Run:
         largest = torch.linalg.vector_norm(outcome.accepted, torch.inf, dim=(1, 2))
         finite = np.isfinite(largest.numpy(force=True)) & np.isfinite(value)
         recorded = finite & moved
-        judged, validation_loss = value, None
+        judged, seen, validation_loss = value, None, None
         if validation is not None:
             losses = self.objective.mean_loss(validation.chunks(), outcome.accepted)
             validation_loss = losses.numpy(force=True)
         if self.best is not None and validation_loss is not None and started:
-            judged = validation_loss
-            self.best.update(np.where(recorded, judged, np.inf), outcome.accepted, self.n_iter)
+            judged, seen = validation_loss, outcome.accepted
         elif self.best is not None and self.controls.keeps_best:
             # The loss of a single batch is that of the weights before their step.
             seen = begun if source.n_batches == 1 else outcome.accepted
-            self.best.update(np.where(recorded, value, np.inf), seen, self.n_iter)
-        self._record(outcome.accepted, value, validation_loss, moved, finite, rates)
+
+        def write_down() -> None:
+            if self.best is not None and seen is not None:
+                self.best.update(np.where(recorded, judged, np.inf), seen, self.n_iter)
+            self._record(outcome.accepted, value, validation_loss, moved, finite, rates)
+
+        # If Ctrl-C falls into it, it is done again: the result is that of one pass, not of two.
+        undone_on_error(write_down, write_down)
         converged = outcome.converged | self._stale(judged, moved & started)
         self._let_go(converged, ~finite, outcome.stuck & ~converged)
         return models

@@ -81,10 +81,12 @@ class BestWeights:
         better = value < self.value
         if self.rounding is not None:
             better = value <= (1.0 + self.rounding) * self.value
-        self.value = np.where(better, np.minimum(value, self.value), self.value)
-        self.n_iter = np.where(better, n_iter, self.n_iter)
+        lowest = np.where(better, np.minimum(value, self.value), self.value)
+        n_iter = np.where(better, n_iter, self.n_iter)
         mask = torch.from_numpy(better).to(weights.device).view(-1, 1, 1)
-        self.weights = torch.where(mask, weights, self.weights)
+        weights = torch.where(mask, weights, self.weights)
+        # At once: Ctrl-C does not come in between.
+        self.value, self.n_iter, self.weights = lowest, n_iter, weights
 
     def select(self, keep: np.ndarray) -> None:
         """Keep only some of the models."""

@@ -95,7 +95,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         """Targets for the engine, and the number of outputs; `reset` learns shape or classes."""
         raise NotImplementedError
 
-    def _check_pass(self, *, first: bool) -> None:
+    def _check_pass(self, *, first: bool, classes: Any) -> None:
         """Refuse what `partial_fit` cannot do; here a rank's error is one on all."""
         if self.early_stopping:
             raise ValueError(
@@ -231,20 +231,29 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
             validation, _ = validation.reweighted(class_weights, reducer)
         return Task(data, start, generator, validation, reducer=reducer)
 
-    def _partial_fit(self, X: Any, y: Any, sample_weight: Any, *, first: bool) -> Self:
+    def _partial_fit(
+        self, X: Any, y: Any, sample_weight: Any, *, first: bool, classes: Any = None
+    ) -> Self:
         """One pass; the `first` call learns shapes, the others go on from where it stopped."""
         reducer = reducer_of(self.distributed)
         reducer.together(
-            partial(self._make_pass, reducer, X, y, sample_weight, first=first),
+            partial(self._make_pass, reducer, X, y, sample_weight, first=first, classes=classes),
             undo=partial(restore, self, dict(vars(self))),
         )
         return self
 
     @memory_errors()
     def _make_pass(
-        self, reducer: Reducer, X: Any, y: Any, sample_weight: Any, *, first: bool
+        self,
+        reducer: Reducer,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        *,
+        first: bool,
+        classes: Any,
     ) -> None:
-        self._check_pass(first=first)
+        self._check_pass(first=first, classes=classes)
         previous = dict(self.__dict__)
         facts = {"the method": "partial_fit", "whether it is the first call": first}
         data = self._training_data(X, y, sample_weight, reducer, facts, reset=first)

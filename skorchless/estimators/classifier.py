@@ -239,11 +239,8 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
             As `fit`; also without `classes` in the first call, for a label that is not among
             them, and with ``early_stopping=True`` or ``class_weight="balanced"``.
         """
-        self._announced = classes
-        try:
-            return self._partial_fit(X, y, sample_weight, first=not hasattr(self, "classes_"))
-        finally:
-            del self._announced
+        first = not hasattr(self, "classes_")
+        return self._partial_fit(X, y, sample_weight, first=first, classes=classes)
 
     def decision_function(self, X: Any) -> Any:
         """Compute the logits.
@@ -382,7 +379,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         self, y: np.ndarray | Tensor, name: str, reducer: Reducer, *, reset: bool
     ) -> tuple[Tensor, int]:
         if reset:
-            announced = getattr(self, "_announced", None)
+            announced = self.__dict__.pop("_announced", None)
             own = classes_of(y) if announced is None else announced
             self.classes_: np.ndarray = united(reducer.exchange(own))
         encoded = encode(y, self.classes_, name)
@@ -395,18 +392,20 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
             return encoded.to(torch.float64).unsqueeze(1), 1
         return encoded, len(self.classes_)
 
-    def _check_pass(self, *, first: bool) -> None:
-        super()._check_pass(first=first)
+    def _check_pass(self, *, first: bool, classes: Any) -> None:
+        super()._check_pass(first=first, classes=classes)
         if self.class_weight == "balanced":
             raise ValueError(
                 "partial_fit does not support class_weight='balanced': it cannot know how frequent "
                 "the classes will be. Compute weights with compute_class_weight('balanced', ...) "
                 "and pass them as a dict."
             )
-        if self._announced is not None:
-            self._announced = checked_classes(self._announced, None if first else self.classes_)
-        elif first:
+        if first and classes is None:
             raise ValueError("classes must be passed on the first call to partial_fit.")
+        if first:
+            self._announced = checked_classes(classes, None)  # until `_encode` learns them
+        elif classes is not None:
+            checked_classes(classes, self.classes_)
 
     def _class_weights(self, data: Data, reducer: Reducer) -> Factors | None:
         if self.class_weight is None:

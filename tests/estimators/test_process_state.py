@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import re
 import sys
 import threading
 import warnings
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 import torch
+from global_settings import mkl_threads, precisions
 from numpy.testing import assert_array_equal
 
 import skorchless
@@ -50,12 +50,6 @@ def amid(fit, do):
         fit()
     assert terminal.found
     return terminal.found
-
-
-def mkl_threads():
-    """How many threads MKL uses in this thread, or None if torch is built without it."""
-    found = re.search(r"mkl_get_max_threads\(\) : (\d+)", torch.__config__.parallel_info())
-    return found and int(found[1])
 
 
 @pytest.mark.parametrize("optimizer", ["auto", "sgd"])
@@ -109,11 +103,6 @@ def test_a_library_without_openmp_and_mkl_is_left_alone(Estimator, make_data, mo
 
 
 # Precision.
-
-
-def precisions():
-    products = torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)
-    return [getattr(product, "fp32_precision", None) for product in products]
 
 
 def test_the_precision_is_not_touched_unless_it_has_been_lowered(Estimator, make_data):

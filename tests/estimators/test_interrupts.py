@@ -1,0 +1,295 @@
+"""Ctrl-C at any line of the package, and at the return of any C function that it calls.
+
+``KeyboardInterrupt`` is raised from trace and profile functions. Some hundred places are drawn at
+random; ``pytest -m long`` goes through all of them.
+"""
+
+import random
+import signal
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from global_settings import mkl_threads, precisions
+from numpy.testing import assert_array_equal
+from sklearn.base import clone
+
+import skorchless
+from skorchless import BatchedGridSearchCV, TorchLinearRegressor, TorchSoftmaxClassifier
+
+PACKAGE = str(Path(skorchless.__file__).parent)
+#: Places that are drawn for each of the operations, of which there are twelve.
+DRAWN = 25
+SGD = {"optimizer": "sgd", "learning_rate": 0.01, "max_iter": 3, "tol": None, "batch_size": 16}
+
+
+class Places:
+    """Counts the places at which the package runs, and raises KeyboardInterrupt at one of them.
+
+    Parameters
+    ----------
+    at : int, optional
+        The number of the place; None goes through all of them.
+    """
+
+    def __init__(self, at=None):
+        self.at, self.found = at, []
+
+    def __enter__(self):
+        sys.setprofile(self._profile)
+        sys.settrace(self._trace)
+
+    def __exit__(self, *exception):
+        self._stop()
+
+    @staticmethod
+    def _stop():
+        sys.settrace(None)
+        sys.setprofile(None)
+
+    def _trace(self, frame, event, argument):
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        if event == "line":
+            self._visit(frame, "line")
+        return self._trace
+
+    def _profile(self, frame, event, argument):
+        if event == "c_return" and frame.f_code.co_filename.startswith(PACKAGE):
+            self._visit(frame, f"return of {argument.__name__}")
+
+    def _visit(self, frame, what):
+        name = frame.f_code.co_filename[len(PACKAGE) :], frame.f_lineno, what
+        self.found.append(name)
+        if len(self.found) - 1 == self.at:
+            self._stop()
+            raise KeyboardInterrupt
+
+
+def data(Estimator, seed):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(60, 3)).astype(np.float32)
+    signal = X @ rng.normal(size=(3, 3)) + rng.normal(size=(60, 3))
+    return (X, signal[:, 0]) if Estimator is TorchLinearRegressor else (X, signal.argmax(axis=1))
+
+
+class Operation:
+    """Something that is interrupted; sees that the estimators are as promised afterwards."""
+
+    def __init__(self, Estimator, parameters):
+        self.X, self.y = data(Estimator, 1)
+        self.unfitted = Estimator(random_state=0, **parameters)
+        self.prepare()
+
+    def prepare(self):
+        """Compute what the outcome is compared with."""
+
+    def begin(self):
+        """Bring an estimator into the state before the operation; return what is interrupted."""
+        raise NotImplementedError
+
+    def check(self):
+        """See to it that the estimator is as promised."""
+        raise NotImplementedError
+
+    def remember(self, model):
+        self.model, self.before = model, dict(vars(model))
+
+    @property
+    def is_unchanged(self):
+        now = vars(self.model)
+        same = now.keys() == self.before.keys()
+        return same and all(now[name] is value for name, value in self.before.items())
+
+
+class Fit(Operation):
+    def prepare(self):
+        self.old = clone(self.unfitted).fit(*data(type(self.unfitted), 2))
+        full = clone(self.unfitted).fit(self.X, self.y)
+        self.until = {}
+        for n_iter in range(1, full.n_iter_ + 1):
+            model = clone(self.unfitted).set_params(max_iter=n_iter)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self.until[n_iter] = model.fit(self.X, self.y)
+
+    def begin(self):
+        model = clone(self.unfitted)
+        vars(model).update(vars(self.old))
+        self.remember(model)
+        return lambda: model.fit(self.X, self.y)
+
+    def check(self):
+        if self.is_unchanged:
+            return
+        model = self.model
+        reached = self.until[model.n_iter_]
+        assert vars(model).keys() == vars(reached).keys()
+        assert_array_equal(model.loss_curve_, reached.loss_curve_)
+        assert_array_equal(model.coef_, reached.coef_)
+        assert_array_equal(model.intercept_, reached.intercept_)
+        assert model.best_iter_ == reached.best_iter_
+
+
+class PartialFit(Operation):
+    def prepare(self):
+        classifies = isinstance(self.unfitted, TorchSoftmaxClassifier)
+        self.more = {"classes": [0, 1, 2]} if classifies else {}
+        self.first = clone(self.unfitted).partial_fit(self.X, self.y, **self.more)
+        self.second = self._copy().partial_fit(self.X, self.y, **self.more)
+
+    def _copy(self):
+        model = clone(self.unfitted)
+        vars(model).update(vars(self.first))
+        return model
+
+    def begin(self):
+        model = self._copy()
+        self.remember(model)
+        return lambda: model.partial_fit(self.X, self.y, **self.more)
+
+    def check(self):
+        if not self.is_unchanged:  # the interrupt came when all had been done
+            assert vars(self.model).keys() == vars(self.second).keys()
+            assert_array_equal(self.model.coef_, self.second.coef_)
+            assert self.model.n_iter_ == 2
+        else:
+            self.model.partial_fit(self.X, self.y, **self.more)
+            assert_array_equal(self.model.coef_, self.second.coef_)
+
+
+class Predict(Operation):
+    def prepare(self):
+        self.fitted = clone(self.unfitted).fit(self.X, self.y)
+
+    def begin(self):
+        self.remember(self.fitted)
+        X = torch.tensor(self.X)
+
+        def predict():
+            self.fitted.predict(X)
+            self.fitted.predict(self.X)
+
+        return predict
+
+    def check(self):
+        assert self.is_unchanged
+
+
+class Search(Operation):
+    def begin(self):
+        model = clone(self.unfitted)
+        self.remember(model)
+        search = BatchedGridSearchCV(model, {"alpha": [0.1, 1.0]}, cv=2)
+        return lambda: search.fit(self.X, self.y)
+
+    def check(self):
+        assert self.is_unchanged
+
+
+OPERATIONS = {
+    "fit": (Fit, {}),
+    "fit with sgd": (Fit, SGD),
+    "partial_fit": (PartialFit, {}),
+    "partial_fit with sgd": (PartialFit, SGD),
+    "predict": (Predict, SGD),
+    "search": (Search, SGD),
+}
+
+
+def state():
+    """What the process and its threads share, or torch and NumPy keep for a thread."""
+    return {
+        "threads of torch": torch.get_num_threads(),
+        "threads of MKL": mkl_threads(),
+        "inference mode": torch.is_inference_mode_enabled(),
+        "gradients": torch.is_grad_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "precision of products": (precisions(), torch.get_float32_matmul_precision()),
+        "default dtype": torch.get_default_dtype(),
+        "filters of warnings": list(warnings.filters),
+        "NumPy's errors": np.geterr(),
+        "torch's random numbers": torch.get_rng_state().tolist(),
+        "NumPy's random numbers": str(np.random.get_state()),  # noqa: NPY002
+        "Python's random numbers": random.getstate(),
+        "Ctrl-C": signal.getsignal(signal.SIGINT),
+    }
+
+
+@pytest.fixture
+def settings_of_a_user():
+    """Settings that a fit changes: lowered precision, autocast, and more than one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    torch.set_float32_matmul_precision("high")
+    torch.set_autocast_enabled("cpu", True)
+    yield
+    torch.set_autocast_enabled("cpu", False)
+    torch.set_float32_matmul_precision("highest")
+    torch.set_num_threads(threads)
+
+
+def places_of(operation):
+    """For each place that an operation comes by, its first and its last time."""
+    for _ in range(2):  # the first time fills caches
+        places = Places()
+        run = operation.begin()
+        with places:
+            run()
+    first, last = {}, {}
+    for number, name in enumerate(places.found):
+        first.setdefault(name, number)
+        last[name] = number
+    return sorted({*first.values(), *last.values()})
+
+
+def interrupt(operation, number):
+    """Interrupt it at a place, by number; whether it came there, and what is wrong afterwards."""
+    places, before, run = Places(number), state(), operation.begin()
+    try:
+        with places:
+            run()
+    except KeyboardInterrupt as error:
+        kept = error  # with its frames, as a notebook keeps them
+    else:
+        return False, []
+    found = state()
+    wrong = [name for name, value in before.items() if found[name] != value]
+    traceback.clear_frames(kept.__traceback__)
+    del kept
+    found = state()
+    wrong += [f"{name}, later" for name, value in before.items() if found[name] != value]
+    try:
+        operation.check()
+    except Exception as error:
+        wrong.append(f"the estimator: {type(error).__name__}: {error}"[:300])
+    return True, [f"{places.found[-1]}: {one}" for one in wrong]
+
+
+def check(operation, numbers):
+    outcomes = [interrupt(operation, number) for number in numbers]
+    assert sum(came for came, _ in outcomes) > 0.9 * len(numbers)
+    assert [one for _, wrong in outcomes for one in wrong] == []
+
+
+each_operation = pytest.mark.parametrize(
+    ("kind", "parameters"), OPERATIONS.values(), ids=OPERATIONS
+)
+
+
+@each_operation
+def test_an_interrupt_at_some_places(Estimator, settings_of_a_user, kind, parameters):
+    operation = kind(Estimator, parameters)
+    places = places_of(operation)
+    check(operation, random.Random().sample(places, min(DRAWN, len(places))))
+
+
+@pytest.mark.long
+@each_operation
+def test_an_interrupt_at_every_place(Estimator, settings_of_a_user, kind, parameters):
+    operation = kind(Estimator, parameters)
+    check(operation, places_of(operation))

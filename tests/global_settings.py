@@ -1,0 +1,17 @@
+"""Settings of torch that are a process's or a thread's."""
+
+import re
+
+import torch
+
+
+def mkl_threads():
+    """How many threads MKL uses in this thread, or None if torch is built without it."""
+    found = re.search(r"mkl_get_max_threads\(\) : (\d+)", torch.__config__.parallel_info())
+    return found and int(found[1])
+
+
+def precisions():
+    """Of products of float32 on each kind of device, where torch has one for each."""
+    products = torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)
+    return [getattr(product, "fp32_precision", None) for product in products]
