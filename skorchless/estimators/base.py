@@ -163,6 +163,9 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
             For an argument of a kind that cannot be learnt from.
         MemoryError
             If there is not enough memory.
+        KeyboardInterrupt
+            At Ctrl-C. The estimator keeps the last accepted point; before the first one, and
+            always with ``distributed=True``, it is as it was before.
         RuntimeError
             With ``distributed=True``, if another rank raises or dies.
         """

@@ -238,6 +238,8 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         ValueError
             As `fit`; also without `classes` in the first call, for a label that is not among
             them, and with ``early_stopping=True`` or ``class_weight="balanced"``.
+        KeyboardInterrupt
+            At Ctrl-C. The estimator is then as it was before.
         """
         first = not hasattr(self, "classes_")
         return self._partial_fit(X, y, sample_weight, first=first, classes=classes)

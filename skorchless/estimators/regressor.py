@@ -232,6 +232,8 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         ------
         ValueError
             As `fit`; also with ``early_stopping=True``.
+        KeyboardInterrupt
+            At Ctrl-C. The estimator is then as it was before.
         """
         return self._partial_fit(X, y, sample_weight, first=not hasattr(self, "_n_outputs"))
 
