@@ -6,9 +6,13 @@ change, and what undoes it is called again if an interrupt may have cut it short
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from functools import partial, wraps
+from typing import ParamSpec, TypeVar
+
+import numpy as np
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 def between(
@@ -44,3 +48,18 @@ def undone_on_error(run: Callable[[], T], undo: Callable[[], object]) -> T:
     except BaseException:
         undo()
         raise
+
+
+def without_numpy_warnings(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorate a function that looks itself at what overflows or is invalid in it."""
+
+    @wraps(function)
+    def quiet(*arguments: P.args, **named: P.kwargs) -> T:
+        before = np.geterr()
+        return between(
+            partial(np.seterr, all="ignore"),
+            partial(np.seterr, **before),
+            partial(function, *arguments, **named),
+        )
+
+    return quiet

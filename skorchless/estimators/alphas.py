@@ -15,6 +15,7 @@ from skorchless.estimators.task import Outcome, Task
 from skorchless.estimators.training import LARGE_MEAN, Watch, fit_stack
 from skorchless.optimizers.descent import stop_distance
 from skorchless.optimizers.least_squares import Comoments
+from skorchless.restoring import without_numpy_warnings
 from skorchless.sources import affords_gram
 from skorchless.stack import WIDE
 
@@ -28,7 +29,7 @@ NEIGHBOURS = 4
 FEW_PASSES = 100
 
 
-@np.errstate(over="ignore", invalid="ignore")
+@without_numpy_warnings
 def fit_candidates(
     candidates: Sequence[Parameters], loss_name: str, task: Task, watch: Watch | None = None
 ) -> Outcome:

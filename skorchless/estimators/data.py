@@ -12,6 +12,7 @@ from torch import Tensor
 from skorchless.estimators.inputs import named
 from skorchless.estimators.ranks import check_some_rows
 from skorchless.reducer import Reducer
+from skorchless.restoring import without_numpy_warnings
 from skorchless.sources import Matrix, SparseRows
 from skorchless.sources.matrix_source import mean_of
 from skorchless.stack import WIDE
@@ -202,6 +203,7 @@ class Data:
         return Data(self.X.to(device), target, weight, self.n_outputs)
 
 
+@without_numpy_warnings
 def class_weights(
     class_weight: dict[Any, float] | str, classes: np.ndarray, data: Data, reducer: Reducer
 ) -> Factors:

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_array, check_consistent_length, valid
 from torch import Tensor
 
 from skorchless.estimators.settings import on_enough_threads
+from skorchless.restoring import without_numpy_warnings
 from skorchless.sources import LargeMatrix, Matrix, SparseRows, Stored, is_large
 from skorchless.stack import shared
 
@@ -46,8 +47,7 @@ NOT_PLAIN = {
 def named(name: str) -> Iterator[None]:
     """Let what goes wrong with an argument name it, in a ValueError or TypeError."""
     try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            yield
+        yield
     except OverflowError as error:
         raise ValueError(f"Input {name} contains a number too large for float64.") from error
     except (ValueError, TypeError) as error:
@@ -102,6 +102,7 @@ def _has_steps_of_torch(array: np.ndarray) -> bool:
     return not any(step < 0 or step % array.itemsize for step in array.strides)
 
 
+@without_numpy_warnings
 def features(estimator: Any, X: Any, *, reset: bool, name: str = "X", min_rows: int = 1) -> Matrix:
     """Check X and return it as a matrix of shape ``(n, D)``, in the dtype to compute in.
 
@@ -243,6 +244,7 @@ def _as_it_lies(X: Any) -> tuple[Tensor | None, torch.dtype]:
     return as_tensor(np.asarray(X)), dtype
 
 
+@without_numpy_warnings
 def numbers(y: Any, name: str) -> Tensor:
     """Check a numeric target and return it as a tensor of shape ``(n,)`` or ``(n, K)``."""
     with named(name):
@@ -267,6 +269,7 @@ def numbers(y: Any, name: str) -> Tensor:
     return target
 
 
+@without_numpy_warnings
 def weights(
     sample_weight: Any, n_rows: int, name: str = "sample_weight", *, all_zero: bool = False
 ) -> Tensor | None:
@@ -375,6 +378,7 @@ def _objects(array: np.ndarray) -> list[Any]:
     return objects
 
 
+@without_numpy_warnings
 def initial(value: Any, name: str, shape: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
     """Check weights to start from, and return them in `dtype`.
 

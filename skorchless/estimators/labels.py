@@ -11,6 +11,7 @@ from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
 from skorchless.estimators.inputs import as_numpy, as_tensor, check_plain, named
+from skorchless.restoring import without_numpy_warnings
 from skorchless.stack import shared
 
 #: Dtypes whose values int64 or float64 hold exactly.
@@ -28,6 +29,7 @@ ENCODED_IN_PLACE = {
 }
 
 
+@without_numpy_warnings
 def checked_labels(y: Any, name: str) -> np.ndarray | Tensor:
     """Labels of shape ``(n,)``, those of a tensor on its device.
 
@@ -83,6 +85,7 @@ def _kind(label: Any) -> str:
     return "numbers" if is_number else f"labels of type {type(label).__name__}"
 
 
+@without_numpy_warnings
 def checked_classes(classes: Any, known: np.ndarray | None) -> np.ndarray:
     """The labels that calls of `partial_fit` will bring, sorted.
 

@@ -7,6 +7,8 @@ import torch
 from scipy.sparse import issparse
 from torch import Tensor
 
+from skorchless.restoring import without_numpy_warnings
+
 #: Products that are made at once.
 BLOCK_NUMBERS = 2**20
 
@@ -14,6 +16,7 @@ BLOCK_NUMBERS = 2**20
 SPARE = 3
 
 
+@without_numpy_warnings
 def in_range(
     raw: Any, rows: Any, coef: np.ndarray, intercept: np.ndarray, n_logits: int | None
 ) -> None:
@@ -34,9 +37,8 @@ def in_range(
     n_logits : int, optional
         How many of the K belong to one model, if they are logits.
     """
-    with np.errstate(over="ignore", invalid="ignore"):
-        if bool(torch.isfinite(raw.sum()) if isinstance(raw, Tensor) else np.isfinite(raw.sum())):
-            return
+    if bool(torch.isfinite(raw.sum()) if isinstance(raw, Tensor) else np.isfinite(raw.sum())):
+        return
     if isinstance(raw, Tensor):
         places = (~raw.isfinite().all(dim=1)).nonzero().view(-1)
         some = rows[places].double().numpy(force=True)
@@ -54,17 +56,16 @@ def _again(
     weights = np.column_stack([coef, intercept]).astype(np.float64)
     block = max(1, BLOCK_NUMBERS // weights.size)
     found = np.empty_like(raw)
-    with np.errstate(over="ignore", under="ignore"):
-        for start in range(0, len(raw), block):
-            some = rows[start : start + block]
-            some = some.toarray() if issparse(some) else some
-            ones = np.ones((len(some), 1))
-            sums, power = _scaled_products(np.hstack([some, ones]).astype(np.float64), weights)
-            if n_logits is None:
-                found[start : start + block] = np.ldexp(sums, power)
-            else:
-                most = np.finfo(raw.dtype).maxexp - SPARE
-                found[start : start + block] = _logits(sums, power, n_logits, most)
+    for start in range(0, len(raw), block):
+        some = rows[start : start + block]
+        some = some.toarray() if issparse(some) else some
+        ones = np.ones((len(some), 1))
+        sums, power = _scaled_products(np.hstack([some, ones]).astype(np.float64), weights)
+        if n_logits is None:
+            found[start : start + block] = np.ldexp(sums, power)
+        else:
+            most = np.finfo(raw.dtype).maxexp - SPARE
+            found[start : start + block] = _logits(sums, power, n_logits, most)
     return found
 
 

@@ -12,10 +12,12 @@ from torch import Tensor
 from skorchless.estimators import inputs
 from skorchless.estimators.overflow import in_range
 from skorchless.estimators.settings import in_full_precision
+from skorchless.restoring import without_numpy_warnings
 from skorchless.sources import LargeMatrix, SparseRows
 from skorchless.stack import shared
 
 
+@without_numpy_warnings
 def raw_predictions(
     estimator: Any, X: Any, coef: np.ndarray, intercept: np.ndarray
 ) -> np.ndarray | Tensor:
@@ -44,9 +46,8 @@ def raw_predictions(
         if matrix is not None:
             return _in_runs(estimator, matrix, coef, intercept, n_logits)
         array = inputs.array_features(estimator, X, reset=False)
-    with np.errstate(over="ignore", invalid="ignore"):
-        raw: np.ndarray = array @ coef.T.astype(array.dtype, copy=False)
-        raw += intercept.astype(array.dtype, copy=False)
+    raw: np.ndarray = array @ coef.T.astype(array.dtype, copy=False)
+    raw += intercept.astype(array.dtype, copy=False)
     in_range(raw, array, coef, intercept, n_logits)
     return raw
 
@@ -81,15 +82,14 @@ def _in_runs(
     dtype = np.float32 if matrix.dtype == torch.float32 else np.float64
     raw = np.empty((len(matrix), len(coef)), dtype=dtype)
     done = 0
-    with np.errstate(over="ignore", invalid="ignore"):
-        weights, bias = (array.astype(dtype, copy=False) for array in (coef.T, intercept))
-        for run in matrix.runs():
-            block = check_array(
-                run.numpy(), dtype=[np.float64, np.float32], estimator=estimator, input_name="X"
-            )
-            out = raw[done : done + len(block)]
-            np.matmul(block, weights, out=out)
-            out += bias
-            in_range(out, block, coef, intercept, n_logits)
-            done += len(block)
+    weights, bias = (array.astype(dtype, copy=False) for array in (coef.T, intercept))
+    for run in matrix.runs():
+        block = check_array(
+            run.numpy(), dtype=[np.float64, np.float32], estimator=estimator, input_name="X"
+        )
+        out = raw[done : done + len(block)]
+        np.matmul(block, weights, out=out)
+        out += bias
+        in_range(out, block, coef, intercept, n_logits)
+        done += len(block)
     return raw

@@ -31,6 +31,7 @@ from skorchless.estimators.settings import in_full_precision
 from skorchless.estimators.task import Task
 from skorchless.estimators.training import FoldBack
 from skorchless.optimizers.least_squares import Comoments
+from skorchless.restoring import without_numpy_warnings
 
 #: What a fit is made of that `fit_prepared` does not call, and `predict_together` neither.
 PASSED_OVER = ("fit", "_fit", "_train", "_raw_predictions")
@@ -252,6 +253,7 @@ def _watch(
 
 
 @memory_errors()
+@without_numpy_warnings
 def predict_together(models: Sequence[TorchLinearModel], X: Any) -> np.ndarray:
     """Raw predictions of fitted estimators from one product.
 
@@ -284,10 +286,9 @@ def predict_together(models: Sequence[TorchLinearModel], X: Any) -> np.ndarray:
         raw = by_model.numpy(force=True)
     else:
         array = inputs.array_features(first, X, reset=False)
-        with np.errstate(over="ignore", invalid="ignore"):
-            flat = flat_models[0].astype(array.dtype, copy=False)
-            raw = np.ascontiguousarray((array @ flat.T).T) if issparse(array) else flat @ array.T
-            raw += intercept.reshape(outputs, 1).astype(array.dtype)
+        flat = flat_models[0].astype(array.dtype, copy=False)
+        raw = np.ascontiguousarray((array @ flat.T).T) if issparse(array) else flat @ array.T
+        raw += intercept.reshape(outputs, 1).astype(array.dtype)
         in_range(raw.T, array, *flat_models, n_logits)
     shaped: np.ndarray = raw.reshape(*coef.shape[:2], -1)
     return shaped

@@ -37,6 +37,7 @@ from skorchless.optimizers import (
 from skorchless.optimizers.schedules import ADAPTIVE_FLOOR
 from skorchless.penalties import ElasticNet
 from skorchless.reducer import Shard
+from skorchless.restoring import without_numpy_warnings
 from skorchless.sources import (
     Moments,
     Scaling,
@@ -87,7 +88,7 @@ SCALING_ROWS = 1024
 
 
 # Losses and weights that leave the range of numbers are noticed, and told in words of our own.
-@np.errstate(over="ignore", invalid="ignore")
+@without_numpy_warnings
 def fit_stack(
     candidates: Sequence[Parameters],
     loss_name: str,

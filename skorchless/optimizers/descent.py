@@ -17,6 +17,8 @@ from collections.abc import Collection
 
 import numpy as np
 
+from skorchless.restoring import without_numpy_warnings
+
 #: Share of the slope that an accepted step must gain (Armijo's condition).
 ARMIJO = 1e-4
 #: After this many rejected trials in a row the model cannot go further.
@@ -146,11 +148,11 @@ class Descent:
         self._update_thresholds()
         return accepted
 
+    @without_numpy_warnings
     def _shortened(self, value: np.ndarray) -> np.ndarray:
         """Minimise the parabola through value and slope at 0 and the value at the trial."""
         t, slope = self.length, self.slope
-        with np.errstate(all="ignore"):
-            best = -0.5 * slope * t * t / (value - self.value - t * slope)
+        best = -0.5 * slope * t * t / (value - self.value - t * slope)
         best = np.where(np.isfinite(value) & np.isfinite(best), best, 0.0)
         shorter: np.ndarray = np.clip(best, 0.1 * t, 0.5 * t)
         return shorter

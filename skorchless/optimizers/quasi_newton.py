@@ -32,6 +32,7 @@ from skorchless.optimizers.newton import newton_direction
 from skorchless.optimizers.preconditioner import Preconditioner
 from skorchless.optimizers.proximal import minimise_model
 from skorchless.optimizers.working_set import Block, Operator
+from skorchless.restoring import without_numpy_warnings
 from skorchless.sources import Chunk
 from skorchless.stack import WIDE
 
@@ -547,14 +548,14 @@ class QuasiNewton:
             return weights.new_zeros(())
         return torch.where(self.penalty.l2 > 0.0, weights.mean(dim=1, keepdim=True), 0.0)
 
+    @without_numpy_warnings
     def _accuracy(self) -> Tensor:
         """Residual that Newton directions may have, shape ``(M, 1, 1)``.
 
         Finer as the optimum comes near: the root of the decrease that was predicted last, in
         objectives (Eisenstat and Walker, 1996).
         """
-        with np.errstate(all="ignore"):
-            expected = np.sqrt(self.descent.decrement / np.abs(self.descent.value))
+        expected = np.sqrt(self.descent.decrement / np.abs(self.descent.value))
         expected = np.nan_to_num(expected, nan=ROUGH_NEWTON)
         accuracy = np.clip(expected, FINE_NEWTON, ROUGH_NEWTON)
         return torch.from_numpy(accuracy).to(self._gradient).view(-1, 1, 1)

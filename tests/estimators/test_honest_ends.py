@@ -172,14 +172,6 @@ def test_a_start_that_is_far_out_ends_at_the_optimum(model, coef, intercept, dty
     fit_right(model, X, y, **start_of(model, coef, intercept))
 
 
-def test_class_weights_that_leave_one_class_are_learned_soon():
-    X, y = rare_class(0, 20, n=200)
-    model = TorchSoftmaxClassifier(class_weight={0: 1.0, 1: 0.0})
-    model.fit(X, y)
-    assert model.n_iter_ < 10
-    assert (model.predict(X) == 0).all()
-
-
 # Classes that are nearly separable, among many rows (S2).
 
 
