@@ -7,8 +7,6 @@ import torch
 from scipy.sparse import issparse
 from torch import Tensor
 
-from skorchless.restoring import without_numpy_warnings
-
 #: Products that are made at once.
 BLOCK_NUMBERS = 2**20
 
@@ -16,7 +14,6 @@ BLOCK_NUMBERS = 2**20
 SPARE = 3
 
 
-@without_numpy_warnings
 def in_range(
     raw: Any, rows: Any, coef: np.ndarray, intercept: np.ndarray, n_logits: int | None
 ) -> None:
