@@ -216,6 +216,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         reducer: Reducer = ONE_PROCESS,
     ) -> Task:
         """Check what `fit` is given and split off what it validates on; learns shapes, classes."""
+        check_parameters(type(self).__name__, self._parameters())
         previous = dict(self.__dict__)
         if isinstance(X, Tensor):
             inputs.check_same_device(X, X_val=X_val)
@@ -256,6 +257,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         first: bool,
         classes: Any,
     ) -> None:
+        check_parameters(type(self).__name__, self._parameters())
         self._check_pass(first=first, classes=classes)
         previous = dict(self.__dict__)
         facts = {"the method": "partial_fit", "whether it is the first call": first}
@@ -291,7 +293,6 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
     ) -> Data:
         """Check the rows; the ranks must agree on what they are, on parameters and on `facts`."""
         owner = type(self).__name__
-        check_parameters(owner, self._parameters())
         if y is None:
             raise ValueError(
                 f"This {owner} estimator requires y to be passed, but the target y is None."

@@ -256,6 +256,8 @@ def bits(value):
     if isinstance(value, torch.Tensor):
         if value.is_sparse:
             return bits(value.to_dense())
+        if value.is_complex():
+            return value.dtype, bits(torch.view_as_real(value.detach().resolve_conj()))
         contents = None if value.is_meta else value.detach().double().numpy().tobytes()
         return value.dtype, value.stride(), contents, value.requires_grad
     if sparse.issparse(value):

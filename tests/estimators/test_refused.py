@@ -304,3 +304,10 @@ def test_any_tolerance_is_near_enough(Estimator, data):
     X, y = data
     if Estimator is TorchLinearRegressor:
         assert Estimator(tol=1e300, alpha=0.1, loss="huber").fit(X, 1e30 * y).converged_
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_parameters_are_checked_before_they_are_used(Estimator, method):
+    model = Estimator(early_stopping=np.array([True, False]))
+    with pytest.raises((TypeError, ValueError), match="early_stopping"):
+        getattr(model, method)(np.zeros((2, 1)), [0, 1])
