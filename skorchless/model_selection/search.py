@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 from joblib import effective_n_jobs
+from scipy.sparse import issparse
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
@@ -74,6 +75,11 @@ class _BatchedSearch(private.Search):
         scorer, refit_metric = self._resolve_scorers()
         check_plain(X, "X")
         check_plain(y, "y")
+        if issparse(y):
+            raise TypeError(
+                "Sparse data was passed for y, but dense data is required. Use '.toarray()' to "
+                "convert it."
+            )
         check_indices(X)
         X, y = indexable(X, y)
         params = private.check_method_params(X, params=params)

@@ -4,10 +4,11 @@ import re
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from searches import make_classes, make_numbers
 from sklearn.model_selection import GridSearchCV
 
-from skorchless import BatchedGridSearchCV, TorchLinearRegressor
+from skorchless import BatchedGridSearchCV, TorchLinearRegressor, TorchSoftmaxClassifier
 
 GRID = {"learning_rate": [0.01, 0.1], "alpha": [0.0, 0.5]}
 
@@ -51,3 +52,9 @@ def test_a_bad_parameter_of_all_candidates_is_named(name, bad):
     model = TorchLinearRegressor(**{name: bad})
     with pytest.raises(ValueError, match=f"'{name}' parameter of TorchLinearRegressor must be"):
         BatchedGridSearchCV(model, grid, cv=2, error_score="raise").fit(X, y)
+
+
+def test_sparse_targets_are_refused_by_name():
+    search = BatchedGridSearchCV(TorchSoftmaxClassifier(), {"alpha": [0.1, 1.0]})
+    with pytest.raises(TypeError, match="Sparse data was passed for y"):
+        search.fit(np.eye(4), csr_array([[0], [1], [0], [1]]))
