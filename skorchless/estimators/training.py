@@ -357,8 +357,10 @@ class _Training:
         if self.dtype == WIDE:
             # What is left out can be no more than rounding of the data. It is, if leaving it out
             # costs no more than noise would have gained: then nothing has been lost.
-            most = MOST_BY_CHANCE * self._gained_by_chance(int((~held).sum()), of_others)
+            # Residuals are measured with these columns: those of few rows, or without noise, may
+            # vanish by them, and then nothing says that they are noise.
             reached = np.array([result.loss_curve[result.best_iter - 1] for result in results])
+            most = MOST_BY_CHANCE * self._gained_by_chance(int((~held).sum()), reached)
             by_chance = of_others - reached <= most
             better |= by_chance
             for i in np.flatnonzero(by_chance).tolist():

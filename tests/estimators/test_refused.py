@@ -62,8 +62,7 @@ def given_to(Estimator, model, X, y, name, value):
     model.fit(**arguments)
 
 
-@pytest.mark.parametrize("number", NUMBERS[:4], ids=["int", "negative", "fraction", "long double"])
-@pytest.mark.parametrize(
+each_argument_of_fit = pytest.mark.parametrize(
     "name",
     [
         "X",
@@ -76,6 +75,10 @@ def given_to(Estimator, model, X, y, name, value):
         "sample_weight_val",
     ],
 )
+
+
+@pytest.mark.parametrize("number", NUMBERS[:4], ids=["int", "negative", "fraction", "long double"])
+@each_argument_of_fit
 def test_numbers_beyond_floating_point(Estimator, data, name, number):
     X, y = data
     shape = np.shape(Estimator().fit(X, y).coef_)
@@ -128,19 +131,7 @@ def tensor(kind, X):
 
 
 @pytest.mark.parametrize("kind", TENSORS)
-@pytest.mark.parametrize(
-    "name",
-    [
-        "X",
-        "y",
-        "sample_weight",
-        "coef_init",
-        "intercept_init",
-        "X_val",
-        "y_val",
-        "sample_weight_val",
-    ],
-)
+@each_argument_of_fit
 def test_tensors_that_hold_no_plain_numbers_are_refused_by_fit(Estimator, data, name, kind):
     X, y = map(torch.from_numpy, data)
     value = tensor(kind, X if name[0] == "X" else torch.ones(90).double())
