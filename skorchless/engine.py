@@ -90,7 +90,10 @@ class ModelResult:
     loss_curve, validation_loss_curve : list of float
         One value a pass.
     n_iter, best_iter : int
-        Iterations made, and the one whose weights these are.
+        Iterations made, and the one whose weights these are. A start that only was evaluated
+        counts as one.
+    moved : bool
+        Whether any iteration was made.
     rate : float
         The learning rate of the last pass.
     converged, diverged : bool
@@ -110,6 +113,7 @@ class ModelResult:
     validation_loss_curve: list[float] = field(default_factory=list)
     n_iter: int = 0
     best_iter: int = 0
+    moved: bool = False
     rate: float = 0.0
     converged: bool = False
     diverged: bool = False
@@ -352,6 +356,7 @@ class _Run:
             result = self.results[self.stack[i]]
             n_iter = max(1, int(self.n_iter[i]))
             result.n_iter, result.rate = n_iter, each_rate[i]
+            result.moved = bool(self.n_iter[i])
             if not finite[i]:
                 continue
             result.loss_curve[n_iter - 1 :] = [losses[i]]

@@ -12,7 +12,8 @@ from skorchless.estimators.evaluation import rounded
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.settings import own_settings
 from skorchless.estimators.task import Outcome, Task
-from skorchless.estimators.training import LARGE_MEAN, Watch, fit_stack
+from skorchless.estimators.training import LARGE_MEAN, fit_stack
+from skorchless.estimators.working_columns import Watch
 from skorchless.optimizers.descent import stop_distance
 from skorchless.optimizers.least_squares import Comoments
 from skorchless.restoring import without_numpy_warnings

@@ -1,7 +1,7 @@
 """Checked rows on their way to the engine."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -120,6 +120,10 @@ class Data:
             None if weight is None else weight.index_select(0, rows),
             self.n_outputs,
         )
+
+    def columns(self, chosen: Tensor) -> "Data":
+        """The same rows with some of the columns, by number in ascending order."""
+        return replace(self, X=self.X.index_select(1, chosen))
 
     def between(self, start: int, stop: int) -> "Data":
         """Consecutive rows."""

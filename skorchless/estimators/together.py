@@ -29,7 +29,7 @@ from skorchless.estimators.parameters import PARAMETERS, check_parameters
 from skorchless.estimators.predictions import raw_predictions
 from skorchless.estimators.settings import in_full_precision
 from skorchless.estimators.task import Task
-from skorchless.estimators.training import FoldBack
+from skorchless.estimators.working_columns import FoldBack
 from skorchless.optimizers.least_squares import Comoments
 from skorchless.restoring import without_numpy_warnings
 

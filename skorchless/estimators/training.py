@@ -3,7 +3,7 @@
 Candidates are lists of length M: a single fit is a list of one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skorchless.engine import Controls, ModelResult, Watcher, train
+from skorchless.engine import Controls, ModelResult, train
 from skorchless.estimators.candidates import Parameters, batch_rows, chosen_optimizer
 from skorchless.estimators.data import Data
 from skorchless.estimators.evaluation import Evaluation, judge, rounded
@@ -20,6 +20,12 @@ from skorchless.estimators.memory import Memory, go_on, kept, within_reach
 from skorchless.estimators.row_space import RowSpace, as_dense
 from skorchless.estimators.settings import own_settings, work_of_batch
 from skorchless.estimators.task import Outcome, Task
+from skorchless.estimators.working_columns import (
+    LEAST_COLUMNS,
+    AllColumns,
+    Rounds,
+    Watch,
+)
 from skorchless.losses import Loss, NullModel, make_loss, rough_median
 from skorchless.objective import Objective
 from skorchless.optimizers import (
@@ -49,9 +55,6 @@ from skorchless.sources import (
 )
 from skorchless.sources.matrix_source import mean_of
 from skorchless.stack import WIDE, shared, stack
-
-FoldBack = Callable[[Tensor | None], np.ndarray | None]
-Watch = Callable[[FoldBack], Watcher]
 
 #: Share of an automatic rate below which a falling one has fallen far enough.
 AUTOMATIC_FLOOR = 1e-3
@@ -83,8 +86,8 @@ MOST_FACTORED = 2**24
 #: noise are expected to gain.
 MOST_BY_CHANCE = 5.0
 
-#: Rows that roughly tell means and deviations.
-SCALING_ROWS = 1024
+#: Rows that roughly tell means and deviations: so many, or fewer if they have more numbers.
+SCALING_ROWS, LEAST_SCALING_ROWS, SCALING_NUMBERS = 1024, 128, 2**20
 
 
 # Losses and weights that leave the range of numbers are noticed, and told in words of our own.
@@ -119,6 +122,18 @@ def fit_stack(
 
 
 def _run(training: "_Training", watch: Watch | None) -> Outcome:
+    """Train on a few columns at a time, where L1 leaves few of them, or on all."""
+    if not training.is_worth_rounds or (watch is not None and len(training.candidates) > 1):
+        return _run_at_once(training, watch)
+
+    def fit(candidates: Sequence[Parameters], task: Task, told: Watch | None) -> Outcome:
+        return _run_at_once(_Training(candidates, training.loss_name, task, None), told)
+
+    task = training.task
+    return Rounds(training.candidates, task, training.all_columns(), fit, watch).run()
+
+
+def _run_at_once(training: "_Training", watch: Watch | None) -> Outcome:
     """Train from where it pays to start."""
     if training.kind.full_batch and not training.task.start.any():
         training.task = replace(training.task, start=_better_start(training))
@@ -189,31 +204,22 @@ class _Training:
 
     def _train(self, watch: Watch | None) -> Outcome:
         """Put everything together, train, and fold the weights back."""
-        mean_weight = self.memory.mean_weight
-        plain = self._source(self.data, self.shard, self._batch_size(), mean_weight)
+        plain = self._plain_source()
         scaling = self._scaling(plain) if self.automatic else None
         self._centring = self._about_the_mean(scaling)
-        source = plain if scaling is None else plain.scaled(scaling)
-        implicit = scaling is not None and self._leaves_rows_alone(plain, scaling)
-        objective = Objective(
-            self.loss,
-            self._penalty(scaling),
-            scaling if implicit else None,
-            sets=self.data.sets,
-            reducer=self.reducer,
-        )
+        source, objective = self._problem(plain, scaling)
         weights = self._starting_weights(scaling)
         rates = self._rates(source, objective)
         units = self._measure_targets(source, objective, weights)
         rule = self._rule(source, objective, weights, units)
         results, interrupt = train(
-            plain if implicit else source,
+            source if objective.scaling is None else plain,
             objective,
             rule,
             weights,
             self._controls(rates, units),
             generator=self.generator if self.shared["shuffle"] else None,
-            validation=self._validation_source(None if implicit else scaling),
+            validation=self._validation_source(scaling if objective.scaling is None else None),
             watcher=None if watch is None else watch(partial(self._fold_back, scaling=scaling)),
         )
         if interrupt is not None and (self.one_pass or self.reducer.size > 1):
@@ -228,6 +234,49 @@ class _Training:
             rates,
             interrupt,
             self._remember(rule, rates, plain.mean_weight),
+        )
+
+    def _plain_source(self) -> Source:
+        """The rows to train on, as they are."""
+        return self._source(self.data, self.shard, self._batch_size(), self.memory.mean_weight)
+
+    def _problem(self, plain: Source, scaling: Scaling | None) -> tuple[Source, Objective]:
+        """Standardised rows, and the objective, which may standardise weights instead of rows."""
+        source = plain if scaling is None else plain.scaled(scaling)
+        implicit = scaling is not None and self._leaves_rows_alone(plain, scaling)
+        objective = Objective(
+            self.loss,
+            self._penalty(scaling),
+            scaling if implicit else None,
+            sets=self.data.sets,
+            reducer=self.reducer,
+        )
+        return source, objective
+
+    @property
+    def is_worth_rounds(self) -> bool:
+        """Whether L1 is likely to leave so few columns that rounds of a part of them are faster.
+
+        Not where early stopping wants to see the way of all columns to the optimum.
+        """
+        shared = self.shared
+        if not self.kind.full_batch or shared["early_stopping"] or shared["tol"] is None:
+            return False
+        many = self.data.X.shape[1] >= LEAST_COLUMNS
+        return many and all(c["alpha"] and c["l1_ratio"] for c in self.candidates)
+
+    def all_columns(self) -> AllColumns:
+        """The conditions of the optimum in all columns."""
+        self._use_double()
+        plain = self._plain_source()
+        scaling = self._scaling(plain)
+        source, objective = self._problem(plain, scaling)
+        return AllColumns(
+            source if objective.scaling is None else plain,
+            objective,
+            scaling,
+            np.array([float(candidate["tol"]) for candidate in self.candidates]),
+            self.null_model,
         )
 
     def _starting_weights(self, scaling: Scaling | None) -> Tensor:
@@ -533,7 +582,8 @@ class _Training:
         that leaves a column looking constant.
         """
         if self.kind.full_batch:
-            sample = source.sample(SCALING_ROWS).moments().over(self.reducer)
+            rows = min(SCALING_ROWS, SCALING_NUMBERS // source.n_columns)
+            sample = source.sample(max(rows, LEAST_SCALING_ROWS)).moments().over(self.reducer)
             if bool(((sample.squares > 0) & sample.squares.isfinite()).all()):
                 return sample
         moments = Moments.total(chunk.moments() for chunk in source.chunks()).over(self.reducer)

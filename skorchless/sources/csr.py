@@ -76,10 +76,10 @@ class SparseRows:
         stored = np.bincount(self.matrix.indices, of_numbers, minlength=self.shape[1])
         return torch.from_numpy(stored).to(self.device)
 
-    def index_select(self, dim: int, rows: Tensor) -> "SparseRows":
-        """Some of the rows, by index."""
-        assert dim == 0
-        return SparseRows(self.matrix[rows.numpy(force=True)], self.device)
+    def index_select(self, dim: int, chosen: Tensor) -> "SparseRows":
+        """Some of the rows, or of the columns, by index."""
+        index = chosen.numpy(force=True)
+        return SparseRows(self.matrix[index] if dim == 0 else self.matrix[:, index], self.device)
 
     def between(self, start: int, stop: int) -> "SparseRows":
         """Consecutive rows."""

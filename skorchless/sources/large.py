@@ -140,12 +140,21 @@ class LargeMatrix:
         return self._copied(torch.arange(start, stop, device="cpu"))
 
     def index_select(self, axis: int, rows: Tensor) -> "Tensor | LargeMatrix":
-        """Some rows in ascending order: a copy where they are few, else another of these."""
-        assert axis == 0
+        """Some rows in ascending order: a copy where they are few, else another of these.
+
+        Of columns always a copy, made of some rows at a time.
+        """
+        if axis == 1:
+            return torch.cat([block.index_select(1, rows) for block in self._blocks()])
         rows = rows.cpu()
         if len(rows) * self.shape[1] * self.dtype.itemsize <= COPIED_BYTES:
             return self._copied(rows)
         return LargeMatrix(self.stored, self.dtype, self.device, self._in_stored(rows))
+
+    def _blocks(self) -> Iterator[Tensor]:
+        """All rows in their order, some at a time, to compute with."""
+        for start, stop in slices(len(self), max(1, RUN_BYTES // self._row_bytes)):
+            yield self[start:stop]
 
     def to(self, where: torch.device | torch.dtype) -> "LargeMatrix":
         """To be computed with in another dtype, or on another device, if it fits there."""

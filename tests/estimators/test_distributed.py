@@ -115,6 +115,16 @@ CASES = {
     "two outputs": ("numbers", {"outputs": 2}, {"alpha": 0.1}),
     "fewer rows than columns": ("numbers", {"n": 20, "d": 30}, {}),
     "Lasso": ("numbers", {}, {"alpha": 0.1, "l1_ratio": 1.0, **EXACTLY}),
+    "few of many columns": (
+        "numbers",
+        {"n": 60, "d": 450},
+        {"alpha": 0.3, "l1_ratio": 1.0, **EXACTLY},
+    ),
+    "few of many columns, classes": (
+        "classes",
+        {"n": 60, "d": 450},
+        {"alpha": 0.1, "l1_ratio": 0.9, **EXACTLY},
+    ),
     "Huber": ("numbers", {}, {"loss": "huber", **EXACTLY}),
     "Huber by adam": ("numbers", {}, {"loss": "huber", "optimizer": "adam", **FULL}),
     "a column a row": ("numbers", {}, {"optimizer": "sgd", "learning_rate": 1e-9, **FULL}),
