@@ -1,6 +1,7 @@
-"""Candidates that differ in ``alpha`` alone: in closed form, or along the path of their optima."""
+"""Candidates that differ in their penalties: from second moments, or along the path of optima."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -17,11 +18,13 @@ from skorchless.estimators.working_columns import Watch
 from skorchless.optimizers.descent import stop_distance
 from skorchless.optimizers.least_squares import Comoments
 from skorchless.restoring import without_numpy_warnings
-from skorchless.sources import affords_gram
+from skorchless.sources import Matrix, affords_gram
 from skorchless.stack import WIDE
 
 #: Of so many candidates in the order of alpha one is fitted from scratch.
 STRIDE = 5
+#: Columns up to which second moments of all serve fits with L1.
+MOST_COLUMNS = 2500
 #: Multiply-adds a pass from which one product with the rows is dearer than all else.
 WORTH_A_PATH = 2**24
 #: Fitted neighbours that the others' starts are interpolated from.
@@ -49,11 +52,9 @@ def fit_candidates(
     shared = candidates[0]
     free = watch is None and task.validation is None and _only_its_optimum_matters(shared)
     if len(candidates) > 1 and free:
-        if may_be_closed_form(shared) and affords_gram(task.data.X) and not task.start.any():
-            outcome = _in_closed_form(candidates, task)
-            if outcome is not None:
-                return outcome
-        elif _is_worth_a_path(len(candidates), task) and _follow_a_path(candidates):
+        if may_use_moments(candidates, task.data.X) and not task.start.any():
+            return _from_moments(candidates, loss_name, task)
+        if _is_worth_a_path(len(candidates), task) and _follow_a_path(candidates):
             return _along_path(candidates, loss_name, task)
     return fit_stack(candidates, loss_name, task, watch=watch)
 
@@ -63,13 +64,16 @@ def _is_worth_a_path(n_candidates: int, task: Task) -> bool:
     return n_candidates > STRIDE and work > WORTH_A_PATH
 
 
-def may_be_closed_form(parameters: Parameters) -> bool:
-    """Whether fits with these parameters can be solved for all penalties at once."""
+def may_use_moments(candidates: Sequence[Parameters], X: Matrix) -> bool:
+    """Whether fits of all penalties can be solved from the same second moments."""
+    shared = candidates[0]
+    with_l1 = [bool(c["alpha"] and c["l1_ratio"]) for c in candidates]
     return (
-        parameters.get("loss") == "squared_error"
-        and not (parameters["alpha"] and parameters["l1_ratio"])
-        and not parameters["early_stopping"]
-        and _only_its_optimum_matters(parameters)
+        shared.get("loss") == "squared_error"
+        and not shared["early_stopping"]
+        and _only_its_optimum_matters(shared)
+        and affords_gram(X)
+        and (all(with_l1) and X.shape[1] <= MOST_COLUMNS if any(with_l1) else True)
     )
 
 
@@ -92,39 +96,52 @@ def comoments_of(task: Task) -> Comoments:
     return Comoments.of(task.data.X, task.data.target, task.data.weight)
 
 
-def _in_closed_form(candidates: Sequence[Parameters], task: Task) -> Outcome | None:
-    """Every alpha from one eigendecomposition.
+def _from_moments(candidates: Sequence[Parameters], loss_name: str, task: Task) -> Outcome:
+    """Candidates solved from second moments, and the others by fits of their own.
 
-    None where conditioning asks for refinement, or where rounding the coefficients to X's dtype may
-    lose what they have gained: then single fits say so.
+    These are the ones whose conditioning asks for refinement, or whose coefficients, rounded to X's
+    dtype, may lose what they have gained: their fits say so.
     """
     X = task.data.X
     solve = partial(_solve, candidates, task)
-    return own_settings(X.device, X.numel() * X.shape[1], solve)
+    found, solved = own_settings(X.device, X.numel() * X.shape[1], solve)
+    if solved.all():
+        return found
+    rest = np.flatnonzero(~solved)
+    others = fit_stack([candidates[i] for i in rest.tolist()], loss_name, task)
+    for place, i in enumerate(rest):
+        found.results[i], found.weights[i] = others.results[place], others.weights[place]
+    return replace(found, interrupt=others.interrupt)
 
 
-def _solve(candidates: Sequence[Parameters], task: Task) -> Outcome | None:
+def _solve(candidates: Sequence[Parameters], task: Task) -> tuple[Outcome, np.ndarray]:
+    """Models from second moments, and which of them are solved."""
     X = task.data.X
-    alpha = torch.tensor([float(c["alpha"]) for c in candidates], dtype=WIDE, device=X.device)
+    alpha, l1_ratio, tol = (
+        torch.tensor([float(c[name]) for c in candidates], dtype=WIDE, device=X.device)
+        for name in ("alpha", "l1_ratio", "tol")
+    )
     moments = comoments_of(task) if task.comoments is None else task.comoments
     fit_intercept = bool(candidates[0]["fit_intercept"])
-    found = moments.solve(alpha, fit_intercept=fit_intercept)
-    if not bool(found.reliable.all()) or _has_large_means(moments):
-        return None
+    if bool((alpha * l1_ratio).any()):
+        found = moments.solve_with_l1(alpha, l1_ratio, tol, fit_intercept=fit_intercept)
+    else:
+        found = moments.solve(alpha, fit_intercept=fit_intercept)
     mean = moments.mean[: X.shape[1]]
     stored = rounded(found.weights, mean, X.dtype, fit_intercept=fit_intercept)
-    lost = moments.excess(stored.to(WIDE) - found.weights, alpha).numpy(force=True)
+    change = stored.to(WIDE) - found.weights
+    lost = moments.excess(change, alpha * (1.0 - l1_ratio)).numpy(force=True)
     value, constant = found.value.numpy(force=True), float(found.constant_value)
-    tol = np.array([float(c["tol"]) for c in candidates])
-    if (lost > stop_distance(tol, value, np.full_like(value, constant))).any():
-        return None
-    weights = stored.numpy(force=True)
+    enough = stop_distance(tol.numpy(force=True), value, np.full_like(value, constant))
+    solved = found.reliable.numpy(force=True) & (lost <= enough)
+    solved &= not _has_large_means(moments)
     results = [
         ModelResult(loss_curve=[value], n_iter=1, best_iter=1, rate=1.0, converged=True)
         for value in found.value.tolist()
     ]
+    weights: list[np.ndarray | None] = list(stored.numpy(force=True))
     rates = np.ones(len(candidates))
-    return Outcome(results, list(weights), "quasi-newton", rates, None, Memory())
+    return Outcome(results, weights, "quasi-newton", rates, None, Memory()), solved
 
 
 def _has_large_means(moments: Comoments) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from skorchless.estimators.alphas import may_be_closed_form
+from skorchless.estimators.alphas import may_use_moments
 from skorchless.estimators.candidates import STACK_BYTES
 from skorchless.estimators.data import Data
 from skorchless.estimators.out_of_memory import memory_errors
@@ -16,7 +16,6 @@ from skorchless.estimators.settings import own_settings
 from skorchless.estimators.together import has_own_way
 from skorchless.model_selection.groups import Group
 from skorchless.optimizers.least_squares import Comoments, of_others
-from skorchless.sources import affords_gram
 from skorchless.stack import WIDE
 
 Split = tuple[np.ndarray, np.ndarray]
@@ -38,11 +37,13 @@ def comoments_of_folds(
     data = None if parts is None else _data(group, X, y, fit_params)
     if parts is None or data is None or len(data.X) != _n_rows(splits[0]):
         return none
-    if not affords_gram(data.X):
+    candidates = [final._parameters() for final in group.finals]
+    if not may_use_moments(candidates, data.X):
         return none
+    with_l1 = any(candidate["alpha"] and candidate["l1_ratio"] for candidate in candidates)
     numbers = 3 * len(splits) * (data.X.shape[1] + data.n_outputs) ** 2
     least = min(len(train) for train, _ in splits)
-    if numbers * WIDE.itemsize > STACK_BYTES or least <= data.X.shape[1]:
+    if numbers * WIDE.itemsize > STACK_BYTES or (least <= data.X.shape[1] and not with_l1):
         return none
     work = data.X.numel() * data.X.shape[1]
     run = partial(_of_others, data, parts, len(splits))
@@ -94,7 +95,7 @@ def _wants_comoments(group: Group) -> bool:
         check_parameters(type(final).__name__, final._parameters())
     except (ValueError, TypeError):  # each fold will say so for itself
         return False
-    return may_be_closed_form(final._parameters())
+    return bool(final._parameters().get("loss") == "squared_error")
 
 
 def _data(group: Group, X: Any, y: Any, fit_params: dict[str, Any]) -> Data | None:

@@ -1,4 +1,4 @@
-r"""Least squares with L2 in closed form, for every penalty at once.
+r"""Least squares from second moments, for every penalty at once: with L2 in closed form.
 
 With the weighted second moments of centred columns and targets
 :math:`G = \tfrac{1}{S} \sum_i s_i (x_i - \bar x)(x_i - \bar x)^\top` and
@@ -20,6 +20,7 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
+from skorchless.optimizers.elastic_net_path import ElasticNetPath
 from skorchless.sources import Matrix, dense_blocks
 from skorchless.stack import WIDE, pack
 
@@ -77,9 +78,7 @@ class Comoments:
 
     def solve(self, alpha: Tensor, *, fit_intercept: bool) -> "Solutions":
         """The minimiser for every `alpha`, of shape ``(M,)``."""
-        second, mean = self.products / self.weight, self.mean
-        if not fit_intercept:
-            second, mean = second + torch.outer(mean, mean), torch.zeros_like(mean)
+        second, mean = self._second_moments(fit_intercept=fit_intercept)
         d = len(mean) - self.n_outputs
         values, vectors = torch.linalg.eigh(second[:d, :d])
         inside = vectors.T @ second[:d, d:]  # (D, K)
@@ -94,6 +93,47 @@ class Comoments:
         explained = (inside * scaled).sum(dim=(1, 2))
         value = 0.5 * (variance - explained).clamp(min=0.0)
         return Solutions(pack(coef, intercept), value, 0.5 * variance, reliable)
+
+    def solve_with_l1(
+        self, alpha: Tensor, l1_ratio: Tensor, tolerance: Tensor, *, fit_intercept: bool
+    ) -> "Solutions":
+        """The minimiser for every `alpha` above 0 and `l1_ratio` above 0, all of shape ``(M,)``.
+
+        Each is as near to its minimum as `tolerance` asks for.
+        """
+        second, mean = self._second_moments(fit_intercept=fit_intercept)
+        d = len(mean) - self.n_outputs
+        size = second.diagonal()[:d].sqrt()
+        varies = size > 2.0 * torch.finfo(WIDE).eps * self.mean[:d].abs()
+        unit = second[:d, :d][varies][:, varies] / torch.outer(size[varies], size[varies])
+        models, outputs = len(alpha), self.n_outputs
+        coef = second.new_zeros(models, outputs, d)
+        value, solved = second.new_zeros(models), torch.ones_like(alpha, dtype=torch.bool)
+        penalties = list(zip(alpha.tolist(), l1_ratio.tolist(), tolerance.tolist(), strict=True))
+        # From the largest weight of L1 on, which leaves the fewest coefficients.
+        order = sorted(range(models), key=lambda i: -penalties[i][0] * penalties[i][1])
+        for output in range(outputs):
+            cross = second[:d, d + output][varies] / size[varies]
+            variance = float(second[d + output, d + output])
+            path = ElasticNetPath(unit, cross, variance)
+            for i in order:
+                strength, share, tol = penalties[i]
+                l1 = strength * share / size[varies]
+                l2 = strength * (1.0 - share) / size[varies].square()
+                weights, objective, found = path.solve(l1, l2, tol)
+                coef[i, output, varies] = weights / size[varies]
+                value[i] += objective
+                solved[i] &= found
+        intercept = mean[d:] - coef @ mean[:d]
+        constant = 0.5 * second[d:, d:].diagonal().sum()
+        return Solutions(pack(coef, intercept), value, constant, solved)
+
+    def _second_moments(self, *, fit_intercept: bool) -> tuple[Tensor, Tensor]:
+        """Mean products about the means, and these; about zero without an intercept."""
+        second, mean = self.products / self.weight, self.mean
+        if fit_intercept:
+            return second, mean
+        return second + torch.outer(mean, mean), torch.zeros_like(mean)
 
     def excess(self, change: Tensor, alpha: Tensor) -> Tensor:
         """How much the objectives rise if the solutions change so, shape ``(M,)``.

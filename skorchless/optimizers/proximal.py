@@ -19,7 +19,14 @@ import torch
 from torch import Tensor
 
 from skorchless.optimizers.history import dot
-from skorchless.optimizers.working_set import LARGEST_DIRECT, LEAST_RIDGE, Model, Operator, total
+from skorchless.optimizers.working_set import (
+    LARGEST_DIRECT,
+    LEAST_RIDGE,
+    Model,
+    Operator,
+    minimum_on_line,
+    total,
+)
 
 #: Most proximal steps before a working set that is factored, and before any other.
 FEW_STEPS, MOST_STEPS = 48, 500
@@ -224,7 +231,8 @@ def _round(
     there = model.slope(to)
     gain = model.decrease(at, slope, to, there)
     if bool((live & (gain < ENOUGH * expected)).any()):
-        other = model.best_on_line(at, slope, direction)
+        curvature = total(direction * model.product(direction))
+        other = minimum_on_line(at, direction, slope, curvature, model.l1)
         slope_there = model.slope(other)
         other_gain = model.decrease(at, slope, other, slope_there)
         better = other_gain > gain

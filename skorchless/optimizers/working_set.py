@@ -225,29 +225,6 @@ class Model:
         ridge = torch.where(poor, more, DECAY * self.ridge)
         self.ridge = torch.where(useless | (ridge < SOME_RIDGE), LEAST_RIDGE, ridge)
 
-    def best_on_line(self, at: Tensor, slope: Tensor, direction: Tensor) -> Tensor:
-        """Minimiser of F on a ray, which is quadratic from each change of sign to the next.
-
-        The derivative of F along the ray grows with the length, and jumps at changes of sign.
-        """
-        curvature = total(direction * self.product(direction))
-        signed = torch.where(at == 0, direction.abs(), at.sign() * direction)
-        first = total(slope * direction + self.l1 * signed)
-        crosses = (at * direction < 0) & (self.l1 > 0)
-        when = torch.where(crosses, -at / torch.where(crosses, direction, 1.0), torch.inf)
-        jump = torch.where(crosses, 2.0 * self.l1 * direction.abs(), 0.0)
-        when, order = when.sort(dim=1)
-        constant = torch.cat([first, first + jump.gather(1, order).cumsum(dim=1)], dim=1)
-        begins = torch.cat([torch.zeros_like(first), when], dim=1)
-        ends = torch.cat([when, torch.full_like(first, torch.inf)], dim=1)
-        flat = torch.where(constant < 0, torch.inf, 0.0)
-        level = torch.where(curvature > 0, -constant / curvature, flat)
-        segment = (level <= ends).to(torch.int8).argmax(dim=1, keepdim=True)
-        length = torch.maximum(level, begins).minimum(ends).gather(1, segment)
-        length = torch.where(length.isfinite(), length, 0.0)
-        reached = torch.zeros_like(crosses).scatter(1, order, when == length)
-        return torch.where(reached, 0.0, at + length * direction)
-
 
 class Columns:
     """Principal submatrices of B from its products with unit vectors, each computed once.
@@ -277,6 +254,38 @@ class Columns:
             unit.view(len(unit), -1)[:, place] = 1.0
             self._columns[place] = self.product(unit).flatten(1)
         return self._columns[place]
+
+
+def minimum_on_line(
+    at: Tensor, direction: Tensor, slope: Tensor, curvature: Tensor, l1: Tensor
+) -> Tensor:
+    """Minimisers of quadratics plus L1 on rays, which are quadratic between changes of sign.
+
+    The derivative along a ray grows with the length, and jumps at changes of sign.
+
+    Parameters
+    ----------
+    at, direction, slope, l1 : Tensor of shape (P, N)
+        Where each ray begins and where it leads, gradient of the quadratic part, weight of L1.
+    curvature : Tensor of shape (P, 1)
+        Second derivative along the ray.
+    """
+    signed = torch.where(at == 0, direction.abs(), at.sign() * direction)
+    first = total(slope * direction + l1 * signed)
+    crosses = (at * direction < 0) & (l1 > 0)
+    when = torch.where(crosses, -at / torch.where(crosses, direction, 1.0), torch.inf)
+    jump = torch.where(crosses, 2.0 * l1 * direction.abs(), 0.0)
+    when, order = when.sort(dim=1)
+    constant = torch.cat([first, first + jump.gather(1, order).cumsum(dim=1)], dim=1)
+    begins = torch.cat([torch.zeros_like(first), when], dim=1)
+    ends = torch.cat([when, torch.full_like(first, torch.inf)], dim=1)
+    flat = torch.where(constant < 0, torch.inf, 0.0)
+    level = torch.where(curvature > 0, -constant / curvature, flat)
+    segment = (level <= ends).to(torch.int8).argmax(dim=1, keepdim=True)
+    length = torch.maximum(level, begins).minimum(ends).gather(1, segment)
+    length = torch.where(length.isfinite(), length, 0.0)
+    reached = torch.zeros_like(crosses).scatter(1, order, when == length)
+    return torch.where(reached, 0.0, at + length * direction)
 
 
 def total(numbers: Tensor) -> Tensor:

@@ -11,7 +11,14 @@ from skorchless.optimizers.history import History
 from skorchless.optimizers.joint import Joint, joint_moments
 from skorchless.optimizers.preconditioner import ByOutput, Diagonal, Factored
 from skorchless.optimizers.proximal import largest_eigenvalue, minimise_model, shrink
-from skorchless.optimizers.working_set import LEAST_RIDGE, Columns, Model, Operator, cholesky
+from skorchless.optimizers.working_set import (
+    LEAST_RIDGE,
+    Columns,
+    Model,
+    Operator,
+    cholesky,
+    minimum_on_line,
+)
 from skorchless.stack import WIDE
 
 MODELS, OUTPUTS, COLUMNS = 2, 2, 6
@@ -350,7 +357,8 @@ def test_the_best_point_on_a_line_is_no_higher_than_any_other(seed):
     )
     direction = -model.gradient
     at, slope = model.start, model.gradient
-    best = model.best_on_line(at, slope, direction)
+    curvature = (direction * model.product(direction)).sum(dim=1, keepdim=True)
+    best = minimum_on_line(at, direction, slope, curvature, model.l1)
     gain = model.decrease(at, slope, best, model.slope(best))
     for length in (0.0, 1e-3, 1e-2, 0.03, 0.1, 0.2, 0.5, 1.0, 3.0):
         other = at + length * direction

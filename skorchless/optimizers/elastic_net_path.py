@@ -1,0 +1,234 @@
+r"""Elastic nets of many penalties from second moments, each begun at its neighbour's solution.
+
+With second moments :math:`G` of the columns, :math:`c` of columns and target, and :math:`v` of the
+target, the objective is
+
+.. math:: P(w) = \tfrac12 (v - 2 w^\top c + w^\top G w)
+          + \sum_j \lambda_j |w_j| + \tfrac12 \mu_j w_j^2 .
+
+It is minimised by Newton's method on an active set: the coefficients that are not zero, and those
+whose slope :math:`|s_j|`, :math:`s = c - G w - \mu w`, is above :math:`\lambda_j`. As long as they
+keep their signs, P is quadratic in them, and a linear system gives its minimum. Coefficients that
+change their sign are dropped and the others solved for again, as in block pivoting (Kim and Park,
+2010). Where that does not lower P enough, the minimum on the line to the first solution is taken,
+which always does (feature-sign search; Lee et al., 2007), and a ridge about the last point is added
+to G (Levenberg, 1944).
+
+The end is the duality gap, which bounds how far P is above its minimum.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skorchless.optimizers.descent import stop_distance
+from skorchless.optimizers.working_set import cholesky, minimum_on_line
+
+#: Most rounds of a penalty, and linear systems of a round from which coefficients are dropped.
+MOST_ROUNDS, MOST_DROPS = 100, 10
+#: Most coefficients that join the active set in a round, or half as many as it has.
+LEAST_ADDED = 20
+#: The ridge that is always added, relative to the diagonal, the least and the largest one after
+#: poor rounds, its growth in each, and its decay in others.
+LEAST_RIDGE, SOME_RIDGE, LARGEST_RIDGE, GROWTH, DECAY = 1e-13, 1e-6, 1.0, 100.0, 0.1
+#: Shares of the expected decrease below which a round is poor, or needs a line search.
+POOR, ENOUGH = 0.1, 1e-2
+#: Rounding of the gap, relative to the target's second moment, and share of the distance at which
+#: a penalty is done that it may be.
+ROUNDING, HIDDEN = 1e-14, 0.1
+
+
+class ElasticNetPath:
+    """Solutions for one target, each begun where the last one has ended.
+
+    Parameters
+    ----------
+    gram : Tensor of shape (D, D), in double precision
+        Second moments of columns of unit size.
+    cross : Tensor of shape (D,)
+    variance : float
+        Second moment of the target.
+    """
+
+    def __init__(self, gram: Tensor, cross: Tensor, variance: float) -> None:
+        self.gram, self.cross, self.variance = gram, cross, variance
+        self.weights, self.rest = torch.zeros_like(cross), cross  # rest is c - G w
+
+    def solve(self, l1: Tensor, l2: Tensor, tolerance: float) -> tuple[Tensor, float, bool]:
+        """Find the solution of another penalty.
+
+        Parameters
+        ----------
+        l1, l2 : Tensor of shape (D,)
+            Weights of both parts of the penalty; the first are above zero.
+        tolerance : float
+            As of `stop_distance`.
+
+        Returns
+        -------
+        weights : Tensor of shape (D,)
+        value : float
+            The objective.
+        solved : bool
+            Whether the gap is small enough, and no rounding.
+        """
+        ridge = LEAST_RIDGE
+        value, gap = self._value_and_gap(self.weights, self.rest, l1, l2)
+        constant = np.array(0.5 * self.variance)
+        for _ in range(MOST_ROUNDS):
+            near = float(stop_distance(np.array(tolerance), np.array(value), constant))
+            if gap <= near:
+                hidden = ROUNDING * self.variance > HIDDEN * near
+                return self.weights, value, not hidden or not bool(self.weights.any())
+            lower, its_gap, expected, moved = self._round(l1, l2, ridge, value)
+            poor = value - lower < POOR * expected
+            ridge = max(GROWTH * ridge, SOME_RIDGE) if poor else DECAY * ridge
+            ridge = ridge if ridge >= SOME_RIDGE else LEAST_RIDGE
+            if lower < value:
+                value, gap, (self.weights, self.rest) = lower, its_gap, moved
+            elif ridge > LARGEST_RIDGE:
+                break
+        return self.weights, value, False
+
+    def _value_and_gap(
+        self, weights: Tensor, rest: Tensor, l1: Tensor, l2: Tensor
+    ) -> tuple[float, float]:
+        """The objective, and the duality gap at the residuals scaled to satisfy all conditions."""
+        with_l2 = l2 * weights
+        numbers = [
+            weights @ self.cross,
+            weights @ rest,
+            weights @ with_l2,
+            l1 @ weights.abs(),
+            ((rest - with_l2).abs() / l1).max(),
+        ]
+        explained, left, squares, magnitudes, ratio = torch.stack(numbers).tolist()
+        residual = self.variance - explained - left
+        value = 0.5 * residual + magnitudes + 0.5 * squares
+        share = 1.0 / max(ratio, 1.0)
+        dual = share * (self.variance - explained) - 0.5 * share**2 * (residual + squares)
+        return value, value - dual
+
+    def _round(
+        self, l1: Tensor, l2: Tensor, ridge: float, value: float
+    ) -> tuple[float, float, float, tuple[Tensor, Tensor]]:
+        """One round of Newton's method.
+
+        Returns
+        -------
+        value, gap : float
+            At the new point.
+        expected : float
+            The decrease of the objective if all coefficients kept their signs.
+        moved : tuple of Tensor of shape (D,)
+            The new point, and ``c - G w`` there.
+        """
+        slope = self.rest - l2 * self.weights
+        active = self._active_set(slope, l1)
+        system = _System(
+            self.gram.index_select(0, active),
+            active,
+            self.weights[active],
+            self.cross[active],
+            slope[active],
+            l1[active],
+            l2[active],
+            ridge,
+        )
+        to = system.with_these_signs()
+        moved = self._moved(active, to, system.rows)
+        lower, gap = self._value_and_gap(*moved, l1, l2)
+        if value - lower < ENOUGH * system.expected:
+            on_line = self._moved(active, system.on_line(), system.rows)
+            its_value, its_gap = self._value_and_gap(*on_line, l1, l2)
+            if its_value < lower:
+                lower, gap, moved = its_value, its_gap, on_line
+        return lower, gap, system.expected, moved
+
+    def _active_set(self, slope: Tensor, l1: Tensor) -> Tensor:
+        """Places of the coefficients that are not zero, and of those that violate the most."""
+        active = self.weights != 0
+        excess = torch.where(active, 0.0, slope.abs() - l1)
+        violating = excess > 0
+        most = max(LEAST_ADDED, int(active.sum()) // 2)
+        if int(violating.sum()) > most:
+            violating = torch.zeros_like(active).scatter(0, excess.topk(most).indices, True)
+        return (active | violating).nonzero().view(-1)
+
+    def _moved(self, active: Tensor, to: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The coefficients `to` among zeros, and ``c - G w`` there."""
+        weights = torch.zeros_like(self.weights).scatter(0, active, to)
+        return weights, self.cross - to @ rows
+
+
+class _System:
+    """The linear system of a round, in the coefficients of the active set.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (a, D)
+        Those of G.
+    active : Tensor of int, shape (a,)
+    at, cross, slope, l1, l2 : Tensor of shape (a,)
+    ridge : float
+    """
+
+    def __init__(
+        self,
+        rows: Tensor,
+        active: Tensor,
+        at: Tensor,
+        cross: Tensor,
+        slope: Tensor,
+        l1: Tensor,
+        l2: Tensor,
+        ridge: float,
+    ) -> None:
+        self.rows, self.at, self.slope, self.l1, self.ridge = rows, at, slope, l1, ridge
+        self.sign = torch.where(at != 0, at, slope).sign()
+        self.scale = (1.0 + l2).rsqrt()
+        self.matrix = rows.index_select(1, active)
+        self.matrix.diagonal().add_(l2)
+        self.target = self.scale * (cross - l1 * self.sign) + ridge * at / self.scale
+        self.unit = self.matrix * self.scale * self.scale.unsqueeze(1)
+        self.kept = torch.ones_like(at, dtype=torch.bool)
+        first = self._solve()
+        self.expected = 0.5 * float((slope - l1 * self.sign) @ (first - at))
+        # Those that begin at zero are dropped first: with the others, the way leads downwards.
+        self.first = self._drop(first, at == 0)
+
+    def with_these_signs(self) -> Tensor:
+        """The minimum over those that keep their signs, the others zero."""
+        to = self._drop(self.first, self.kept)
+        return torch.where(to * self.sign < 0, 0.0, to)
+
+    def on_line(self) -> Tensor:
+        """The minimum on the line to the first solution."""
+        way = self.first - self.at
+        curvature = (way @ (self.matrix @ way)).view(1, 1)
+        to = minimum_on_line(
+            self.at.unsqueeze(0),
+            way.unsqueeze(0),
+            -self.slope.unsqueeze(0),
+            curvature,
+            self.l1.unsqueeze(0),
+        )
+        return to.squeeze(0)
+
+    def _drop(self, to: Tensor, which: Tensor) -> Tensor:
+        """Drop some of those that have changed their sign, and solve again, until none has."""
+        for _ in range(MOST_DROPS):
+            wrong = self.kept & which & (to * self.sign < 0)
+            if not bool(wrong.any()):
+                break
+            self.kept = self.kept & ~wrong
+            to = self._solve()
+        return to
+
+    def _solve(self) -> Tensor:
+        """The minimum over what is kept, whatever the signs, the others zero."""
+        kept = self.kept.nonzero().view(-1)
+        unit = self.unit.index_select(0, kept).index_select(1, kept).unsqueeze(0)
+        lower = cholesky(unit, unit.new_full((1, 1), self.ridge)).squeeze(0)
+        inside = torch.cholesky_solve(self.target[kept].unsqueeze(1), lower).squeeze(1)
+        return torch.zeros_like(self.at).scatter(0, kept, self.scale[kept] * inside)
