@@ -63,7 +63,7 @@ LITTLE = 1e-3
 #: After more steps than this an end is checked with the Hessian of all rows, if that is affordable.
 MANY_STEPS = 12
 #: Share of the curvature along a step that may be lost by the step at the end of a fit.
-MOST_FADING = 0.01
+MOST_FADING = 1e-4
 #: Squares of pivots of Cholesky factors, of matrices of unit diagonal, below which columns count as
 #: dependent: solutions lose nearly all of their digits, or half of them.
 SINGULAR, NEARLY_SINGULAR = 1e-12, 1e-9
