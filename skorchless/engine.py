@@ -103,9 +103,10 @@ class ModelResult:
     blew_up : bool
         Whether it only stopped improving because its loss grew far beyond where it began.
     lost_digits : bool
-        Whether the returned coefficients, rounded to their dtype, lost what training had gained.
+        Whether the returned coefficients, or their predictions, lost by rounding to their dtype
+        what training had gained.
     returned_objective : float, optional
-        Of the returned coefficients, where it was evaluated.
+        Of the returned coefficients, or of their predictions, where it was evaluated.
     """
 
     weights: Tensor | None = None

@@ -437,8 +437,8 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         if result.lost_digits:
             said.append(self._why_digits_are_lost())
             said.append(
-                f"The objective of the returned coefficients is {result.returned_objective:.6g}; "
-                f"{reached:.6g} was reached before they were rounded."
+                f"The objective of the returned model is {result.returned_objective:.6g}; "
+                f"{reached:.6g} was reached before rounding."
             )
         else:
             said.append(f"The objective is {reached:.6g}.")
@@ -464,17 +464,17 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         )
 
     def _why_digits_are_lost(self) -> str:
-        """What the dtype of the coefficients cannot hold, and the cure."""
+        """What the dtype of coefficients and predictions cannot hold, and the cure."""
         dtype = np.asarray(self.coef_).dtype
         cure = (
             "Pass X as float64, or subtract the means of the features"
             if dtype == np.float32
-            else "Subtract the means of the features, or raise alpha"
+            else "Subtract the means of the features, remove nearly collinear ones, or raise alpha"
         )
         return (
-            f"{type(self).__name__} did not converge: {dtype} cannot hold the optimum, because the "
-            "means of some features are too large beside their standard deviations or features are "
-            f"nearly collinear. {cure}."
+            f"{type(self).__name__} did not converge: {dtype} cannot hold the optimum or its "
+            "predictions, because the means of some features are too large beside their standard "
+            f"deviations or features are nearly collinear. {cure}."
         )
 
     # Predicting.

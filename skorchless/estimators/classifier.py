@@ -119,9 +119,9 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         The epoch whose coefficients were kept.
     converged_ : bool
         Whether training ended because ``tol`` was reached or as it was asked to (early stopping,
-        ``tol=None``, a callback), and the coefficients could be returned without losing what it had
-        gained. A ``ConvergenceWarning`` says why where it is False. Not set by `partial_fit`, which
-        also removes it.
+        ``tol=None``, a callback), and neither the coefficients nor their predictions lost by
+        rounding what it had gained. A ``ConvergenceWarning`` says why where it is False. Not set by
+        `partial_fit`, which also removes it.
     loss_curve_ : ndarray of shape (n_epochs,)
         Objective, penalty included. SGD and Adam: mean over an epoch's batches, each taken before
         its update. Quasi-Newton: at the accepted coefficients after each iteration, so it never

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from skorchless.engine import ModelResult
 from skorchless.estimators.data import Data
+from skorchless.estimators.predictions import predicted_by
 from skorchless.losses import NullModel
 from skorchless.objective import Objective
 from skorchless.optimizers.descent import WORSE, stop_distance
 from skorchless.reducer import Reducer
 from skorchless.sources import Scaling, Source
-from skorchless.sources.chunk import slices
+from skorchless.sources.chunk import lay_out, slices
 from skorchless.stack import WIDE, pack
 
 #: Numbers of a table that are evaluated at once.
@@ -51,38 +52,72 @@ class Evaluation:
     reducer: Reducer
 
     def values(self, weights: Sequence[np.ndarray | None]) -> np.ndarray:
-        """Objectives of models, shape ``(M,)``; of missing ones that of no coefficients."""
-        nothing = np.zeros((self.data.n_outputs, self.data.X.shape[1] + 1))
-        stacked = np.stack([nothing if w is None else w for w in weights])
-        values = self._of_stack(torch.from_numpy(stacked).to(self.data.X.device))
-        found: np.ndarray = values.numpy(force=True)
-        return found
-
-    def _of_stack(self, weights: Tensor) -> Tensor:
-        """Objectives of weights ``(M, K, D + 1)``.
+        """Objectives of models, shape ``(M,)``; of missing ones that of no coefficients.
 
         Dense rows are centred first, and what that does to the intercept is added up in extended
         precision: with large means the rounding of an intercept is just what is looked for.
         """
-        data, centring, wide = self.data, self.centring, weights.to(WIDE)
+        stacked, centring = self._stack(weights), self.centring
+        wide = stacked.to(WIDE)
         if centring is not None:
             mean = centring.mean.numpy(force=True).astype(np.longdouble)
             stored = wide.numpy(force=True).astype(np.longdouble)
             shifted = (stored[..., -1] + stored[..., :-1] @ mean).astype(np.float64)
             wide = pack(wide[..., :-1], torch.from_numpy(shifted).to(wide.device))
+
+        def mean_loss(block: Data) -> Tensor:
+            source = self._source(block.in_double())
+            source = source if centring is None else source.scaled(centring)
+            return self.objective.mean_loss(source.chunks(), wide)
+
+        return self._over_blocks(mean_loss, stacked)
+
+    def as_predicted(self, weights: Sequence[np.ndarray | None]) -> np.ndarray:
+        """The same of raw predictions as they are made: on rows as they come, and rounded."""
+        stacked, loss = self._stack(weights), self.objective.loss
+        models, outputs, columns = stacked.shape
+        flat = stacked.view(-1, columns).numpy(force=True)
+        n_logits = None if loss.has_units else outputs
+
+        def mean_loss(block: Data) -> Tensor:
+            rows = block.X.to(stacked.dtype)
+            raw = predicted_by(rows, flat[:, :-1], flat[:, -1], n_logits).to(WIDE)
+            raw = raw.T.reshape(models, outputs, -1)
+            target = lay_out(block.target, out=raw.new_empty(1, 1, 1, *raw.shape[1:]))
+            losses = loss.value(raw, target.view(1, *raw.shape[1:]))  # (M, rows)
+            return (
+                losses.mean(dim=1)
+                if block.weight is None
+                else (losses @ block.weight / block.weight.sum())
+            )
+
+        return self._over_blocks(mean_loss, stacked)
+
+    def _stack(self, weights: Sequence[np.ndarray | None]) -> Tensor:
+        """All models' weights, zero for missing ones, shape ``(M, K, D + 1)``."""
+        nothing = np.zeros((self.data.n_outputs, self.data.X.shape[1] + 1))
+        stacked = np.stack([nothing if w is None else w for w in weights])
+        return torch.from_numpy(stacked).to(self.data.X.device)
+
+    def _source(self, block: Data) -> Source:
+        return self.rows_of(block, batch_size=len(block.X), mean_weight=None)
+
+    def _over_blocks(self, mean_loss: Callable[[Data], Tensor], weights: Tensor) -> np.ndarray:
+        """Objectives from the mean loss of each block of rows, shape ``(M,)``."""
+        data = self.data
         total = torch.zeros(len(weights) + 1, dtype=WIDE, device=weights.device)
         rows = max(1, BLOCK_NUMBERS * len(data.X) // max(data.X.numel(), 1))
         for start, stop in slices(len(data.X), rows):
-            block = data.between(start, stop).in_double()
-            source = self.rows_of(block, batch_size=stop - start, mean_weight=None)
-            source = source if centring is None else source.scaled(centring)
+            block = data.between(start, stop)
             weight = stop - start if block.weight is None else block.weight.sum()
-            total[:-1] += self.objective.mean_loss(source.chunks(), wide) * weight
+            total[:-1] += mean_loss(block) * weight
             total[-1] += weight
         self.reducer.sum_(total)
-        mean_loss: Tensor = total[:-1] / total[-1]
-        penalty = self.objective.penalty
-        return mean_loss + penalty.value(weights) if penalty.is_active else mean_loss
+        values, penalty = total[:-1] / total[-1], self.objective.penalty
+        if penalty.is_active:
+            values += penalty.value(weights)
+        found: np.ndarray = values.numpy(force=True)
+        return found
 
 
 def rounded(weights: Tensor, mean: Tensor, dtype: torch.dtype, *, fit_intercept: bool) -> Tensor:
@@ -96,9 +131,54 @@ def rounded(weights: Tensor, mean: Tensor, dtype: torch.dtype, *, fit_intercept:
     return coarse
 
 
+def near_enough(result: ModelResult, tol: float, constant: float) -> float:
+    """Distance to the optimum that `tol` allows at the end of training."""
+    reached = result.loss_curve[result.best_iter - 1]
+    enough = np.array(max(tol, LEAST_TOL))
+    return float(stop_distance(enough, np.array(reached), np.array(constant)))
+
+
+def may_cancel(
+    results: Sequence[ModelResult],
+    weights: Sequence[np.ndarray | None],
+    size: np.ndarray,
+    tols: Sequence[float],
+    null_model: NullModel,
+    *,
+    has_units: bool,
+) -> np.ndarray:
+    """Whether rounding of its predictions may cost a model what counts, shape ``(M,)``.
+
+    A raw prediction is rounded in proportion to the terms that it is the sum of. No loss has a
+    second derivative above one, and its slope is at most the root of twice a loss that has units,
+    or one and a half times another.
+
+    Parameters
+    ----------
+    results, tols, null_model, has_units
+        As of `judge`.
+    weights : list of ndarray
+        That are returned.
+    size : ndarray of shape (D,)
+        Root of each column's mean square.
+    """
+    cancels = np.zeros(len(results), dtype=bool)
+    for i, (result, model) in enumerate(zip(results, weights, strict=True)):
+        if model is None or not result.loss_curve:
+            continue
+        terms = np.abs(model[:, :-1].astype(np.float64)) @ size + np.abs(model[:, -1])
+        moved = np.finfo(model.dtype).eps * np.linalg.norm(terms)
+        reached = result.loss_curve[result.best_iter - 1]
+        slope = np.sqrt(2.0 * reached) if has_units else 1.5 * reached
+        near = near_enough(result, tols[i], float(null_model.loss[i]))
+        cancels[i] = not slope * moved + 0.5 * moved**2 <= near  # nor where sizes overflow
+    return cancels
+
+
 def judge(
     results: Sequence[ModelResult],
     values: np.ndarray,
+    predicted: np.ndarray,
     tols: Sequence[float],
     null_model: NullModel,
     dtype: torch.dtype,
@@ -108,13 +188,15 @@ def judge(
     """Set `returned_objective` and `lost_digits`, with which a model has not converged.
 
     Digits are lost if rounding took back what training had gained, or left a model that is worse
-    than the best constant one.
+    than the best constant one. Rounding to single precision, which the user has chosen, may cost
+    predictions `tol` times what has been gained, however near to zero the objective is.
 
     Parameters
     ----------
     results : list of ModelResult
-    values : ndarray of shape (M,)
-        Objectives of the weights that are returned.
+    values, predicted : ndarray of shape (M,)
+        Objectives of the weights that are returned, as they are and as they predict; NaN where
+        they are not in doubt.
     tols : list of float
     null_model : NullModel
     dtype : torch.dtype
@@ -126,26 +208,31 @@ def judge(
     intercept = null_model.intercept.abs().amax(dim=1).numpy(force=True)
     of_intercepts = np.square(torch.finfo(dtype).eps * intercept)
     rounding = ROUNDING_OF_RETURNED * torch.finfo(WIDE).eps
-    for result, value, tol, constant, of_intercept, log_odds in zip(
+    for result, value, as_predicted, tol, constant, of_intercept, log_odds in zip(
         results,
         values.tolist(),
+        predicted.tolist(),
         tols,
         null_model.loss.tolist(),
         of_intercepts.tolist(),
         intercept.tolist(),
         strict=True,
     ):
-        if not result.loss_curve or result.diverged:
+        highest = float(np.fmax(value, as_predicted))
+        if not result.loss_curve or result.diverged or np.isnan(highest):
             continue
         reached = result.loss_curve[result.best_iter - 1]
-        enough = np.array(max(tol, LEAST_TOL))
-        near = stop_distance(enough, np.array(reached), np.array(constant))
-        noise = rounding * (abs(value) if has_units else max(abs(value), 1.0))
+        near = near_enough(result, tol, constant)
+        noise = rounding * (abs(highest) if has_units else max(abs(highest), 1.0))
         if constant - reached <= of_intercept:  # nothing to gain that rounding would not hide
             noise += min(of_intercept, LEAST_TOL * abs(reached))
+        of_predictions = near
+        if dtype != WIDE:
+            of_predictions = max(near, max(tol, LEAST_TOL) * (constant - reached))
         lost = value - reached > MOST_LOST * near + noise
+        lost |= as_predicted - reached > MOST_LOST * of_predictions + noise + of_intercept
         # A log loss is a difference of log-odds, which has their rounding.
         most = constant * WORSE + noise + LEAST_LOSS
         most += 0.0 if has_units else rounding * log_odds
-        result.lost_digits = bool(lost or value > most)
-        result.returned_objective = value
+        result.lost_digits = bool(lost or value > most or as_predicted > most + of_intercept)
+        result.returned_objective = highest

@@ -13,7 +13,7 @@ from skorchless.estimators import inputs
 from skorchless.estimators.overflow import in_range
 from skorchless.estimators.settings import in_full_precision
 from skorchless.restoring import without_numpy_warnings
-from skorchless.sources import LargeMatrix, SparseRows
+from skorchless.sources import LargeMatrix, Matrix, SparseRows
 from skorchless.stack import shared
 
 
@@ -46,6 +46,24 @@ def raw_predictions(
         if matrix is not None:
             return _in_runs(estimator, matrix, coef, intercept, n_logits)
         array = inputs.array_features(estimator, X, reset=False)
+    return _in_numpy(array, coef, intercept, n_logits)
+
+
+def predicted_by(
+    rows: Matrix, coef: np.ndarray, intercept: np.ndarray, n_logits: int | None
+) -> Tensor:
+    """What `raw_predictions` gives for checked rows; of those on the host, in NumPy."""
+    if not isinstance(rows, SparseRows) and rows.device.type != "cpu":
+        run = partial(_in_torch, rows, coef, intercept, n_logits)
+        return in_full_precision(rows.device, run)
+    array = rows.matrix if isinstance(rows, SparseRows) else rows[:].numpy()
+    raw = torch.from_numpy(_in_numpy(array, coef, intercept, n_logits))
+    return raw.to(rows.device)
+
+
+def _in_numpy(
+    array: Any, coef: np.ndarray, intercept: np.ndarray, n_logits: int | None
+) -> np.ndarray:
     raw: np.ndarray = array @ coef.T.astype(array.dtype, copy=False)
     raw += intercept.astype(array.dtype, copy=False)
     in_range(raw, array, coef, intercept, n_logits)

@@ -14,7 +14,7 @@ from torch import Tensor
 from skorchless.engine import Controls, ModelResult, train
 from skorchless.estimators.candidates import Parameters, batch_rows, chosen_optimizer
 from skorchless.estimators.data import Data
-from skorchless.estimators.evaluation import Evaluation, judge, rounded
+from skorchless.estimators.evaluation import Evaluation, judge, may_cancel, rounded
 from skorchless.estimators.head_start import enough_rows, head_of, roughly, start_from
 from skorchless.estimators.memory import Memory, go_on, kept, within_reach
 from skorchless.estimators.row_space import RowSpace, as_dense
@@ -177,6 +177,7 @@ class _Training:
         self._is_small = False
         self.one_pass, self.memory = memory is not None, memory or Memory()
         self.moments: Moments | None = None
+        self.measured: Moments | None = None
         self.stored: Tensor | None = None
         self.targets: Moments | None = None
         self.optimizer = chosen_optimizer(self.shared)
@@ -355,18 +356,44 @@ class _Training:
         not converged. Large tables are only evaluated where rounding may matter.
         """
         rounds = self.dtype != WIDE or rule.singular or self.row_space is not None
-        if (rounds and self._is_small) or self._has_large_means(scaling):
-            values = self._evaluation().values(folded)
-            self._judge(results, values)
-            if self._is_whitened and any(result.lost_digits for result in results):
-                return self._within_precision(results, folded, values)
+        rounds = (rounds and self._is_small) or self._has_large_means(scaling)
+        evaluation, values = self._evaluation(), np.full(len(folded), np.nan)
+        if rounds:
+            values = evaluation.values(folded)
+        predicted = self._as_predicted(results, folded)
+        self._judge(results, values, predicted)
+        if self._is_whitened and any(result.lost_digits for result in results):
+            return self._within_precision(results, folded, values, predicted)
         return folded
+
+    def _as_predicted(
+        self, results: Sequence[ModelResult], weights: Sequence[np.ndarray | None]
+    ) -> np.ndarray:
+        """Objectives of models as they predict, shape ``(M,)``; NaN where rounding is no matter."""
+        cancels = self._may_cancel(results, weights)
+        if not cancels.any():
+            return np.full(len(weights), np.nan)
+        return np.where(cancels, self._evaluation().as_predicted(weights), np.nan)
+
+    def _may_cancel(
+        self, results: Sequence[ModelResult], weights: Sequence[np.ndarray | None]
+    ) -> np.ndarray:
+        """Whether predictions may lose what training has gained, as a sample of the rows tells."""
+        moments = self.measured
+        if moments is None or self.row_space is not None:
+            source = self._source(self.users_data, self.shard, self.n_rows, None)
+            moments = source.sample(SCALING_ROWS).moments().over(self.reducer)
+        size = torch.hypot(moments.mean, (moments.squares / moments.weight).sqrt())
+        null_model, has_units = self.null_model, self.loss.has_units
+        columns = size.numpy(force=True)
+        return may_cancel(results, weights, columns, self._tols, null_model, has_units=has_units)
 
     def _within_precision(
         self,
         results: list[ModelResult],
         folded: list[np.ndarray | None],
         values: np.ndarray,
+        predicted: np.ndarray,
     ) -> list[np.ndarray | None]:
         """Leave out coordinates that the returned coefficients cannot hold, where that is better.
 
@@ -377,8 +404,8 @@ class _Training:
         results : list of ModelResult
         folded : list of ndarray
             The weights of each model, on the user's columns.
-        values : ndarray of shape (M,)
-            Their objectives.
+        values, predicted : ndarray of shape (M,)
+            Their objectives, as of `judge`.
         """
         assert self.row_space is not None
         held = self.row_space.held(self.users_data.X, self.dtype)
@@ -400,8 +427,7 @@ class _Training:
             whole[:, mask] = torch.from_numpy(weights).to(whole)
             others.append(self._rounded(self.row_space.fold_back(whole), self.row_space.mean))
         evaluation = self._evaluation()
-        as_predicted = replace(evaluation, centring=None)
-        better = as_predicted.values(others) < as_predicted.values(folded)
+        better = evaluation.as_predicted(others) < evaluation.as_predicted(folded)
         of_others = evaluation.values(others)
         if self.dtype == WIDE:
             # What is left out can be no more than rounding of the data. It is, if leaving it out
@@ -414,7 +440,9 @@ class _Training:
             better |= by_chance
             for i in np.flatnonzero(by_chance).tolist():
                 results[i] = outcome.results[i]
-        self._judge(results, np.where(better, of_others, values))
+        values = np.where(better, of_others, values)
+        predicted = np.where(better, self._as_predicted(results, others), predicted)
+        self._judge(results, values, predicted)
         return [other if b else w for b, other, w in zip(better, others, folded, strict=True)]
 
     def _gained_by_chance(self, columns: int, objectives: np.ndarray) -> np.ndarray:
@@ -467,10 +495,16 @@ class _Training:
         objective = Objective(self.loss, self._penalty(None, data))
         return Evaluation(data, objective, self._centring, self._rows_of, self.reducer)
 
-    def _judge(self, results: Sequence[ModelResult], values: np.ndarray) -> None:
+    def _judge(
+        self, results: Sequence[ModelResult], values: np.ndarray, predicted: np.ndarray
+    ) -> None:
         """Say of each model whether the weights that are returned keep what it has gained."""
-        tols = [float(candidate["tol"] or 0.0) for candidate in self.candidates]
-        judge(results, values, tols, self.null_model, self.dtype, has_units=self.loss.has_units)
+        null_model, has_units = self.null_model, self.loss.has_units
+        judge(results, values, predicted, self._tols, null_model, self.dtype, has_units=has_units)
+
+    @property
+    def _tols(self) -> list[float]:
+        return [float(candidate["tol"] or 0.0) for candidate in self.candidates]
 
     @property
     def state_of(self) -> str:
@@ -562,7 +596,7 @@ class _Training:
         )
 
     def _scaling(self, source: Source) -> Scaling:
-        moments = self._moments(source)
+        moments = self.measured = self._moments(source)
         scaling = moments.scaling(centre=self.centres, dtype=self.data.X.dtype)
         scaling = self._in_range(source, moments, scaling)
         if not self.kind.full_batch:
@@ -677,7 +711,6 @@ class _Training:
     def _rule(
         self, source: Source, objective: Objective, weights: Tensor, units: np.ndarray | None
     ) -> Rule:
-        tolerance = [float(candidate["tol"] or 0.0) for candidate in self.candidates]
         setup = Setup(
             source=source,
             objective=objective,
@@ -685,7 +718,7 @@ class _Training:
             momentum=self._stacked("momentum"),
             nesterov=bool(self.shared["nesterov"]),
             betas=tuple(self.shared["betas"]),
-            tolerance=torch.tensor(tolerance, dtype=WIDE, device=weights.device),
+            tolerance=torch.tensor(self._tols, dtype=WIDE, device=weights.device),
             constant_loss=self.constant_loss if self.kind.full_batch else None,
             constant_weights=self._constant_weights(weights) if self.kind.full_batch else None,
             units=None if units is None else torch.from_numpy(units).to(weights).view(1, -1, 1),

@@ -457,9 +457,13 @@ def test_a_column_that_varies_in_its_last_digits_counts(n, offset, sign):
     """Column, slope and intercept are whole numbers that float32 holds."""
     k = np.arange(n)
     X, y = sign * (offset + k)[:, None].astype(np.float32), (3.0 * k).astype(np.float32)
-    model = fit_exactly(TorchLinearRegressor(), X, y)
+    model = TorchLinearRegressor()
+    messages = fit_with_warnings(model, X, y)
     assert_array_equal(model.coef_, np.float32([3 * sign]))
     assert model.intercept_ == np.float32(-3 * offset)
+    # Above 2**24 float32 holds even numbers only, and so do the terms of predictions.
+    assert bool(messages) == (model.score(X, y) < 1 - 1e-3)
+    assert model.converged_ == (not messages)
 
 
 def numbers_far_from_zero(seed):
@@ -819,7 +823,7 @@ def test_lost_digits_are_told_with_the_objective_that_is_left():
     X, y = two_far_columns()
     model = TorchLinearRegressor()
     (message,) = fit_with_warnings(model, X, y)
-    told = re.search(r"The objective of the returned coefficients is ([0-9.e+-]+);", str(message))
+    told = re.search(r"The objective of the returned model is ([0-9.e+-]+);", str(message))
     assert float(told[1]) == pytest.approx(objective(model, X, y), rel=1e-4)
     assert not model.converged_
 
@@ -831,6 +835,104 @@ def test_an_interrupt_of_the_search_for_what_coefficients_can_hold_is_one(monkey
     monkeypatch.setattr("skorchless.estimators.training.fit_stack", interrupted)
     with pytest.raises(KeyboardInterrupt):
         TorchLinearRegressor().fit(*two_far_columns())
+
+
+# Models that are right in exact arithmetic, but not as they predict.
+
+
+def one_digit_apart(n, offset, dtype, seed=0):
+    """Two columns far from zero that differ by one unit in their last place, or not at all."""
+    rng = np.random.default_rng(seed)
+    column = (offset + rng.normal(size=n)).astype(dtype)
+    differs = rng.permutation(np.arange(n) % 2)
+    above = np.nextafter(column, dtype(np.inf))
+    return np.column_stack([column, np.where(differs == 1, above, column)]), differs
+
+
+def loss_as_predicted(model, X, y):
+    """Mean loss of what `predict` or `predict_proba` returns, in double precision."""
+    if isinstance(model, TorchSoftmaxClassifier):
+        with np.errstate(divide="ignore"):
+            chosen = np.log(model.predict_proba(X)[np.arange(len(y)), y].astype(np.float64))
+        return -chosen.mean()
+    error = np.abs(model.predict(X).astype(np.float64) - y)
+    inside = np.minimum(error, 1.0 if model.loss == "huber" else np.inf)
+    return (inside * (error - inside / 2)).mean()
+
+
+def is_kept(model, X, y):
+    """Whether predictions of y, 0 or 1, are about as good as the loss curve promises."""
+    share = np.mean(y)
+    constant = share * (1 - share) / 2
+    if isinstance(model, TorchSoftmaxClassifier):
+        constant = log_loss(y, np.full(len(y), share))
+    reached = model.loss_curve_[-1]
+    distance = 2e-3 * min(max(reached, constant / 1000), constant - reached)
+    return loss_as_predicted(model, X, y) <= reached + distance + 1e-6 * reached
+
+
+PREDICTING = {
+    "squared error": TorchLinearRegressor(),
+    "huber": TorchLinearRegressor(**HUBER),
+    "classes": TorchSoftmaxClassifier(alpha=0),
+    "squared error, penalised": TorchLinearRegressor(alpha=1e-30),
+    "huber, penalised": TorchLinearRegressor(alpha=1e-30, **HUBER),
+    "classes, penalised": TorchSoftmaxClassifier(alpha=1e-30),
+}
+
+
+@FLOATS
+@pytest.mark.parametrize("convert", [np.asarray, csr_array], ids=["dense", "sparse"])
+@pytest.mark.parametrize(("n", "seed"), [(5, 0), (5, 1), (50, 0)])
+@pytest.mark.parametrize("offset", [1e2, 1e6])
+@pytest.mark.parametrize("kind", PREDICTING)
+def test_a_model_that_does_not_predict_what_training_gained_says_so(
+    kind, offset, n, seed, convert, dtype
+):
+    X, y = one_digit_apart(n, offset, dtype, seed)
+    X, model = convert(X), clone(PREDICTING[kind])
+    messages = fit_with_warnings(model, X, y)
+    assert model.converged_ == (not messages)
+    if not messages:
+        assert is_kept(model, X, y)
+
+
+@pytest.mark.parametrize("kind", list(PREDICTING)[:3])
+def test_predictions_that_lose_what_training_gained_are_told(kind):
+    X, y = one_digit_apart(50 if kind == "classes" else 5, 1e6, np.float64)
+    model = clone(PREDICTING[kind])
+    (message,) = fit_with_warnings(model, X, y)
+    assert not is_kept(model, X, y)
+    told = re.search(r"The objective of the returned model is ([0-9.e+-]+);", message)
+    assert float(told[1]) == pytest.approx(loss_as_predicted(model, X, y), rel=0.5)
+    # The cure that it names is one.
+    fit_exactly(clone(model), X - X[:1], y)
+
+
+@FLOATS
+def test_a_search_tells_of_a_refit_that_does_not_predict_what_it_gained(dtype):
+    X, y = one_digit_apart(50, 1e6, dtype)
+    search = BatchedGridSearchCV(TorchSoftmaxClassifier(), {"alpha": [0.0]}, cv=KFold(2))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        search.fit(X, y)
+    assert not is_kept(search.best_estimator_, X, y)
+    assert not search.best_estimator_.converged_
+    assert any("did not converge: float" in str(warning.message) for warning in caught)
+
+
+@pytest.mark.parametrize("mean", [1e2, 1e4])
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", list(PREDICTING)[:3])
+def test_single_precision_far_from_zero_is_no_alarm(kind, seed, mean):
+    """Rounding of predictions is far less than what training has gained."""
+    rng = np.random.default_rng(seed)
+    Z = rng.normal(size=(300, 3))
+    score = Z @ [1.0, 2.0, -1.0] + rng.logistic(size=300)
+    X = (mean + Z).astype(np.float32)
+    model = clone(PREDICTING[kind])
+    model.fit(X, (score > 0).astype(int) if kind == "classes" else score.astype(np.float32))
+    assert model.converged_
 
 
 # One row that weighs more than all others (S12).
