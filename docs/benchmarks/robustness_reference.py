@@ -91,7 +91,9 @@ class Rows:
 
     def objective(self, coef: np.ndarray, intercept: np.ndarray) -> float:
         """Penalised mean loss in extended precision."""
-        raw = self.D @ coef.astype(Long) + intercept
+        return self._penalised(self.D @ coef.astype(Long) + intercept, coef)
+
+    def _penalised(self, raw: np.ndarray, coef: np.ndarray) -> float:
         value = self.shares @ losses(self.problem.loss, raw, self.y)
         value += self.l1 * np.abs(coef).sum() + self.l2 / 2 * (coef.astype(Long) ** 2).sum()
         return float(value)
@@ -100,6 +102,11 @@ class Rows:
         """The objective of what an estimator has in coef_ and intercept_."""
         coef = np.atleast_2d(coef).astype(Long).T
         return self.objective(coef, np.atleast_1d(intercept) + self.origin @ coef)
+
+    def objective_of_predictions(self, raw: np.ndarray, coef: np.ndarray) -> float:
+        """The same with what it predicts: raw predictions (n,) or (n, K) of all rows."""
+        raw = raw.reshape(len(raw), -1)[self.problem.seen].astype(Long)
+        return self._penalised(raw, np.atleast_2d(coef).T)
 
     def constant_model(self) -> np.ndarray:
         """The best intercepts where all coefficients are zero."""

@@ -437,8 +437,8 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         if result.lost_digits:
             said.append(self._why_digits_are_lost())
             said.append(
-                f"The objective of the returned model is {result.returned_objective:.6g}; "
-                f"{reached:.6g} was reached before rounding."
+                f"The objective of the returned model is {result.returned_objective:.10g}; "
+                f"{reached:.10g} was reached before rounding."
             )
         else:
             said.append(f"The objective is {reached:.6g}.")

@@ -60,6 +60,9 @@ MOST_DAMPING = 1e12
 SHORT = 0.2
 #: What can be gained along a direction is no matter below this share of the distance to stop at.
 LITTLE = 1e-3
+#: What outputs of rows may have that are left out of an estimate, in distances to stop at: less
+#: where the others do not determine the coefficients.
+LEFT_OUT = (LITTLE, LITTLE**2)
 #: After more steps than this an end is checked with the Hessian of all rows, if that is affordable.
 MANY_STEPS = 12
 #: Share of the curvature along a step that may be lost by the step at the end of a fit.
@@ -190,7 +193,8 @@ class QuasiNewton:
             near = models & ~hidden & (self._damping > 0.0)
             near &= self.descent.decrement <= self.descent.stop_distance
             if near.any():
-                distance = np.where(near, self._undamped_distance(), distance)
+                undamped = np.minimum(distance, self._undamped_distance())
+                distance = np.where(near, undamped, distance)
         if not self.curvature.covers_all_rows:
             doubtful = models & (distance <= self.descent.stop_distance)
             if not self.curvature.misses_columns:
@@ -357,7 +361,8 @@ class QuasiNewton:
         sure = models & (self._damping == 0.0)
         distance = unknown
         if self.curvature.is_exact:
-            distance = np.where(sure, self._distance_by_hessian(direction, slope, missing), unknown)
+            distance = self._distance_by_hessian(direction, slope, missing, sure)
+            distance = np.where(models, distance, unknown)
         hidden = np.zeros_like(models)
         if not self.solves_squares:
             most = np.maximum(self.descent.decrement, self.descent.stop_distance)
@@ -376,7 +381,8 @@ class QuasiNewton:
     def _undamped_distance(self) -> np.ndarray:
         """How far the objectives are above their minima by the Hessians without damping."""
         hessian = self.curvature.preconditioner(self._measured_at)
-        return self._distance_by_hessian(*self._step_by(hessian, self._gradient))
+        every = np.ones(len(self._damping), dtype=bool)
+        return self._distance_by_hessian(*self._step_by(hessian, self._gradient), every)
 
     def _step_by(
         self, hessian: Preconditioner, gradient: Tensor
@@ -394,40 +400,51 @@ class QuasiNewton:
         return direction, dot(direction, gradient).view(-1).numpy(force=True), missing
 
     def _distance_by_hessian(
-        self, direction: Tensor, slope: np.ndarray, missing: np.ndarray
+        self, direction: Tensor, slope: np.ndarray, missing: np.ndarray, sure: np.ndarray
     ) -> np.ndarray:
         """How far the objectives are above their minima, by Newton steps with the whole Hessians.
 
         Where such a step takes away curvature of some rows, the slope that these held up may go on
         beyond it: there the estimate is made without the curvature of these rows. In a log loss
         they can also be left out, and what they have is counted: it cannot be negative, so no more
-        can be gained from them.
+        can be gained from them. Only that is done where the Hessian is not `sure`, as it is damped:
+        such a step is too short to tell, but may say which rows are better left out.
         """
-        distance: np.ndarray = missing - slope
+        distance: np.ndarray = np.where(sure, missing - slope, np.inf)
         near = -slope <= self.descent.stop_distance
         if self.curvature.constant or not near.any():
             return distance
-        lost, kept = self._lasting(direction)
+        lost, kept = self._lasting(direction, LITTLE)
         fades = near & (lost > MOST_FADING)
         log_loss = not (self.curvature.objective.loss.has_units or self.penalty.has_l1)
         unsure = fades | (near & (distance > self.descent.stop_distance) & log_loss)
         if not unsure.any():
             return distance
-        hessian = self.curvature.preconditioner(self._measured_at, kept=kept)
         if not log_loss:
+            hessian = self.curvature.preconditioner(self._measured_at, kept=kept)
             _, slope, missing = self._step_by(hessian, self._gradient)
             return np.where(unsure, np.maximum(distance, missing - slope), distance)
+        distance = np.where(fades, np.inf, distance)
+        for little in LEFT_OUT:
+            _, kept = self._lasting(direction, little)
+            distance = np.where(unsure, np.minimum(distance, self._distance_of(kept)), distance)
+            if not (unsure & (distance > self.descent.stop_distance)).any():
+                break
+        return distance
+
+    def _distance_of(self, kept: Tensor) -> np.ndarray:
+        """The same of a log loss, with all that the outputs of rows have that are not `kept`."""
+        hessian = self.curvature.preconditioner(self._measured_at, kept=kept)
         gradient, loss = self.curvature.of_others(self._point, kept)
         direction, slope, missing = self._step_by(hessian, self._gradient - gradient)
-        lost, _ = self._lasting(direction)
-        of_kept = np.where(lost > MOST_FADING, np.inf, loss + missing - slope)
-        distance = np.where(fades, np.inf, distance)
-        return np.where(unsure, np.minimum(distance, of_kept), distance)
+        lost, _ = self._lasting(direction, LITTLE)
+        distance: np.ndarray = np.where(lost > MOST_FADING, np.inf, loss + missing - slope)
+        return distance
 
-    def _lasting(self, direction: Tensor) -> tuple[np.ndarray, Tensor]:
-        """As of `Curvature`, at the current points."""
-        little = torch.from_numpy(LITTLE * self.descent.stop_distance).to(self._weights)
-        return self.curvature.lasting(self._point, direction, little)
+    def _lasting(self, direction: Tensor, little: float) -> tuple[np.ndarray, Tensor]:
+        """As of `Curvature`, at the current points; `little` in distances to stop at."""
+        negligible = torch.from_numpy(little * self.descent.stop_distance).to(self._weights)
+        return self.curvature.lasting(self._point, direction, negligible)
 
     def _choose_length(self, models: np.ndarray, lengths: Tensor) -> None:
         """Choose the best of some lengths for some of the models, where rows are cheap to ask."""
