@@ -85,11 +85,10 @@ class Evaluation:
             raw = raw.T.reshape(models, outputs, -1)
             target = lay_out(block.target, out=raw.new_empty(1, 1, 1, *raw.shape[1:]))
             losses = loss.value(raw, target.view(1, *raw.shape[1:]))  # (M, rows)
-            return (
-                losses.mean(dim=1)
-                if block.weight is None
-                else (losses @ block.weight / block.weight.sum())
-            )
+            if block.weight is None:
+                return losses.mean(dim=1)
+            share = block.weight.to(WIDE)
+            return losses @ (share / share.sum())
 
         return self._over_blocks(mean_loss, stacked)
 

@@ -921,6 +921,14 @@ def test_a_search_tells_of_a_refit_that_does_not_predict_what_it_gained(dtype):
     assert any("did not converge: float" in str(warning.message) for warning in caught)
 
 
+def test_penalties_that_are_solved_for_at_once_tell_what_predictions_lose():
+    X, y = one_digit_apart(50, 1e6, np.float64)
+    search = BatchedGridSearchCV(TorchLinearRegressor(), {"alpha": [1e-30, 1e-29]}, cv=KFold(3))
+    with pytest.warns(ConvergenceWarning, match="2 of 2 candidates did not converge"):
+        search.set_params(refit=False).fit(X, y.astype(float))
+    assert not search.converged_.any()
+
+
 @pytest.mark.parametrize("mean", [1e2, 1e4])
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", list(PREDICTING)[:3])
