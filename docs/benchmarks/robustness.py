@@ -7,7 +7,8 @@ Estimators are as their constructors leave them but for loss, alpha, l1_ratio an
 Problem number i is always the same one. References are kept in a file, so that only the first run
 pays for them. A gap is taken relative to max(|f|, f0/1000) and to f0 - f*, where f* is the optimum
 and f0 the best constant model's objective, and the larger counts. f is that of the coefficients in
-extended precision; what the model predicts, in X's type, has a gap of its own, relative to f0 - f*.
+extended precision. Predictions in X's type have a gap of their own, relative to f0 - f*, beyond
+what rounding costs the best constant model's predictions.
 
 silent  a gap above 10 * tol, and no warning together with converged_ False
 alarm   both gaps below tol, and a ConvergenceWarning
@@ -330,13 +331,16 @@ def gap(f: float, best: float, constant: float, *, log_loss: bool) -> float:
 
 
 def predicted_gap(problem: Problem, model: Any, best: float, constant: float) -> float:
-    """What predictions lack of the gain, where there is one beyond the objective's rounding."""
-    log_loss = problem.loss == "log_loss"
+    """What predictions lack of the gain, where there is one beyond the objective's rounding.
+
+    What rounding to X's type may cost the best constant model's predictions does not count.
+    """
+    log_loss, rows = problem.loss == "log_loss", problem.rows
     raw = model.decision_function(problem.X) if log_loss else model.predict(problem.X)
-    f = problem.rows.objective_of_predictions(raw, model.coef_)
-    gained = constant - best
-    rounding = EPS * (max(constant, 1.0) if log_loss else constant)
-    return (f - best) / gained if gained > 1e3 * rounding else 0.0
+    of_constant = np.finfo(problem.X.dtype).eps * rows.constant_model()
+    excess = rows.objective_of_predictions(raw, model.coef_) - best - np.sum(of_constant**2)
+    gained, rounding = constant - best, EPS * (max(constant, 1.0) if log_loss else constant)
+    return float(max(excess, 0.0) / gained) if gained > 1e3 * rounding else 0.0
 
 
 @contextmanager

@@ -204,17 +204,19 @@ def judge(
         Of the loss. If it has none, losses are differences of log-odds.
     """
     # No constant model is nearer to the best one than its intercept can be rounded.
-    intercept = null_model.intercept.abs().amax(dim=1).numpy(force=True)
-    of_intercepts = np.square(torch.finfo(dtype).eps * intercept)
+    intercept = null_model.intercept.abs().numpy(force=True)
+    of_outputs = np.square(torch.finfo(dtype).eps * intercept)
+    of_intercepts, of_constants = of_outputs.max(axis=1), of_outputs.sum(axis=1)
     rounding = ROUNDING_OF_RETURNED * torch.finfo(WIDE).eps
-    for result, value, as_predicted, tol, constant, of_intercept, log_odds in zip(
+    for result, value, as_predicted, tol, constant, of_intercept, of_constant, log_odds in zip(
         results,
         values.tolist(),
         predicted.tolist(),
         tols,
         null_model.loss.tolist(),
         of_intercepts.tolist(),
-        intercept.tolist(),
+        of_constants.tolist(),
+        intercept.max(axis=1).tolist(),
         strict=True,
     ):
         highest = float(np.fmax(value, as_predicted))
@@ -229,9 +231,9 @@ def judge(
         if dtype != WIDE:
             of_predictions = max(near, max(tol, LEAST_TOL) * (constant - reached))
         lost = value - reached > MOST_LOST * near + noise
-        lost |= as_predicted - reached > MOST_LOST * of_predictions + noise + of_intercept
+        lost |= as_predicted - reached > MOST_LOST * of_predictions + noise + of_constant
         # A log loss is a difference of log-odds, which has their rounding.
         most = constant * WORSE + noise + LEAST_LOSS
         most += 0.0 if has_units else rounding * log_odds
-        result.lost_digits = bool(lost or value > most or as_predicted > most + of_intercept)
+        result.lost_digits = bool(lost or value > most or as_predicted > most + of_constant)
         result.returned_objective = highest
