@@ -397,7 +397,7 @@ class _Training:
     ) -> list[np.ndarray | None]:
         """Leave out coordinates that the returned coefficients cannot hold, where that is better.
 
-        They are compared as predictions are made, without centring the rows.
+        They are compared by what they are and by what they predict, whichever is worse.
 
         Parameters
         ----------
@@ -427,8 +427,9 @@ class _Training:
             whole[:, mask] = torch.from_numpy(weights).to(whole)
             others.append(self._rounded(self.row_space.fold_back(whole), self.row_space.mean))
         evaluation = self._evaluation()
-        better = evaluation.as_predicted(others) < evaluation.as_predicted(folded)
         of_others = evaluation.values(others)
+        of_predictions = evaluation.as_predicted(folded), evaluation.as_predicted(others)
+        better = np.fmax(of_others, of_predictions[1]) < np.fmax(values, of_predictions[0])
         if self.dtype == WIDE:
             # What is left out can be no more than rounding of the data. It is, if leaving it out
             # costs no more than noise would have gained: then nothing has been lost.
