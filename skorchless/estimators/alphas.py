@@ -9,12 +9,13 @@ import torch
 
 from skorchless.engine import ModelResult
 from skorchless.estimators.candidates import Parameters, chosen_optimizer
-from skorchless.estimators.evaluation import rounded
+from skorchless.estimators.evaluation import may_cancel, rounded
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.settings import own_settings
 from skorchless.estimators.task import Outcome, Task
 from skorchless.estimators.training import LARGE_MEAN, fit_stack
 from skorchless.estimators.working_columns import Watch
+from skorchless.losses import NullModel
 from skorchless.optimizers.descent import stop_distance
 from skorchless.optimizers.least_squares import Comoments
 from skorchless.restoring import without_numpy_warnings
@@ -133,13 +134,16 @@ def _solve(candidates: Sequence[Parameters], task: Task) -> tuple[Outcome, np.nd
     lost = moments.excess(change, alpha * (1.0 - l1_ratio)).numpy(force=True)
     value, constant = found.value.numpy(force=True), float(found.constant_value)
     enough = stop_distance(tol.numpy(force=True), value, np.full_like(value, constant))
-    solved = found.reliable.numpy(force=True) & (lost <= enough)
-    solved &= not _has_large_means(moments)
     results = [
         ModelResult(loss_curve=[value], n_iter=1, best_iter=1, rate=1.0, converged=True)
         for value in found.value.tolist()
     ]
     weights: list[np.ndarray | None] = list(stored.numpy(force=True))
+    null_model = NullModel(stored[..., -1], found.constant_value.expand(len(alpha)))
+    size, tols = moments.sizes().numpy(force=True), tol.tolist()
+    cancels = may_cancel(results, weights, size, tols, null_model, has_units=True)
+    solved = found.reliable.numpy(force=True) & (lost <= enough) & ~cancels
+    solved &= not _has_large_means(moments)
     rates = np.ones(len(candidates))
     return Outcome(results, weights, "quasi-newton", rates, None, Memory()), solved
 

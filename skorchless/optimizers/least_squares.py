@@ -67,6 +67,12 @@ class Comoments:
         weighted = rows if weight is None else rows * share.unsqueeze(1)
         return cls(total, mean, weighted.T @ rows, target.shape[1])
 
+    def sizes(self) -> Tensor:
+        """Root of the mean square of each column, shape ``(D,)``."""
+        columns = slice(None, len(self.mean) - self.n_outputs)
+        variance = (self.products.diagonal()[columns] / self.weight).clamp(min=0.0)
+        return torch.hypot(self.mean[columns], variance.sqrt())
+
     def merge(self, other: "Comoments") -> "Comoments":
         """Of both sets of rows together."""
         total = self.weight + other.weight
