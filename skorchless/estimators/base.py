@@ -325,7 +325,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         others = {"y" + suffix: y, "sample_weight" + suffix: sample_weight}
         inputs.check_same_device(X, **others)
         target = self._check_target(y, "y" + suffix)
-        inputs.check_lengths(X, target)
+        inputs.check_lengths(X, target, "y" + suffix)
         weight = inputs.weights(
             sample_weight, len(X), "sample_weight" + suffix, all_zero=reducer.size > 1
         )

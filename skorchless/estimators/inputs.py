@@ -5,13 +5,14 @@ Nothing here writes to what it is given.
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from numbers import Number
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.sparse import issparse, isspmatrix
+from sklearn.utils import indexable
 from sklearn.utils.validation import check_array, check_consistent_length, validate_data
 from torch import Tensor
 
@@ -343,9 +344,24 @@ def check_not_empty(X: Tensor, owner: str, min_rows: int) -> None:
             )
 
 
-def check_lengths(X: Matrix, y: Any) -> None:
-    """Raise ValueError if X and y do not have as many rows."""
-    check_consistent_length(X, y)
+def check_lengths(X: Any, other: Any, name: str) -> None:
+    """Raise ValueError if X and what has this name do not have as many rows."""
+    with named(name):
+        try:
+            check_consistent_length(X, other)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} (X, {name}). Pass one of {name} for each row of X."
+            ) from error
+
+
+def with_rows(values: Any, name: str) -> Any:
+    """What rows can be picked from: the values as they are, or in an array or a CSR matrix."""
+    check_plain(values, name)
+    if isinstance(values, Set | Mapping) and not hasattr(values, "shape"):
+        raise TypeError(f"{name} is a {type(values).__name__}. Pass an array or a list.")
+    with named(name):
+        return indexable(values)[0]
 
 
 def check_same_device(X: Matrix, **others: Any) -> None:

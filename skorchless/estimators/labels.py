@@ -48,19 +48,43 @@ def checked_labels(y: Any, name: str) -> np.ndarray | Tensor:
                 return labels
         if isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype.kind in "biu":
             return np.asarray(y)  # whole numbers are always labels, and the checks are slow
-        array: np.ndarray = column_or_1d(as_numpy(y, name), warn=True)
-        if array.dtype == object and any(label is None for label in array):
-            raise ValueError(
-                f"Input {name} contains None. Leave out the rows whose label is missing, or give "
-                "them a label of their own."
-            )
-        if array.dtype.kind == "c":
-            raise ValueError("Complex data not supported")
+        array = sortable(y, name)
         if array.dtype.kind not in "biu":
-            assert_all_finite(array, input_name=name)
-            _check_one_kind(y, array, name)
             check_classification_targets(array)
         return array
+
+
+def sortable(y: Any, name: str) -> np.ndarray:
+    """Values of shape ``(n,)`` that can be sorted into classes or groups.
+
+    Raises
+    ------
+    ValueError
+        For values of another shape, or that are missing, complex or of several kinds.
+    """
+    try:
+        array: np.ndarray = column_or_1d(as_numpy(y, name), warn=True)
+    except ValueError as error:  # scikit-learn calls them y whatever they are
+        raise ValueError(str(error).replace("y should be", f"{name} should be")) from error
+    if array.dtype == object:
+        for label in array:
+            if label is None or type(label).__name__ == "NAType":  # of pandas
+                raise _missing(label, name)
+    if array.dtype.kind in "mM" and np.isnat(array).any():
+        raise _missing("NaT", name)
+    if array.dtype.kind == "c":
+        raise ValueError("Complex data not supported")
+    if array.dtype.kind not in "biu":
+        assert_all_finite(array, input_name=name)
+        _check_one_kind(y, array, name)
+    return array
+
+
+def _missing(label: Any, name: str) -> ValueError:
+    return ValueError(
+        f"Input {name} contains {label}. Leave out the rows whose label is missing, or give them a "
+        "label of their own."
+    )
 
 
 def _check_one_kind(y: Any, array: np.ndarray, name: str) -> None:

@@ -1,10 +1,12 @@
 """``GridSearchCV`` and ``RandomizedSearchCV`` for our estimators: a fold's candidates at once."""
 
+import contextlib
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+from numbers import Number
 from typing import Any, Self
 
 import numpy as np
@@ -14,12 +16,20 @@ from sklearn.base import clone, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
 from sklearn.pipeline import Pipeline
-from sklearn.utils import indexable
 from sklearn.utils.parallel import Parallel, delayed
 
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.callbacks import has_callbacks
-from skorchless.estimators.inputs import as_numpy, check_indices, check_plain
+from skorchless.estimators.inputs import (
+    as_numpy,
+    check_indices,
+    check_lengths,
+    check_plain,
+    named,
+    numbers,
+    with_rows,
+)
+from skorchless.estimators.labels import checked_labels, sortable
 from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.fold import Entry, Evaluation, evaluate_folds, folds_at_once
 from skorchless.model_selection.grams import comoments_of_folds
@@ -29,6 +39,9 @@ from skorchless.model_selection.messages import announce, report
 
 #: Candidates that a warning names.
 MOST_NAMED = 5
+
+#: What `fit` takes beside X and y with a value for each row.
+OF_ROWS = ("groups", "sample_weight")
 
 Candidate = dict[str, Any]
 
@@ -73,16 +86,22 @@ class _BatchedSearch(private.Search):
         if not isinstance(self.estimator, Pipeline):  # whose last step candidates may replace
             check_ours(self.estimator, type(self).__name__)
         scorer, refit_metric = self._resolve_scorers()
-        check_plain(X, "X")
-        check_plain(y, "y")
+        if X is None:
+            raise TypeError("X is None. Pass the rows to learn from.")
+        check_indices(X)
+        X, y = with_rows(X, "X"), with_rows(y, "y")
         if issparse(y):
             raise TypeError(
                 "Sparse data was passed for y, but dense data is required. Use '.toarray()' to "
                 "convert it."
             )
-        check_indices(X)
-        X, y = indexable(X, y)
-        params = private.check_method_params(X, params=params)
+        check_lengths(X, y, "y")
+        for name, value in params.items():
+            check_plain(value, name)
+            with named(name):
+                if name.rpartition("__")[-1] in OF_ROWS and not isinstance(value, Number):
+                    with_rows(value, name)
+                params |= private.check_method_params(X, params={name: value})
         routed = self._route(params)
         weight = params.get("sample_weight")
         task = {"X": X, "y": y, "metadata": None if weight is None else {"sample_weight": weight}}
@@ -130,9 +149,12 @@ class _Run:
     def __init__(self, search: Any, scorer: Any, X: Any, y: Any, routed: Any) -> None:
         self.search, self.scorer, self.X, self.y, self.routed = search, scorer, X, y, routed
         self.estimator = clone(search.estimator)
-        self.split_params = routed.splitter.split
-        self.cv = check_cv(search.cv, as_numpy(y), classifier=is_classifier(search.estimator))
-        search.n_splits_ = self.cv.get_n_splits(X, y, **self.split_params)
+        self.split_params = {
+            name: as_numpy(value, name) for name, value in routed.splitter.split.items()
+        }
+        with self._splitting():
+            self.cv = check_cv(search.cv, as_numpy(y), classifier=is_classifier(search.estimator))
+            search.n_splits_ = self.cv.get_n_splits(X, y, **self.split_params)
         self.candidates: list[Candidate] = []
         self.out: list[dict[str, Any]] = []
         self.loss_curves: list[list[np.ndarray]] = []
@@ -174,8 +196,24 @@ class _Run:
         self.results = self.search._tabulate(self.candidates, len(splits), self.out, self.more)
         return self.results
 
+    @contextlib.contextmanager
+    def _splitting(self) -> Iterator[None]:
+        """Let a splitter's error name what is no target or no groups, in the estimators' words."""
+        try:
+            yield
+        except (ValueError, TypeError, IndexError):
+            check = checked_labels if is_classifier(self.search.estimator) else numbers
+            check(self.y, "y")
+            groups = self.split_params.get("groups")
+            if groups is not None:
+                with named("groups"):
+                    np.unique(sortable(groups, "groups"))
+                check_lengths(self.X, groups, "groups")
+            raise
+
     def _splits(self, cv: Any) -> list[tuple[Any, Any]]:
-        splits = list(cv.split(self.X, as_numpy(self.y), **self.split_params))
+        with self._splitting():
+            splits = list(cv.split(self.X, as_numpy(self.y), **self.split_params))
         if len(splits) != self.search.n_splits_:
             raise ValueError(
                 "cv.split and cv.get_n_splits return inconsistent results. Expected "
