@@ -9,7 +9,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
-from skorchless.estimators.inputs import named
+from skorchless.estimators.inputs import named, weights
 from skorchless.estimators.ranks import check_some_rows
 from skorchless.reducer import Reducer
 from skorchless.restoring import without_numpy_warnings
@@ -44,9 +44,27 @@ class Factors(NamedTuple):
         mantissa, own = torch.frexp(numbers)
         return cls(mantissa, own + exponent)
 
+    @property
+    def largest(self) -> int | None:
+        """Exponent of the largest number; None if there are none but zeros."""
+        powers = self.exponent[self.mantissa > 0]
+        return int(powers.max()) if len(powers) else None
+
+    def relative(self) -> Tensor:
+        """The numbers, not all of them zero, in units of a power of two near the largest."""
+        largest = self.largest
+        assert largest is not None
+        return self.times(-largest)
+
     def times(self, power: Tensor | int) -> Tensor:
         """The numbers times two to this power, as far as double precision can hold them."""
         return self.mantissa * powers_of_two(self.exponent + power)
+
+
+def relative_weights(sample_weight: Any, n_rows: int) -> Tensor | None:
+    """Checked weights of rows in units of a power of two, so that their sum is in range."""
+    weight = weights(sample_weight, n_rows)
+    return None if weight is None else Factors.of(weight).relative()
 
 
 def powers_of_two(exponent: Tensor) -> Tensor:
@@ -156,18 +174,19 @@ class Data:
         """
         own = self.weight is not None or class_weights is not None
         factors = self._factors(class_weights)
-        powers = factors.exponent[factors.mantissa > 0]
-        largest = int(powers.max()) if own and len(powers) else None
-        everywhere = [top for top in reducer.exchange(largest) if top is not None]
+        everywhere = reducer.exchange((own, factors.largest))
+        # Beside weights of others, rows without any weigh one each.
+        largest = max((top for _, top in everywhere if top is not None), default=0)
         first = unit is None
-        unit = max(everywhere, default=0) if unit is None else unit
-        if not own and unit == 0:
-            return self, unit
-        if not first and everywhere and not -LEAST_LATER <= max(everywhere) - unit <= MOST_LATER:
+        if not any(weighted for weighted, _ in everywhere) and not unit:
+            return self, 0
+        unit = largest if unit is None else unit
+        if not first and not -LEAST_LATER <= largest - unit <= MOST_LATER:
             raise ValueError(
                 f"sample_weight or class_weight are more than 2**{MOST_LATER} or less than "
                 f"2**-{LEAST_LATER} times the weights of the first call of partial_fit, which all "
-                "later ones are relative to. Use weights of similar size in all calls."
+                "later ones are relative to. Use weights of similar size in all calls; without "
+                "any, each row weighs 1."
             )
         weight = factors.times(-unit)
         kept = weight.nonzero().view(-1)
@@ -215,16 +234,16 @@ def class_weights(
     if class_weight == "balanced":
         return _balanced(len(classes), data, reducer)
     with named("class_weight"):
-        weights = compute_class_weight(class_weight, classes=classes, y=classes)
-    if not np.isfinite(weights).all() or (weights < 0).any():
+        by_class = compute_class_weight(class_weight, classes=classes, y=classes)
+    if not np.isfinite(by_class).all() or (by_class < 0).any():
         raise ValueError(f"class_weight must be finite and not negative. Got {class_weight!r}.")
-    weighing = classes[weights > 0].tolist()
+    weighing = classes[by_class > 0].tolist()
     if len(weighing) == 1:
         raise ValueError(
             f"class_weight leaves a single class, {weighing[0]!r}: all others weigh 0. Softmax "
             "regression needs at least 2 classes of a weight above 0."
         )
-    return Factors.of(torch.from_numpy(np.asarray(weights, dtype=np.float64)))
+    return Factors.of(torch.from_numpy(np.asarray(by_class, dtype=np.float64)))
 
 
 def _balanced(n_classes: int, data: Data, reducer: Reducer) -> Factors:

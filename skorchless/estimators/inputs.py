@@ -312,18 +312,6 @@ def _as_weights(sample_weight: Any, n_rows: int, name: str) -> Tensor:
     return as_tensor(array)
 
 
-def relative_weights(sample_weight: Any) -> Any:
-    """Row weights of any size in units of a power of two, so that their sum is in range.
-
-    What is no array of finite floats comes as it is.
-    """
-    weight = np.asarray(as_numpy(sample_weight, "sample_weight"))
-    if weight.dtype.kind != "f" or not weight.size:
-        return as_numpy(sample_weight)
-    exponent = np.frexp(weight.max())[1]
-    return np.ldexp(weight, -exponent) if np.isfinite(weight).all() else weight
-
-
 def finite(values: Tensor, name: str) -> Tensor:
     """Widen a tensor to the dtype to compute in and refuse what is not a finite number."""
     check_plain(values, name)

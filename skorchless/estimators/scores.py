@@ -8,34 +8,31 @@ from sklearn.utils.validation import check_consistent_length
 from torch import Tensor
 
 from skorchless.estimators import inputs
-from skorchless.estimators.data import Factors
+from skorchless.estimators.data import relative_weights
+from skorchless.restoring import without_numpy_warnings
 
 
+@without_numpy_warnings
 def accuracy(y: Any, found: Any, sample_weight: Any) -> float:
     """Share of right labels, as `accuracy_score`."""
-    if not _on_a_device(y, found, sample_weight):
-        wanted, found = map(inputs.as_numpy, (y, found))
-        weight = inputs.relative_weights(sample_weight)
+    on_a_device = _on_a_device(y, found, sample_weight)
+    weight = relative_weights(sample_weight, len(found))
+    with inputs.named("y"):
+        if on_a_device:
+            return tensor_accuracy(y, found, weight)
+        wanted, found, weight = map(inputs.as_numpy, (y, found, weight))
         return float(accuracy_score(wanted, found, sample_weight=weight))
-    return tensor_accuracy(y, found, _relative(sample_weight, found))
 
 
 def r_squared(y: Any, found: Any, sample_weight: Any) -> float:
     """Coefficient of determination, as `r2_score`."""
-    if not _on_a_device(y, found, sample_weight) or len(found) < 2:
-        wanted, found = map(inputs.as_numpy, (y, found))
-        weight = inputs.relative_weights(sample_weight)
+    on_a_device = _on_a_device(y, found, sample_weight)
+    weight = relative_weights(sample_weight, len(found))
+    with inputs.named("y"):
+        if on_a_device and len(found) > 1:
+            return tensor_r_squared(y, found, weight)
+        wanted, found, weight = map(inputs.as_numpy, (y, found, weight))
         return float(r2_score(wanted, found, sample_weight=weight))
-    return tensor_r_squared(y, found, _relative(sample_weight, found))
-
-
-def _relative(sample_weight: Any, found: Tensor) -> Tensor | None:
-    """Checked weights in units of a power of two, so that their sum is in range."""
-    weight = inputs.weights(sample_weight, len(found))
-    if weight is None:
-        return None
-    factors = Factors.of(weight)
-    return factors.times(-factors.exponent.max())
 
 
 def _on_a_device(y: Any, found: Any, sample_weight: Any) -> bool:

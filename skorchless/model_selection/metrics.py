@@ -23,7 +23,8 @@ from sklearn.metrics import (
 
 from skorchless.estimators import TorchLinearRegressor, TorchSoftmaxClassifier
 from skorchless.estimators.base import TorchLinearModel
-from skorchless.estimators.inputs import as_numpy, relative_weights
+from skorchless.estimators.data import relative_weights
+from skorchless.estimators.inputs import as_numpy
 
 
 @dataclass
@@ -46,8 +47,11 @@ class Truth:
     def of(cls, model: TorchLinearModel, y: Any, sample_weight: Any) -> Self | None:
         """What `model` is scored against; None for anything out of the ordinary."""
         y = np.asarray(as_numpy(y))
-        weight = None if sample_weight is None else np.asarray(relative_weights(sample_weight))
-        if y.ndim == 0 or len(y) < 2 or not (weight is None or _is_ordinary(weight, len(y))):
+        if y.ndim == 0 or len(y) < 2:
+            return None
+        try:
+            weight = as_numpy(relative_weights(sample_weight, len(y)))
+        except (ValueError, TypeError):  # the scorer will say so for itself
             return None
         if isinstance(model, TorchSoftmaxClassifier):
             classes = model.classes_
@@ -72,13 +76,6 @@ class Truth:
         """Mean over the rows, which come last: as scikit-learn takes it, so that ties stay ties."""
         mean: np.ndarray = np.average(values, axis=-1, weights=self.weight)
         return mean
-
-
-def _is_ordinary(weight: np.ndarray, n: int) -> bool:
-    """Whether weights of `n` rows are nothing that scikit-learn could stumble over."""
-    if weight.shape != (n,) or weight.dtype.kind not in "fiu":
-        return False
-    return bool(np.isfinite(weight).all() and (weight >= 0).all() and weight.any())
 
 
 def accuracy(raw: np.ndarray, truth: Truth) -> np.ndarray:

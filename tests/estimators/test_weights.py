@@ -170,6 +170,30 @@ def test_score_is_weighted(Estimator, data):
     )
 
 
+def test_one_number_weighs_all_rows_of_a_score_and_a_search(Estimator, data):
+    X, y = data
+    model = Estimator().fit(X, y, 2.5)
+    assert model.score(X, y, 2.5) == model.score(X, y)
+    grid = {"alpha": [0.1, 1.0]}
+    weighted, plain = (
+        BatchedGridSearchCV(Estimator(), grid, cv=2).fit(X, y, **weight)
+        for weight in ({"sample_weight": 2.5}, {})
+    )
+    scores = [search.cv_results_["mean_test_score"] for search in (weighted, plain)]
+    assert_allclose(*scores, rtol=1e-12)
+
+
+def test_scores_refuse_by_name(Estimator, data):
+    X, y = data
+    model = Estimator().fit(X, y)
+    for weight in (-np.ones(90), np.full(90, np.nan), np.zeros(90), np.ones(89), "heavy", {1: 2}):
+        with pytest.raises((ValueError, TypeError), match=r"[Ss]ample[ _]weight"):
+            model.score(X, y, weight)
+    for wrong in (y[:-1], [None] * 90, np.full(90, np.nan), {0: 1}, np.ones((90, 2, 2))):
+        with pytest.raises((ValueError, TypeError), match=r"\by\b"):
+            model.score(X, wrong)
+
+
 #: Weights of rows whose sizes leave float64's range, alone or once they are multiplied or added.
 EXTREME = [1e-320, 1e-300, 1e-200, 1e200, 1e307, 1.7e308]
 
@@ -258,6 +282,18 @@ def test_later_weights_are_relative_to_the_first_call_s(Estimator, data):
     before = dict(vars(model))
     with pytest.raises(ValueError, match=r"sample_weight .* times the weights of the first call"):
         model.partial_fit(X, y, np.full(90, 1e300))
+    assert vars(model) == before
+
+
+@pytest.mark.parametrize(("first", "later"), [(1e-320, None), (None, 1e-320), (None, 1e300)])
+def test_without_weights_each_row_of_a_call_weighs_one(Estimator, data, first, later):
+    X, y = data
+    classes = {} if Estimator is TorchLinearRegressor else {"classes": np.unique(y)}
+    model = Estimator(optimizer="sgd", learning_rate=0.1, random_state=0)
+    model.partial_fit(X, y, first, **classes)
+    before = dict(vars(model))
+    with pytest.raises(ValueError, match="without any, each row weighs 1"):
+        model.partial_fit(X, y, later)
     assert vars(model) == before
 
 
