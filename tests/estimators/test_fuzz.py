@@ -247,6 +247,8 @@ def held(container, values):
 
 def bits(value):
     """What must stay as it is of an argument."""
+    if isinstance(value, np.ma.MaskedArray):
+        return type(value), bits(value.data), bits(np.ma.getmaskarray(value))
     if isinstance(value, np.ndarray):
         contents = value.tolist() if value.dtype == object else value.tobytes()
         return type(value), value.dtype, value.strides, repr(contents), value.flags.writeable
