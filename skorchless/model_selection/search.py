@@ -96,6 +96,8 @@ class _BatchedSearch(private.Search):
                 "convert it."
             )
         check_lengths(X, y, "y")
+        if not (X.shape[0] if hasattr(X, "shape") else len(X)):
+            raise ValueError("X has no rows. Pass at least one for each split.")
         for name, value in params.items():
             check_plain(value, name)
             with named(name):

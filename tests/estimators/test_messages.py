@@ -448,13 +448,34 @@ def test_ctrl_c_before_the_first_pass_leaves_the_estimator_as_it_was(Estimator, 
     assert vars(model) == vars(Estimator(**PATIENT))
 
 
+class Watched(io.StringIO):
+    """A terminal at which somebody else presses Ctrl-C once the first pass is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.begun, self.pressed = threading.Event(), threading.Event()
+        self.lines_since = 0
+        self.user = threading.Thread(target=self._press, daemon=True)
+        self.user.start()
+
+    def _press(self):
+        self.begun.wait()
+        signal.raise_signal(signal.SIGINT)
+        self.pressed.set()
+
+    def write(self, text):
+        self.lines_since += self.pressed.is_set()
+        assert self.lines_since < 1000, "nobody listens to Ctrl-C"
+        self.begun.set()
+        return len(text)
+
+
 def test_ctrl_c_from_the_keyboard(Estimator, data):
-    model = Estimator(max_iter=10**8, **PATIENT)
-    impatience = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
-    impatience.start()
-    with pytest.raises(KeyboardInterrupt):
+    model = Estimator(max_iter=10**8, verbose=1, **PATIENT)
+    terminal = Watched()
+    with contextlib.redirect_stdout(terminal), pytest.raises(KeyboardInterrupt):
         model.fit(*data)
-    impatience.join()
+    terminal.user.join()
     assert 1 <= model.n_iter_ < 10**8
     assert np.isfinite(model.predict(data[0])).all()
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.sparse import csr_array
 from searches import make_classes
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
 from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut, StratifiedKFold
@@ -95,6 +96,17 @@ def refused(name, value, Estimator=TorchSoftmaxClassifier, cv=2, Search=BatchedG
 def test_what_has_no_rows(Estimator, name, kind):
     for cv in SPLITTERS:
         refused(name, NO_ROWS[kind], Estimator, cv)
+
+
+@each_estimator
+@pytest.mark.parametrize(
+    "X", [np.empty((0, 2)), [], torch.empty(0, 2), csr_array((0, 2)), pd.DataFrame({"a": []})]
+)
+def test_no_rows_at_all(Estimator, X):
+    for cv in SPLITTERS:
+        search = BatchedGridSearchCV(Estimator(), {"alpha": [0.1, 1.0]}, cv=cv)
+        with pytest.raises(ValueError, match="X has no rows"):
+            search.fit(X, [])
 
 
 @each_estimator
