@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import functools
 import multiprocessing
 import time
 import traceback
@@ -115,6 +116,27 @@ class Ranks:
             return self.pipes[rank].recv()
         except (EOFError, ConnectionResetError):
             return DIED
+
+
+@contextlib.contextmanager
+def collectives_that_fail():
+    """The names of torch's collectives that end in an error on this rank."""
+    failed, ordinary = [], {name: getattr(dist, name) for name in ("all_reduce", "all_gather")}
+
+    def recorded(name, *arguments):
+        try:
+            return ordinary[name](*arguments)
+        except Exception:
+            failed.append(name)
+            raise
+
+    try:
+        for name in ordinary:
+            setattr(dist, name, functools.partial(recorded, name))
+        yield failed
+    finally:
+        for name, function in ordinary.items():
+            setattr(dist, name, function)
 
 
 def _count_ranks(rank):
