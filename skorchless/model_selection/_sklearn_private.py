@@ -23,6 +23,7 @@ from sklearn.model_selection._validation import (
     _score,
     _warn_or_raise_about_fit_failures,
 )
+from sklearn.utils import _safe_indexing
 from sklearn.utils.metadata_routing import _routing_enabled
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _check_method_params
@@ -40,6 +41,7 @@ check_method_params = _check_method_params
 fit_context: Callable[..., SameMethod] = _fit_context
 insert_error_scores = _insert_error_scores
 routing_enabled = _routing_enabled
+safe_indexing = _safe_indexing
 safe_split = _safe_split
 score_one = _score
 warn_or_raise_about_fit_failures = _warn_or_raise_about_fit_failures

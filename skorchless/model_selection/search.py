@@ -4,7 +4,8 @@ import contextlib
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from numbers import Number
 from typing import Any, Self
@@ -98,12 +99,16 @@ class _BatchedSearch(private.Search):
         check_lengths(X, y, "y")
         if not (X.shape[0] if hasattr(X, "shape") else len(X)):
             raise ValueError("X has no rows. Pass at least one for each split.")
+        for name, value in {"X": X, "y": y}.items():
+            if value is not None:
+                _pick_one(private.safe_indexing, value, name)
         for name, value in params.items():
             check_plain(value, name)
             with named(name):
                 if name.rpartition("__")[-1] in OF_ROWS and not isinstance(value, Number):
                     with_rows(value, name)
                 params |= private.check_method_params(X, params={name: value})
+            _pick_one(partial(private.check_method_params, X), {name: value}, name)
         routed = self._route(params)
         weight = params.get("sample_weight")
         task = {"X": X, "y": y, "metadata": None if weight is None else {"sample_weight": weight}}
@@ -272,6 +277,17 @@ class _Run:
                 ConvergenceWarning,
                 stacklevel=2,
             )
+
+
+def _pick_one(pick: Callable[..., Any], values: Any, name: str) -> None:
+    """Raise `TypeError` for values whose container lets nobody pick rows."""
+    try:
+        pick(values, indices=np.zeros(1, dtype=np.intp))
+    except (ValueError, TypeError, LookupError, RuntimeError) as error:
+        raise TypeError(
+            f"Rows of {name} cannot be picked, which a search has to do: {error}. Pass a NumPy "
+            f"array, as from numpy.asarray({name})."
+        ) from error
 
 
 def _converged(candidate: tuple[Entry, ...]) -> bool:

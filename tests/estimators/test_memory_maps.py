@@ -90,6 +90,37 @@ def test_results_do_not_depend_on_how_joblib_hands_arrays_on(make, make_data, tm
         assert_array_equal(model.coef_, here.coef_)
 
 
+@pytest.fixture
+def what_is_not_filled_is_nan(monkeypatch):
+    """Memory that torch and NumPy would leave as it was."""
+
+    def empty(*arguments, **options):
+        array = ordinary(*arguments, **options)
+        if array.dtype.kind == "f":
+            array.fill(np.nan)
+        return array
+
+    ordinary = np.empty
+    monkeypatch.setattr(np, "empty", empty)
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@large
+@ways
+def test_what_has_not_been_read_is_not_used(make, way, make_data, tmp_path, request):
+    X, y = make_data(n=600, d=5)
+    X = mapped(X, tmp_path)
+    model = make(way).fit(X, y)
+    answers = model.predict(X)
+    request.getfixturevalue("what_is_not_filled_is_nan")
+    again = make(way).fit(X, y)
+    assert_array_equal(again.coef_, model.coef_)
+    assert_array_equal(again.predict(X), answers)
+
+
 @large
 @pytest.mark.parametrize("where", [3, 599])
 @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -129,6 +129,23 @@ def test_labels_that_are_none(Search, kind):
         refused("y", (NO_NAMES | COLUMNS)[kind], cv=cv, Search=Search)
 
 
+BIG_ENDIAN = {
+    "a frame": ("X", pd.DataFrame(np.eye(N).astype(">f8"))),
+    "a series": ("y", pd.Series((np.arange(N) % 2).astype(">f8"))),
+    "weights": ("sample_weight", pd.Series(np.ones(N).astype(">f8"))),
+}
+
+
+@each_estimator
+@pytest.mark.parametrize("kind", BIG_ENDIAN)
+def test_rows_that_pandas_cannot_pick(Estimator, kind):
+    name, value = BIG_ENDIAN[kind]
+    assert f"numpy.asarray({name})" in refused(name, value, Estimator)
+    X, y = make_classes(n=N)
+    arguments = {"X": X, "y": y % 2, name: np.asarray(value)}
+    BatchedGridSearchCV(Estimator(tol=0.1), {"alpha": [0.1, 1.0]}, cv=2).fit(**arguments)
+
+
 def test_the_words_are_the_estimators():
     assert "Labels must be of one kind" in refused("y", NO_NAMES["numbers and words"])
     assert "Leave out the rows" in refused("y", NO_NAMES["words and None"])

@@ -11,6 +11,7 @@ HELPERS = {
     private.check_method_params: ["X", "params", "indices"],
     private.fit_context: ["prefer_skip_nested_validation"],
     private.insert_error_scores: ["results", "error_score"],
+    private.safe_indexing: ["X", "indices", "axis"],
     private.safe_split: ["estimator", "X", "y", "indices", "train_indices"],
     private.score_one: ["estimator", "X_test", "y_test", "scorer", "score_params", "error_score"],
     private.warn_or_raise_about_fit_failures: ["results", "error_score"],
