@@ -175,7 +175,7 @@ OF_SEARCHES = re.compile(NAMED.pattern + "|n_splits")
 def numbers(draw, rng, shape, ordinary):
     """An array of any kind, and whether its values are finite and of a sound size."""
     kinds = st.sampled_from(SOUND) if ordinary else st.sampled_from(list(VALUES))
-    array = VALUES[draw(kinds)](rng, shape)
+    array = np.asarray(VALUES[draw(kinds)](rng, shape))  # of no dimensions too
     dtype = draw(st.sampled_from(["f8", "f4"] if ordinary else DTYPES))
     layout = draw(st.sampled_from(list(LAYOUTS)))
     container = draw(st.sampled_from(PLAIN if ordinary else list(CONTAINERS)))
