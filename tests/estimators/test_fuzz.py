@@ -84,6 +84,15 @@ CONTAINERS = {
     "a set": lambda a: set(a.ravel().tolist()),
     "a dictionary": lambda a: dict(enumerate(a.tolist())),
 }
+#: What containers raise that cannot hold some values.
+NOTHING_LIKE_THAT = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 PLAIN = ["array", "list", "frame", "tensor", "csr array", "memory map"]
 
 
@@ -175,7 +184,7 @@ OF_SEARCHES = re.compile(NAMED.pattern + "|n_splits")
 def numbers(draw, rng, shape, ordinary):
     """An array of any kind, and whether its values are finite and of a sound size."""
     kinds = st.sampled_from(SOUND) if ordinary else st.sampled_from(list(VALUES))
-    array = np.asarray(VALUES[draw(kinds)](rng, shape))  # of no dimensions too
+    array = np.asarray(VALUES[draw(kinds)](rng, shape))  # a number if shape is ()
     dtype = draw(st.sampled_from(["f8", "f4"] if ordinary else DTYPES))
     layout = draw(st.sampled_from(list(LAYOUTS)))
     container = draw(st.sampled_from(PLAIN if ordinary else list(CONTAINERS)))
@@ -183,8 +192,8 @@ def numbers(draw, rng, shape, ordinary):
         warnings.simplefilter("ignore")
         try:
             return CONTAINERS[container](LAYOUTS[layout](array.astype(dtype)))
-        except (ValueError, TypeError, RuntimeError, OverflowError, IndexError):
-            return array  # there is nothing like that
+        except NOTHING_LIKE_THAT:
+            return array
 
 
 @st.composite
@@ -241,7 +250,7 @@ def held(container, values):
         warnings.simplefilter("ignore")
         try:
             return CONTAINERS[container](values)
-        except (ValueError, TypeError, RuntimeError, OverflowError, IndexError, AttributeError):
+        except NOTHING_LIKE_THAT:
             return values
 
 
@@ -278,7 +287,9 @@ def constant_objective(model, arguments):
     y, weight = arguments["y"], arguments.get("sample_weight")
     if model.early_stopping or getattr(model, "class_weight", None) is not None:
         return INF
-    y = y.detach().double().numpy() if isinstance(y, torch.Tensor) else np.asarray(y)
+    if isinstance(y, torch.Tensor):  # NumPy has no bfloat16, and float64 not every whole number
+        y = (y.double() if y.is_floating_point() else y).detach()
+    y = np.asarray(y)
     weight = np.ones(len(y)) if weight is None else np.broadcast_to(weight, len(y))
     with np.errstate(all="ignore"):
         share = (weight / weight.max()) / (weight / weight.max()).sum()
