@@ -298,13 +298,17 @@ def constant_objective(model, arguments):
             p = np.array([share[weight > 0][labels == label].sum() for label in model.classes_])
             p = p if model.fit_intercept else np.full(len(p), 1 / len(p))
             return -(p * np.log(p)).sum() if model.fit_intercept else np.log(len(p))
-        y = y.reshape(len(y), -1).astype(float)
+        dtype = model.coef_.dtype  # targets and predictions are rounded to it
+        y = y.reshape(len(y), -1).astype(dtype).astype(float)
+        rounding = np.finfo(dtype).eps * np.abs(y)
         mean = share @ y if model.fit_intercept else 0.0
         error = np.abs(y - mean)
         loss = 0.5 * error**2
         if model.loss == "huber":
             loss = np.where(error > model.delta, model.delta * (error - 0.5 * model.delta), loss)
-        return (share @ loss).sum()
+        # By Cauchy and Schwarz, of a loss that has no steeper slope than the squared error.
+        size = np.sqrt(share @ error**2)
+        return (share @ loss + size * np.sqrt(share @ rounding**2) + share @ rounding**2).sum()
 
 
 def check_model(model, arguments, method, warned):
