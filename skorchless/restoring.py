@@ -7,7 +7,7 @@ change, and what undoes it is called again if an interrupt may have cut it short
 
 from collections.abc import Callable
 from functools import partial, wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -38,7 +38,15 @@ def between(
 
 
 def undone_on_error(run: Callable[[], T], undo: Callable[[], object]) -> T:
-    """Return what `run` gives; if it raises, call `undo`, twice, before the error goes on."""
+    """Return what `run` gives; if it raises, call `undo`, twice, before the error goes on.
+
+    Parameters
+    ----------
+    run : callable
+    undo : callable
+        An interrupt may cut short its second call as well. It must therefore pass through no state
+        that is worse than the one it finds, and should make its change in a single step.
+    """
     try:
         try:
             return run()
@@ -48,6 +56,11 @@ def undone_on_error(run: Callable[[], T], undo: Callable[[], object]) -> T:
     except BaseException:
         undo()
         raise
+
+
+def restore(instance: Any, attributes: dict[str, Any]) -> None:
+    """Give an object the attributes that it had, and no others, in a single step."""
+    instance.__dict__ = dict(attributes)
 
 
 def without_numpy_warnings(function: Callable[P, T]) -> Callable[P, T]:

@@ -5,6 +5,7 @@ import os
 os.environ["SCIPY_ARRAY_API"] = "1"
 
 import contextlib
+import random
 import signal
 from functools import partial
 
@@ -84,6 +85,14 @@ def group(shared_ranks):
     """The shared ranks, all of them there and in step, whatever the test before has done."""
     shared_ranks.get_ready()
     return shared_ranks
+
+
+@pytest.fixture
+def seed():
+    """A number that is another one each time, but on CI; a failed test shows how to repeat it."""
+    number = int(os.environ.get("SEED", 0 if "CI" in os.environ else random.randrange(2**32)))
+    print(f"Repeat it with the environment variable SEED={number}.")
+    return number
 
 
 @pytest.fixture

@@ -38,10 +38,11 @@ from skorchless.estimators.ranks import (
     reducer_of,
 )
 from skorchless.estimators.settings import on_enough_threads
-from skorchless.estimators.starts import check_same_classes, restore, start_weights
+from skorchless.estimators.starts import check_same_classes, start_weights
 from skorchless.estimators.task import Outcome, Task
 from skorchless.estimators.training import fit_stack
 from skorchless.reducer import ONE_PROCESS, Reducer
+from skorchless.restoring import restore
 from skorchless.sources import Matrix
 
 #: Where the documentation is; pyproject.toml names it too.

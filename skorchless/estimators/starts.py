@@ -1,4 +1,4 @@
-"""Where training starts, other than at zero; and where an estimator goes back to if it fails."""
+"""Where training starts, other than at zero."""
 
 from typing import Any
 
@@ -41,9 +41,3 @@ def check_same_classes(old: Any, new: Any) -> None:
             f"warm_start=True cannot go on from classes {old} with classes {new}. Fit all "
             "classes at once, or set warm_start=False."
         )
-
-
-def restore(estimator: Any, attributes: dict[str, Any]) -> None:
-    """Give an estimator the attributes that it had, and no others."""
-    vars(estimator).clear()
-    vars(estimator).update(attributes)

@@ -1,9 +1,11 @@
 """Ctrl-C at any line of the package, and at the return of any C function that it calls.
 
-``KeyboardInterrupt`` is raised from trace and profile functions. Some hundred places are drawn at
-random; ``pytest -m long`` goes through all of them.
+``KeyboardInterrupt`` is raised from trace and profile functions. Of each operation some places are
+tried, another selection each time, and all places in ``restoring.py``, on which the rest depends;
+``pytest -m long`` goes through all of them.
 """
 
+import contextlib
 import random
 import signal
 import sys
@@ -22,8 +24,8 @@ import skorchless
 from skorchless import BatchedGridSearchCV, TorchLinearRegressor, TorchSoftmaxClassifier
 
 PACKAGE = str(Path(skorchless.__file__).parent)
-#: Places that are drawn for each of the operations, of which there are twelve.
-DRAWN = 25
+#: Places that are tried of each operation, evenly spaced in time.
+TRIED = 25
 SGD = {"optimizer": "sgd", "learning_rate": 0.01, "max_iter": 3, "tol": None, "batch_size": 16}
 
 
@@ -96,6 +98,9 @@ class Operation:
         """See to it that the estimator is as promised."""
         raise NotImplementedError
 
+    def check_all(self):
+        """See to it that all interrupts together came where they should."""
+
     def remember(self, model):
         self.model, self.before = model, dict(vars(model))
 
@@ -108,6 +113,7 @@ class Operation:
 
 class Fit(Operation):
     def prepare(self):
+        self.n_partial = 0
         self.old = clone(self.unfitted).fit(*data(type(self.unfitted), 2))
         full = clone(self.unfitted).fit(self.X, self.y)
         with warnings.catch_warnings():
@@ -129,6 +135,7 @@ class Fit(Operation):
             return
         model = self.model
         reached = self.until[model.n_iter_]
+        self.n_partial += not np.array_equal(model.coef_, self.until[max(self.until)].coef_)
         if model.optimizer_ == "quasi-newton" and not model.coef_.any():
             # It had evaluated nothing but its start, the best constant model.
             assert model.n_iter_ == model.best_iter_ == 1
@@ -139,6 +146,32 @@ class Fit(Operation):
         assert_array_equal(model.coef_, reached.coef_)
         assert_array_equal(model.intercept_, reached.intercept_)
         assert model.best_iter_ == reached.best_iter_
+
+    def check_all(self):
+        assert self.n_partial > 0
+
+
+class FailingFit(Operation):
+    """A fit that diverges, whose changes to the estimator are undone amid interrupts."""
+
+    def prepare(self):
+        slower = clone(self.unfitted).set_params(learning_rate=0.01)
+        self.old = {k: v for k, v in vars(slower.fit(self.X, self.y)).items() if k.endswith("_")}
+
+    def begin(self):
+        model = clone(self.unfitted)
+        vars(model).update(self.old)
+        self.remember(model)
+
+        def fit():
+            with contextlib.suppress(ValueError):
+                model.fit(self.X, self.y)
+                raise AssertionError("it did not diverge")
+
+        return fit
+
+    def check(self):
+        assert self.is_unchanged
 
 
 class PartialFit(Operation):
@@ -200,6 +233,7 @@ class Search(Operation):
 OPERATIONS = {
     "fit": (Fit, {}),
     "fit with sgd": (Fit, SGD),
+    "fit that diverges": (FailingFit, SGD | {"learning_rate": 1e300}),
     "partial_fit": (PartialFit, {}),
     "partial_fit with sgd": (PartialFit, SGD),
     "predict": (Predict, SGD),
@@ -240,7 +274,7 @@ def settings_of_a_user():
 
 
 def places_of(operation):
-    """For each place that an operation comes by, its first and its last time."""
+    """For each place that an operation comes by, its first and its last time, and the place."""
     for _ in range(2):  # the first time fills caches
         places = Places()
         run = operation.begin()
@@ -250,7 +284,7 @@ def places_of(operation):
     for number, name in enumerate(places.found):
         first.setdefault(name, number)
         last[name] = number
-    return sorted({*first.values(), *last.values()})
+    return {number: places.found[number] for number in sorted({*first.values(), *last.values()})}
 
 
 def interrupt(operation, number):
@@ -280,6 +314,7 @@ def check(operation, numbers):
     outcomes = [interrupt(operation, number) for number in numbers]
     assert sum(came for came, _ in outcomes) > 0.9 * len(numbers)
     assert [one for _, wrong in outcomes for one in wrong] == []
+    operation.check_all()
 
 
 each_operation = pytest.mark.parametrize(
@@ -288,10 +323,14 @@ each_operation = pytest.mark.parametrize(
 
 
 @each_operation
-def test_an_interrupt_at_some_places(Estimator, settings_of_a_user, kind, parameters):
+def test_an_interrupt_at_some_places(Estimator, settings_of_a_user, seed, kind, parameters):
     operation = kind(Estimator, parameters)
     places = places_of(operation)
-    check(operation, random.Random().sample(places, min(DRAWN, len(places))))
+    step = len(places) // TRIED
+    tried = list(places)[seed % step :: step]
+    restoring = [number for number, place in places.items() if place[0] == "/restoring.py"]
+    assert restoring
+    check(operation, sorted({*tried, *restoring}))
 
 
 @pytest.mark.long
