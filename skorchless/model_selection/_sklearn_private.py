@@ -11,12 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, Self, TypeVar
 
 from sklearn.base import _fit_context
-from sklearn.metrics._scorer import (
-    _BaseScorer,
-    _MultimetricScorer,
-    _PassthroughScorer,
-    _Scorer,
-)
+from sklearn.metrics._scorer import _MultimetricScorer, _PassthroughScorer, _Scorer
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.model_selection._validation import (
     _insert_error_scores,
@@ -54,7 +49,7 @@ def scorers_of(scorer: Any) -> dict[str, Any] | None:
 
 def needs_predictions_only(scorer: Any) -> bool:
     """Whether a scorer looks at nothing but what the last step of a pipeline answers."""
-    return isinstance(scorer, _BaseScorer)
+    return type(scorer) is _Scorer
 
 
 def is_estimators_own(scorer: Any) -> bool:

@@ -1,11 +1,13 @@
 """Folds of a search: all candidates fitted on the training rows and scored on the others."""
 
 import contextlib
+import copy
 import math
 import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,8 @@ from skorchless.estimators.together import Prepared, Verdict, fit_prepared, prep
 from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.groups import Group
 from skorchless.model_selection.listeners import Listeners
-from skorchless.model_selection.pipelines import FittedSteps, Rows, rows_of
-from skorchless.model_selection.scoring import score_together
+from skorchless.model_selection.pipelines import FittedSteps, Rows, rows_of, with_final
+from skorchless.model_selection.scoring import Part, score_together
 from skorchless.optimizers.least_squares import Comoments
 
 Split = tuple[np.ndarray, np.ndarray]
@@ -151,12 +153,14 @@ class _Fold:
         train, test = split
         self.evaluation, self.comoments, self.listeners = evaluation, comoments, listeners
         some = evaluation.groups[0].estimator
-        self.X_train, self.y_train = private.safe_split(some, X, y, train)
-        self.X_test, self.y_test = private.safe_split(some, X, y, test, train)
-        check = private.check_method_params
-        self.fit_params = check(X, params=evaluation.fit_params, indices=train)
-        self.train_params = check(X, params=evaluation.score_params, indices=train)
-        self.test_params = check(X, params=evaluation.score_params, indices=test)
+        self.fit_params = private.check_method_params(
+            X, params=evaluation.fit_params, indices=train
+        )
+        training = Part(some, X, y, evaluation.score_params, train)
+        self.X_train, self.y_train = training.X, training.y
+        self.parts = [Part(some, X, y, evaluation.score_params, test, train)]
+        if evaluation.return_train_score:
+            self.parts.append(training)
         self.n_test = len(test)
         self.fitted_steps = FittedSteps()
         weight = self.fit_params.get("sample_weight")
@@ -200,24 +204,17 @@ class _Fold:
         if errors and self.evaluation.error_score == "raise":
             raise errors[0]
         failed = self._error_scores()
-        tests, trains = [failed] * len(finals), [failed] * len(finals)
+        scores = [[failed] * len(finals) for _ in self.parts]
         fitted = [i for i, verdict in enumerate(verdicts) if verdict.error is None]
         score_time = 0.0
         if rows is not None and fitted:
-            begun = time.time()
-            some = [finals[i] for i in fitted]
-            scored = self._score(group, rows, some, self.X_test, self.y_test, self.test_params)
-            score_time = (time.time() - begun) / len(some)
-            for i, score in zip(fitted, scored, strict=True):
-                tests[i] = score
-            if self.evaluation.return_train_score:
-                scored = self._score(
-                    group, rows, some, self.X_train, self.y_train, self.train_params
-                )
-                for i, score in zip(fitted, scored, strict=True):
-                    trains[i] = score
+            found, seconds = self._scores(group, rows, [finals[i] for i in fitted])
+            score_time = seconds / len(fitted)
+            for of_part, some in zip(scores, found, strict=True):
+                for i, score in zip(fitted, some, strict=True):
+                    of_part[i] = score
         entries = []
-        for verdict, test, train in zip(verdicts, tests, trains, strict=True):
+        for verdict, test, *train in zip(verdicts, *scores, strict=True):
             result = {
                 "fit_error": None if verdict.error is None else _describe(verdict.error),
                 "test_scores": _own(test),
@@ -225,34 +222,47 @@ class _Fold:
                 "fit_time": attempt.seconds / len(finals),
                 "score_time": score_time if verdict.error is None else 0.0,
             }
-            if self.evaluation.return_train_score:
-                result["train_scores"] = _own(train)
+            if train:
+                result["train_scores"] = _own(train[0])
             entries.append(Entry(result, verdict.loss_curve, verdict.converged))
         return entries
 
-    def _score(
-        self,
-        group: Group,
-        rows: Rows,
-        finals: list[TorchLinearModel],
-        X: Any,
-        y: Any,
-        params: dict[str, Any],
-    ) -> list[Any]:
+    def _scores(
+        self, group: Group, rows: Rows, finals: list[TorchLinearModel]
+    ) -> tuple[list[list[Any]], float]:
+        """Scores of the candidates on each part, and the seconds that the test rows took."""
+        scorer, error_score = self.evaluation.scorer, self.evaluation.error_score
+        found: list[list[Any]] = []
+        seconds, apart = [], []
+        for i, part in enumerate(self.parts):
+            begun = time.time()
+            try:
+                transformed = rows.transform(part.X)
+            except Exception:  # each candidate's scorer will say so for itself
+                transformed = None
+            complete = partial(with_final, rows.fitted)
+            scores = score_together(finals, complete, part, transformed, scorer, error_score)
+            apart += [i] if scores is None else []
+            found.append(scores or [])
+            seconds.append(time.time() - begun)
+        for final in finals if apart else ():
+            whole = self._whole(group, rows, final)
+            for i in apart:
+                begun = time.time()
+                X, y, params = self.parts[i].anew()
+                found[i].append(private.score_one(whole, X, y, scorer, params, error_score))
+                seconds[i] += time.time() - begun
+        return found, seconds[0]
+
+    def _whole(self, group: Group, rows: Rows, final: TorchLinearModel) -> Any:
+        """A whole fitted estimator that shares nothing that a scorer could change for others."""
         try:
-            transformed = rows.transform(X)
-        except Exception:  # each candidate's scorer will say so for itself
-            transformed = None
-        return score_together(
-            finals,
-            lambda final: group.complete(rows, final),
-            X,
-            transformed,
-            y,
-            self.evaluation.scorer,
-            params,
-            self.evaluation.error_score,
-        )
+            fitted = copy.deepcopy(with_final(rows.fitted, None))
+        except Exception:  # what cannot be copied, say because it holds a connection, is made anew
+            fitted = rows_of(
+                group.estimator, self.X_train, self.y_train, self.fit_params, FittedSteps()
+            ).fitted
+        return with_final(fitted, final)
 
     def _error_scores(self) -> Any:
         several = private.scorers_of(self.evaluation.scorer)

@@ -13,7 +13,7 @@ from skorchless.estimators import TorchLinearRegressor, TorchSoftmaxClassifier
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.candidates import stack_key
 from skorchless.estimators.together import has_own_way
-from skorchless.model_selection.pipelines import final_name, final_of, token, with_final
+from skorchless.model_selection.pipelines import final_name, final_of, token
 
 OURS = (TorchLinearRegressor, TorchSoftmaxClassifier)
 
@@ -44,10 +44,6 @@ class Group:
         if has_own_way(self.finals[0]):  # a fit that is not ours may move anything
             return [final_of(make()) for make in self.makers]
         return [_unfitted(final) for final in self.finals]
-
-    def complete(self, rows: Any, final: TorchLinearModel) -> Any:
-        """The whole fitted estimator, from its fitted transformers and its last step."""
-        return with_final(rows.fitted, final)
 
 
 def group(estimator: Any, candidates: Sequence[dict[str, Any]], owner: str) -> list[Group]:

@@ -7,26 +7,71 @@ from typing import Any
 import numpy as np
 from sklearn.pipeline import Pipeline
 
-from skorchless.estimators import TorchLinearRegressor, TorchSoftmaxClassifier
 from skorchless.estimators.base import TorchLinearModel
-from skorchless.estimators.together import has_own_way, predict_together
+from skorchless.estimators.together import predict_together
 from skorchless.model_selection import _sklearn_private as private
+from skorchless.model_selection.groups import OURS
 from skorchless.model_selection.metrics import METRICS, OWN_METRICS, Truth
 
 #: Raw predictions that are held at once, in bytes.
 RAW_BYTES = 2**28
 
 
+class Part:
+    """Some of the rows of a search, and what its scorer gets with them.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Which is to be scored.
+    X, y : array-like
+        All rows.
+    params : dict
+        What is routed to the scorer, for all rows.
+    rows : ndarray of int
+        Which of them.
+    train_rows : ndarray of int, optional
+        Those that the estimator was fitted on, if others.
+
+    Attributes
+    ----------
+    X, y, params
+        Of these rows.
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        X: Any,
+        y: Any,
+        params: dict[str, Any],
+        rows: np.ndarray,
+        train_rows: np.ndarray | None = None,
+    ) -> None:
+        self._estimator, self._all = estimator, (X, y, params)
+        self._rows, self._train_rows = rows, train_rows
+        self.X, self.y, self.params = self.anew()
+
+    def anew(self) -> tuple[Any, Any, dict[str, Any]]:
+        """The same rows once more, for a scorer that may write to them."""
+        X, y, params = self._all
+        some_X, some_y = private.safe_split(self._estimator, X, y, self._rows, self._train_rows)
+        return some_X, some_y, private.check_method_params(X, params=params, indices=self._rows)
+
+    def targets_anew(self) -> Any:
+        """The same targets once more, for a metric that may write to them."""
+        y = self._all[1]
+        return None if y is None else private.safe_indexing(y, self._rows)
+
+
 def score_together(
     finals: Sequence[TorchLinearModel],
     complete: Callable[[TorchLinearModel], Any],
-    X: Any,
-    rows: Any,
-    y: Any,
+    part: Part,
+    transformed: Any,
     scorer: Any,
-    params: dict[str, Any],
     error_score: Any,
-) -> list[Any]:
+) -> list[Any] | None:
     """Score candidates as ``GridSearchCV`` would, one after the other.
 
     Parameters
@@ -34,39 +79,38 @@ def score_together(
     finals : sequence of TorchLinearModel
         Fitted last steps of one group.
     complete : callable
-        Makes the whole fitted estimator of one of them.
-    X, y : array-like
-        Rows to score on, as the user has them, and targets.
-    rows : array-like or None
+        Makes the whole fitted estimator of one of them, to look at and to predict with.
+    part : Part
+        The rows to score on.
+    transformed : array-like or None
         The same rows as they reach the last step; None if they do not.
     scorer : callable
         As the search resolved it.
-    params : dict
-        What is routed to the scorer.
     error_score : "raise" or float
 
     Returns
     -------
-    scores : list
-        A number a candidate, or a dict of them.
+    scores : list or None
+        A number a candidate, or a dict of them. None for a scorer that may look at more than
+        predictions: it is to be called with the whole estimator of each.
     """
-    if not finals:
-        return []
     scores: list[Any] = []
-    for some, raw in _raw_predictions(finals, rows):
-        fast = (
-            None if raw is None else _fast_scores(some, complete(some[0]), raw, y, scorer, params)
-        )
+    for some, raw in _raw_predictions(finals, transformed):
+        fast = None if raw is None else _fast_scores(some, complete(some[0]), raw, part, scorer)
         if fast is not None:
             scores += fast
             continue
+        if not _answers_suffice(scorer):
+            return None
         for i, final in enumerate(some):
-            if raw is None or not _answers_suffice(scorer):
-                estimator, seen = complete(final), X
+            y, params = part.targets_anew(), part.params
+            if raw is None:
+                whole = complete(final)
+                score = private.score_one(whole, part.X, y, scorer, params, error_score)
             else:
-                estimator, seen = final, rows
-            with _answering(final, rows, None if raw is None else raw[i].T):
-                scores.append(private.score_one(estimator, seen, y, scorer, params, error_score))
+                with _answering(final, transformed, raw[i].T):
+                    score = private.score_one(final, transformed, y, scorer, params, error_score)
+            scores.append(score)
     return scores
 
 
@@ -75,9 +119,9 @@ def _raw_predictions(
 ) -> Iterator[tuple[Sequence[TorchLinearModel], Any]]:
     """Some of the models with their raw predictions ``(M, K, n)``.
 
-    None if the rows are bad, or if the models may predict from other rows than these.
+    None if the rows are bad, or if the models are of a subclass, whose methods may do anything.
     """
-    if has_own_way(finals[0]):
+    if type(finals[0]) not in OURS:
         yield finals, None
         return
     shape = getattr(rows, "shape", (0, 1))
@@ -101,10 +145,10 @@ def _answers_suffice(scorer: Any) -> bool:
 
 @contextlib.contextmanager
 def _answering(final: TorchLinearModel, rows: Any, raw: Any) -> Iterator[None]:
-    """Let a model answer with predictions that it has made before, when it is asked for `rows`."""
-    if raw is None:
-        yield
-        return
+    """Let a model answer with predictions that it has made before, when it is asked for `rows`.
+
+    Nobody may get hold of the model meanwhile: its copies and later fits would answer the same.
+    """
     ordinary = final._raw_predictions
     final._raw_predictions = lambda X: raw if X is rows else ordinary(X)  # type: ignore[method-assign]
     try:
@@ -117,19 +161,19 @@ def _fast_scores(
     finals: Sequence[TorchLinearModel],
     estimator: Any,
     raw: Any,
-    y: Any,
+    part: Part,
     scorer: Any,
-    params: dict[str, Any],
 ) -> list[Any] | None:
     """Scores by our own metrics; None where scikit-learn's may say anything else."""
+    params = part.params
     if set(params) - {"sample_weight"} or (params and private.routing_enabled()):
         return None
     several = private.scorers_of(scorer)
     named = {"score": scorer} if several is None else several
-    metrics = {name: _metric(estimator, part) for name, part in named.items()}
+    metrics = {name: _metric(estimator, one) for name, one in named.items()}
     if any(metric is None for metric in metrics.values()):
         return None
-    truth = Truth.of(finals[0], y, params.get("sample_weight"))
+    truth = Truth.of(finals[0], part.y, params.get("sample_weight"))
     if truth is None or not np.isfinite(raw).all():
         return None
     columns = {}
@@ -150,7 +194,7 @@ def _metric(estimator: Any, scorer: Any) -> Any:
         if private.is_estimators_own(scorer) and type(estimator).score is not Pipeline.score:
             return None
         estimator = estimator.steps[-1][1]
-    if type(estimator) not in (TorchLinearRegressor, TorchSoftmaxClassifier):
+    if type(estimator) not in OURS:
         return None
     if private.is_estimators_own(scorer):
         return OWN_METRICS[type(estimator)]

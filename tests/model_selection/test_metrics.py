@@ -10,7 +10,7 @@ from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
 from skorchless.estimators.together import predict_together
 from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.metrics import METRICS, Truth
-from skorchless.model_selection.scoring import score_together
+from skorchless.model_selection.scoring import Part, score_together
 
 CLASSIFIERS = ["accuracy", "neg_log_loss"]
 REGRESSORS = [
@@ -60,6 +60,11 @@ def test_metrics_are_scikit_learns(name, outputs, seed, weighted, dtype, labels)
     np.testing.assert_allclose(found, wanted, rtol=1e-12 if dtype == np.float64 else 1e-5)
 
 
+def score_alone(model, X, y, scorer):
+    part = Part(model, X, y, {}, np.arange(len(y)))
+    return score_together([model], lambda m: m, part, X, scorer, "raise")
+
+
 def test_every_metric_of_the_table_is_tested():
     assert len(METRICS) == len(CLASSIFIERS + REGRESSORS)
 
@@ -75,9 +80,9 @@ def test_whatever_is_out_of_the_ordinary_is_left_to_scikit_learn(name):
             wanted = scorer(model, X, target)
         except ValueError as error:
             with pytest.raises(ValueError, match=str(error)[:20]):
-                score_together([model], lambda m: m, X, X, target, scorer, {}, "raise")
+                score_alone(model, X, target, scorer)
         else:
-            found = score_together([model], lambda m: m, X, X, target, scorer, {}, "raise")
+            found = score_alone(model, X, target, scorer)
             assert found == [pytest.approx(wanted, rel=1e-12)]
 
 
@@ -85,7 +90,7 @@ def test_a_constant_target_is_left_to_scikit_learn():
     rng = np.random.default_rng(0)
     model, X, _ = fitted(False, 1, rng, np.float64)
     scorer = get_scorer("r2")
-    found = score_together([model], lambda m: m, X, X, np.ones(30), scorer, {}, "raise")
+    found = score_alone(model, X, np.ones(30), scorer)
     assert found == [scorer(model, X, np.ones(30))]
 
 

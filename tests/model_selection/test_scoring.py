@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
 from skorchless.model_selection import scoring
-from skorchless.model_selection.scoring import score_together
+from skorchless.model_selection.scoring import Part, score_together
 
 
 @pytest.fixture
@@ -18,7 +18,8 @@ def fitted(classes):
 
 def score(models, X, y, scorer, *, complete=lambda model: model, rows=None, error_score=-9.0, **kw):
     rows = X if rows is None else rows
-    return score_together(models, complete, X, rows, y, scorer, kw, error_score)
+    part = Part(complete(models[0]), X, y, kw, np.arange(len(y)))
+    return score_together(models, complete, part, rows, scorer, error_score)
 
 
 def count_calls(monkeypatch, name):
@@ -68,25 +69,10 @@ def test_the_own_score_of_regressors_of_several_outputs():
     np.testing.assert_allclose(found, [model.score(X, y, weight) for model in models])
 
 
-def test_any_other_scorer_sees_the_whole_estimator_and_the_users_rows(classes, fitted):
-    X, y = classes
-    scaler = StandardScaler().fit(X)
-    seen = []
-
-    def own(estimator, X, y):
-        seen.append((estimator, X))
-        return float(estimator[-1].alpha)
-
-    found = score(
-        fitted,
-        X,
-        y,
-        own,
-        complete=lambda model: make_pipeline(scaler, model),
-        rows=scaler.transform(X),
-    )
-    assert found == [1e-3, 0.1, 1.0]
-    assert all(rows is X and estimator[0] is scaler for estimator, rows in seen)
+def test_any_other_scorer_is_to_see_the_whole_estimators(classes, fitted):
+    assert score(fitted, *classes, lambda estimator, X, y: 0.0) is None
+    for own in ({"a": "accuracy", "b": max}, {"a": max}):
+        assert score(fitted, *classes, check_scoring(fitted[0], own)) is None
 
 
 class Stubborn(TorchSoftmaxClassifier):
@@ -96,9 +82,18 @@ class Stubborn(TorchSoftmaxClassifier):
         return 0.25
 
 
-def test_a_subclasss_own_score_counts(classes):
+def test_a_subclass_is_to_score_itself(classes):
     model = Stubborn().fit(*classes)
-    assert score([model], *classes, check_scoring(model, None)) == [0.25]
+    assert score([model], *classes, check_scoring(model, None)) is None
+    scaler = StandardScaler().fit(classes[0])
+    found = score(
+        [model],
+        *classes,
+        get_scorer("accuracy"),
+        complete=lambda model: make_pipeline(scaler, model),
+        rows=scaler.transform(classes[0]),
+    )
+    assert found == [get_scorer("accuracy")(make_pipeline(scaler, model), *classes)]
 
 
 def test_large_stacks_are_scored_in_turns(classes, fitted, monkeypatch):
@@ -117,7 +112,3 @@ def test_a_score_that_fails_is_the_error_score(classes, fitted):
         assert score(fitted, bad, y, get_scorer("accuracy")) == [-9.0] * 3
     with pytest.raises(ValueError, match="NaN"):
         score(fitted, bad, y, get_scorer("accuracy"), error_score="raise")
-
-
-def test_nothing_to_score(classes):
-    assert score([], *classes, get_scorer("accuracy")) == []
