@@ -5,6 +5,7 @@ skips the end, or leaves it to whoever drops the traceback. Here the ``try`` com
 change, and what undoes it is called again if an interrupt may have cut it short.
 """
 
+import threading
 from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar
@@ -35,6 +36,57 @@ def between(
             put_back()
     finally:
         put_back()
+
+
+class _Changes(threading.local):
+    """How the functions that run in a thread have changed its settings, the first one first."""
+
+    def __init__(self) -> None:
+        self.made: list[tuple[Callable[[], object], Callable[[], object]]] = []
+
+
+_changes = _Changes()
+
+
+def with_setting(
+    change: Callable[[], object], put_back: Callable[[], object], run: Callable[[], T]
+) -> T:
+    """As `between`, but `as_before` takes the change back for a while.
+
+    Parameters
+    ----------
+    change, put_back : callable
+        They may be called any number of times, several times in a row too.
+    run : callable
+    """
+    before = _changes.made
+    return between(
+        partial(setattr, _changes, "made", [*before, (change, put_back)]),
+        partial(setattr, _changes, "made", before),
+        partial(between, change, put_back, run),
+    )
+
+
+def as_before(run: Callable[[], T]) -> T:
+    """Call `run` in the settings that this thread had before all changes."""
+    made = _changes.made
+    for change, put_back in made:
+        run = partial(between, put_back, change, run)
+    return between(
+        partial(setattr, _changes, "made", []), partial(setattr, _changes, "made", made), run
+    )
+
+
+def as_now() -> Callable[[Callable[[], T]], T]:
+    """Something that calls a function in the settings of now, when `as_before` is at work."""
+    made = _changes.made
+
+    def call(run: Callable[[], T]) -> T:
+        for change, put_back in reversed(made):
+            run = partial(with_setting, change, put_back, run)
+        return run()
+
+    return call
 
 
 def undone_on_error(run: Callable[[], T], undo: Callable[[], object]) -> T:
@@ -69,7 +121,7 @@ def without_numpy_warnings(function: Callable[P, T]) -> Callable[P, T]:
     @wraps(function)
     def quiet(*arguments: P.args, **named: P.kwargs) -> T:
         before = np.geterr()
-        return between(
+        return with_setting(
             partial(np.seterr, all="ignore"),
             partial(np.seterr, **before),
             partial(function, *arguments, **named),

@@ -9,6 +9,7 @@ import random
 import signal
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -93,6 +94,21 @@ def seed():
     number = int(os.environ.get("SEED", 0 if "CI" in os.environ else random.randrange(2**32)))
     print(f"Repeat it with the environment variable SEED={number}.")
     return number
+
+
+@pytest.fixture
+def settings_of_a_user():
+    """Settings that a fit changes: lowered precision, autocast, threads, NumPy's errors."""
+    threads, errors = torch.get_num_threads(), np.geterr()
+    torch.set_num_threads(2)
+    torch.set_float32_matmul_precision("high")
+    torch.set_autocast_enabled("cpu", True)
+    np.seterr(over="raise", divide="raise", invalid="raise")
+    yield
+    np.seterr(**errors)
+    torch.set_autocast_enabled("cpu", False)
+    torch.set_float32_matmul_precision("highest")
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

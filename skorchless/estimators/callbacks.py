@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from skorchless.engine import ModelResult, Progress
-from skorchless.estimators.settings import out_of_inference_mode
+from skorchless.restoring import as_before, as_now
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -103,22 +103,25 @@ class FitWatcher:
     ) -> None:
         self._callbacks, self._attributes = callbacks, attributes
         self._verbose, self._fold_back = verbose, fold_back
+        self._as_in_training: Callable[[Callable[[], Any]], Any] = as_now()
 
     def on_pass_begin(self, model: int) -> None:
         """Open the task of a pass."""
         if self._callbacks is not None:
-            out_of_inference_mode(self._callbacks.on_pass_begin)
+            as_before(self._callbacks.on_pass_begin)
 
     def on_pass_end(self, progress: Progress) -> bool:
-        """Print a line, close the task; return whether a callback wants the fit to stop."""
-        return out_of_inference_mode(partial(self._tell, progress))
+        """Print a line, close the task; return whether a callback wants the fit to stop.
 
-    def _tell(self, progress: Progress) -> bool:
+        A callback may do what it likes with torch and NumPy, in the settings that were there before
+        the fit; what it sees of the model is computed in those of the training.
+        """
         if self._verbose:
             print(line(progress, self._verbose))
         if self._callbacks is None:
             return False
-        return self._callbacks.on_pass_end(partial(self._fitted, progress.result))
+        attributes = partial(self._as_in_training, partial(self._fitted, progress.result))
+        return as_before(partial(self._callbacks.on_pass_end, attributes))
 
     def _fitted(self, result: ModelResult) -> dict[str, Any] | None:
         weights = self._fold_back(result.weights)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from skorchless.optimizers.curvature import sample_size
-from skorchless.restoring import between
+from skorchless.restoring import between, with_setting
 from skorchless.sources import Matrix
 
 T = TypeVar("T")
@@ -60,23 +60,23 @@ def own_settings(device: torch.device, work: int, run: Callable[[], T]) -> T:
     run : callable
     """
     inference = torch.inference_mode()
-    return between(
-        inference.__enter__,
+    return with_setting(
+        partial(_enter, inference),
         partial(_leave, inference),
         partial(in_full_precision, device, partial(on_enough_threads, work, run)),
     )
+
+
+def _enter(inference: torch.inference_mode) -> None:
+    """Enter inference mode, unless this thread is in it."""
+    if not torch.is_inference_mode_enabled():
+        inference.__enter__()
 
 
 def _leave(inference: torch.inference_mode) -> None:
     """Leave inference mode, if it was ever entered, rather than when its last traceback goes."""
     with contextlib.suppress(AttributeError):
         inference.__exit__(None, None, None)
-
-
-def out_of_inference_mode(run: Callable[[], T]) -> T:
-    """Call `run` as if nothing was being trained: callbacks may do with torch what they like."""
-    inference = torch.inference_mode(False)
-    return between(inference.__enter__, partial(_leave, inference), run)
 
 
 def in_full_precision(device: torch.device, run: Callable[[], T]) -> T:
@@ -86,7 +86,7 @@ def in_full_precision(device: torch.device, run: Callable[[], T]) -> T:
         return _full_precision(run)
     change = partial(torch.set_autocast_enabled, kind, False)
     put_back = partial(torch.set_autocast_enabled, kind, True)
-    return between(change, put_back, partial(_full_precision, run))
+    return with_setting(change, put_back, partial(_full_precision, run))
 
 
 class _FullPrecision:
@@ -105,7 +105,7 @@ class _FullPrecision:
     def __call__(self, run: Callable[[], T]) -> T:
         """Call `run` in full precision."""
         me = object()
-        return between(
+        return with_setting(
             partial(self._locked, partial(self._enter, me)),
             partial(self._locked, partial(self._leave, me)),
             run,
@@ -187,7 +187,7 @@ def _on_one_openmp_thread(run: Callable[[], T]) -> T:
     if not hasattr(library, "omp_set_num_threads"):
         return run()
     set_threads, before = library.omp_set_num_threads, library.omp_get_max_threads()
-    return between(partial(set_threads, 1), partial(set_threads, before), run)
+    return with_setting(partial(set_threads, 1), partial(set_threads, before), run)
 
 
 def _on_one_mkl_thread(run: Callable[[], T]) -> T:
@@ -196,6 +196,9 @@ def _on_one_mkl_thread(run: Callable[[], T]) -> T:
     if not hasattr(library, "MKL_Set_Num_Threads_Local"):
         return run()
     set_threads, before = library.MKL_Set_Num_Threads_Local, list[int]()
-    # The change gives the number before: in one call, so that no interrupt comes between the two.
-    change = partial(before.extend, map(set_threads, [1]))
-    return between(change, lambda: [set_threads(threads) for threads in before], run)
+    return with_setting(
+        # The change gives the number before: in one call, so that no interrupt comes between them.
+        lambda: before.extend(map(set_threads, [1])),
+        lambda: [*map(set_threads, before[:1])],
+        run,
+    )

@@ -1,5 +1,7 @@
 """scikit-learn's callbacks: told of every pass, and obeyed when they want to stop."""
 
+import contextlib
+import io
 import os
 import pickle
 import subprocess
@@ -10,12 +12,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from global_settings import settings_of_a_thread
 from numpy.testing import assert_allclose, assert_array_equal
 from recorders import Propagated, Recorder
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from skorchless import BatchedGridSearchCV
 
 sklearn_callback = pytest.importorskip(
     "sklearn.callback", reason="scikit-learn has callbacks from version 1.9 on"
@@ -59,6 +64,97 @@ def test_a_callback_sees_the_model_that_a_fit_of_so_many_passes_leaves(Estimator
         assert_array_equal(seen.coef_, stopped.coef_)
         assert_array_equal(seen.intercept_, stopped.intercept_)
         assert_array_equal(seen.predict(X), stopped.predict(X))
+
+
+class Looking(Recorder):
+    """Writes down in which settings it is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.settings = []
+
+    def on_fit_task_begin(self, estimator, context):
+        super().on_fit_task_begin(estimator, context)
+        self.settings.append(settings_of_a_thread())
+
+    def on_fit_task_end(self, estimator, context, **about):
+        super().on_fit_task_end(estimator, context, **about)
+        self.settings.append(settings_of_a_thread())
+
+
+@each_optimizer
+@pytest.mark.parametrize("kind", ["alone", "search", "float32"])
+def test_callbacks_run_in_the_settings_of_who_called_fit(
+    Estimator, make_data, settings_of_a_user, way, kind
+):
+    X, y = make_data(dtype=np.float32 if kind == "float32" else np.float64)
+    model, before = Estimator(**OPTIMIZERS[way], max_iter=3, tol=None), settings_of_a_thread()
+    looking = Looking()
+    if kind == "search":
+        model = BatchedGridSearchCV(model.set_callbacks(looking), {"alpha": [0.1, 1.0]}, cv=2)
+        model.fit(X, y)
+    else:
+        model.set_callbacks(looking).fit(X, y)
+    assert "end pass" in looking.events
+    assert [found for found in looking.settings if found != before] == []
+    assert settings_of_a_thread() == before
+
+
+@each_optimizer
+def test_the_training_goes_on_in_its_own_settings(Estimator, data, settings_of_a_user, way):
+    class Terminal(io.StringIO):
+        def write(self, text):
+            settings.append(settings_of_a_thread())
+
+    model, found = Estimator(**OPTIMIZERS[way], max_iter=3, tol=None, verbose=1), []
+    for _ in range(2):  # without callbacks, and with them
+        settings = []
+        with contextlib.redirect_stdout(Terminal()):
+            model.fit(*data)
+        found.append(settings)
+        model.set_callbacks(Recorder())
+    assert found[0] == found[1]
+    assert found[0][0] != settings_of_a_thread()
+
+
+@each_optimizer
+def test_the_settings_do_not_change_what_a_callback_sees(Estimator, data, settings_of_a_user, way):
+    X, y = data
+    X = X.astype(np.float32)
+    recorder, heard = Recorder(), Estimator(**OPTIMIZERS[way], max_iter=3, tol=None)
+    heard.set_params(random_state=0).set_callbacks(recorder).fit(X, y)
+    for n_iter, seen in enumerate(recorder.models, start=1):
+        stopped = clone(heard).set_callbacks().set_params(max_iter=n_iter).fit(X, y)
+        assert_array_equal(seen.coef_, stopped.coef_)
+        assert_array_equal(seen.intercept_, stopped.intercept_)
+
+
+def test_a_callback_may_fit_and_predict(Estimator, data, settings_of_a_user):
+    wanted, found = Estimator(max_iter=3).fit(*data), []
+
+    class Fitting(Recorder):
+        def on_fit_task_end(self, estimator, context, **about):
+            super().on_fit_task_end(estimator, context, **about)
+            found.append(Estimator(max_iter=3).fit(*data))
+            found[-1].predict(torch.tensor(data[0]))
+
+    sgd = {"optimizer": "sgd", "learning_rate": 0.05, "max_iter": 3, "tol": None}
+    plain = Estimator(**sgd, random_state=0).fit(*data)
+    heard = Estimator(**sgd, random_state=0).set_callbacks(Fitting()).fit(*data)
+    assert_array_equal(heard.coef_, plain.coef_)
+    assert [model.coef_.tolist() for model in found] == [wanted.coef_.tolist()] * 4
+
+
+def test_an_error_in_a_callback_leaves_the_settings(Estimator, data, settings_of_a_user):
+    class Failing(Recorder):
+        def on_fit_task_end(self, estimator, context, **about):
+            np.seterr(over="warn")
+            raise RuntimeError("no more")
+
+    before = settings_of_a_thread()
+    with pytest.raises(RuntimeError, match="no more"):
+        Estimator().set_callbacks(Failing()).fit(*data)
+    assert settings_of_a_thread() == before
 
 
 def test_a_callback_sees_nothing_of_the_fit_before(Estimator, data):

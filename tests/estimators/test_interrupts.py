@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from global_settings import mkl_threads, precisions
+from global_settings import settings_of_a_thread
 from numpy.testing import assert_allclose, assert_array_equal
+from recorders import Recorder
 from sklearn.base import clone
 
 import skorchless
@@ -141,7 +142,7 @@ class Fit(Operation):
             assert model.n_iter_ == model.best_iter_ == 1
             assert_allclose(model.loss_curve_, self.constant_loss, rtol=1e-6)
             return
-        assert vars(model).keys() == vars(reached).keys()
+        assert vars(model).keys() - {"_skl_callbacks"} == vars(reached).keys()
         assert_array_equal(model.loss_curve_, reached.loss_curve_)
         assert_array_equal(model.coef_, reached.coef_)
         assert_array_equal(model.intercept_, reached.intercept_)
@@ -149,6 +150,18 @@ class Fit(Operation):
 
     def check_all(self):
         assert self.n_partial > 0
+
+
+class HeardFit(Fit):
+    """A fit of which a callback is told."""
+
+    def begin(self):
+        if not hasattr(self.unfitted, "set_callbacks"):
+            pytest.skip("scikit-learn has callbacks from version 1.9 on")
+        model = clone(self.unfitted).set_callbacks(Recorder())
+        vars(model).update(vars(self.old))
+        self.remember(model)
+        return lambda: model.fit(self.X, self.y)
 
 
 class FailingFit(Operation):
@@ -233,6 +246,7 @@ class Search(Operation):
 OPERATIONS = {
     "fit": (Fit, {}),
     "fit with sgd": (Fit, SGD),
+    "fit with callbacks": (HeardFit, SGD),
     "fit that diverges": (FailingFit, SGD | {"learning_rate": 1e300}),
     "partial_fit": (PartialFit, {}),
     "partial_fit with sgd": (PartialFit, SGD),
@@ -243,34 +257,14 @@ OPERATIONS = {
 
 def state():
     """What the process and its threads share, or torch and NumPy keep for a thread."""
-    return {
-        "threads of torch": torch.get_num_threads(),
-        "threads of MKL": mkl_threads(),
-        "inference mode": torch.is_inference_mode_enabled(),
-        "gradients": torch.is_grad_enabled(),
-        "autocast": torch.is_autocast_enabled("cpu"),
-        "precision of products": (precisions(), torch.get_float32_matmul_precision()),
+    return settings_of_a_thread() | {
         "default dtype": torch.get_default_dtype(),
         "filters of warnings": list(warnings.filters),
-        "NumPy's errors": np.geterr(),
         "torch's random numbers": torch.get_rng_state().tolist(),
         "NumPy's random numbers": str(np.random.get_state()),  # noqa: NPY002
         "Python's random numbers": random.getstate(),
         "Ctrl-C": signal.getsignal(signal.SIGINT),
     }
-
-
-@pytest.fixture
-def settings_of_a_user():
-    """Settings that a fit changes: lowered precision, autocast, and more than one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    torch.set_float32_matmul_precision("high")
-    torch.set_autocast_enabled("cpu", True)
-    yield
-    torch.set_autocast_enabled("cpu", False)
-    torch.set_float32_matmul_precision("highest")
-    torch.set_num_threads(threads)
 
 
 def places_of(operation):

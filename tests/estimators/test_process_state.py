@@ -16,7 +16,7 @@ from numpy.testing import assert_array_equal
 
 import skorchless
 from skorchless import BatchedGridSearchCV
-from skorchless.estimators import settings
+from skorchless.estimators import settings, training
 
 SHORT = {"optimizer": "sgd", "learning_rate": 0.01, "max_iter": 3, "tol": None, "random_state": 0}
 PACKAGE = str(Path(skorchless.__file__).parent)
@@ -129,6 +129,46 @@ def test_a_lowered_precision_is_raised_amid_a_fit_and_put_back(Estimator, make_d
             assert set(now) <= {"ieee", None}
         assert (precisions(), torch.get_float32_matmul_precision()) == before
     finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("first_out", ["first in", "last in"])
+def test_the_last_of_two_fits_at_once_puts_the_precision_back(
+    Estimator, make_data, monkeypatch, first_out
+):
+    names, ordinary, amid_fits = ["first in", "last in"], training._run, []
+    inside = {name: threading.Event() for name in names}
+    may_leave = {name: threading.Event() for name in names}
+
+    def pausing(*arguments):
+        name = threading.current_thread().name
+        inside[name].set()
+        assert may_leave[name].wait(30)
+        amid_fits.append(precisions())
+        return ordinary(*arguments)
+
+    def fit():
+        Estimator(**SHORT).fit(*make_data())
+
+    monkeypatch.setattr(training, "_run", pausing)
+    threads = {name: threading.Thread(target=fit, name=name) for name in names}
+    torch.set_float32_matmul_precision("medium")
+    try:
+        before = precisions(), torch.get_float32_matmul_precision()
+        for name in names:
+            threads[name].start()
+            assert inside[name].wait(30)
+        names.sort(key=lambda name: name != first_out)
+        for name in names:
+            may_leave[name].set()
+            threads[name].join(30)
+            found = precisions(), torch.get_float32_matmul_precision()
+            assert (found == before) == (name == names[-1])
+        assert len(amid_fits) == 2
+        assert all(set(now) <= {"ieee", None} for now in amid_fits)
+    finally:
+        for name in names:
+            may_leave[name].set()
         torch.set_float32_matmul_precision("highest")
 
 
