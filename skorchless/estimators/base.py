@@ -233,7 +233,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         data, _ = data.reweighted(class_weights, reducer)
         data, validation = self._validation(data, held_out, generator, reducer)
         if X_val is not None and validation is not None:
-            validation, _ = validation.reweighted(class_weights, reducer)
+            validation, _ = validation.reweighted(class_weights, reducer, name="y_val")
         return Task(data, start, generator, validation, reducer=reducer)
 
     def _partial_fit(
@@ -376,9 +376,8 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
             return data, validation.to(data.X.device)
         if not self.early_stopping:
             return data, None
-        return hold_out(
-            data, self.validation_fraction, generator, reducer, stratify=is_classifier(self)
-        )
+        classes = self.__dict__["classes_"] if is_classifier(self) else None
+        return hold_out(data, self.validation_fraction, generator, reducer, classes)
 
     def _train(
         self, task: Task, *, memory: Memory | None = None, callbacks: Callbacks | None = None
@@ -483,5 +482,4 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
     @memory_errors()
     def _raw_predictions(self, X: Any) -> np.ndarray | Tensor:
         """``X W + b``, shape ``(n, K)``: torch for torch, else NumPy."""
-        self._check_is_fitted()
-        return raw_predictions(self, X, np.atleast_2d(self.coef_), np.atleast_1d(self.intercept_))
+        return raw_predictions(self, X, *self._weights())

@@ -364,8 +364,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         module : torch.nn.Linear
             On the CPU, in the dtype of the coefficients. For two classes the first logit is 0.
         """
-        self._check_is_fitted()
-        coef, intercept = self.coef_, self.intercept_
+        coef, intercept = self._weights()
         if len(self.classes_) == 2:
             coef = np.vstack([np.zeros_like(coef), coef])
             intercept = np.append(np.zeros_like(intercept), intercept)

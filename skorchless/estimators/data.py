@@ -150,7 +150,12 @@ class Data:
         return Data(X, self.target[start:stop], weight, self.n_outputs)
 
     def reweighted(
-        self, class_weights: Factors | None, reducer: Reducer, unit: int | None = None
+        self,
+        class_weights: Factors | None,
+        reducer: Reducer,
+        unit: int | None = None,
+        *,
+        name: str = "y",
     ) -> tuple["Data", int]:
         """The same with each row's weight times its class's; classes of weight zero lose rows.
 
@@ -165,6 +170,8 @@ class Data:
         unit : int, optional
             Exponent of that power, where earlier weights have settled it. By default that of the
             largest weight.
+        name : str
+            Of the target, for errors.
 
         Returns
         -------
@@ -190,7 +197,10 @@ class Data:
             )
         weight = factors.times(-unit)
         kept = weight.nonzero().view(-1)
-        message = "Class weights must leave at least one sample of non-zero weight."
+        message = (
+            f"Class weights must leave at least one sample of non-zero weight, but class_weight is "
+            f"0 for all labels in {name}."
+        )
         check_some_rows(reducer, len(kept), message)
         data = Data(self.X, self.target, weight.to(self.X.device), self.n_outputs)
         return data if len(kept) == len(weight) else data.take(kept), unit

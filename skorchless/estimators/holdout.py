@@ -1,5 +1,6 @@
 """The rows that early stopping validates on, where the user gives none."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,26 +26,41 @@ def hold_out(
     fraction: float,
     generator: torch.Generator,
     reducer: Reducer,
-    *,
-    stratify: bool,
+    classes: np.ndarray | None,
 ) -> tuple[Data, Data]:
     """Rows to train on and rows to validate on; of several ranks each splits its own.
+
+    Parameters
+    ----------
+    data : Data
+    fraction : float
+    generator : torch.Generator
+    reducer : Reducer
+    classes : ndarray or None
+        Labels of the classes, of which each gives its share; None for numbers.
 
     Raises
     ------
     ValueError
         If there are too few rows, or rows of a class, to split.
     """
-    labels = data.target.numpy(force=True).ravel() if stratify else None
+    index = None if classes is None else data.target.numpy(force=True).ravel().astype(np.int64)
     seed = int(torch.randint(2**31 - 1, (), generator=generator, device="cpu"))
     rows = np.arange(len(data.X))
     problem = f"early_stopping=True cannot hold out validation_fraction={fraction} of"
     cure = "Pass X_val and y_val, or set early_stopping=False."
+    split = partial(train_test_split, rows, test_size=fraction, random_state=seed)
     try:
-        kept, held = train_test_split(rows, test_size=fraction, stratify=labels, random_state=seed)
+        try:
+            kept, held = split(stratify=index)
+        except ValueError:
+            if classes is None or reducer.size > 1:
+                raise
+            kept, held = split(stratify=classes[index])  # which fails by the labels' own names
     except ValueError as error:
         if reducer.size == 1:
-            raise ValueError(f"{problem} {len(rows)} rows: {error} {cure}") from error
+            why = str(error).rstrip(".")
+            raise ValueError(f"{problem} {len(rows)} rows: {why}. {cure}") from error
         # A rank may have few rows, and of some classes fewer: it gives what it can.
         shuffled = np.random.RandomState(seed).permutation(rows)
         n_held = int(fraction * len(rows))

@@ -383,6 +383,16 @@ def _objects(array: np.ndarray) -> list[Any]:
 
 
 @without_numpy_warnings
+def real(value: Any, name: str, dtype: Any = np.float64) -> np.ndarray:
+    """Check coefficients, and return them in `dtype`."""
+    with named(name):
+        array = np.asarray(as_numpy(value, name))
+        if array.dtype.kind == "c" or any(isinstance(n, complex) for n in _objects(array)):
+            raise ValueError("Complex data not supported")
+        return array.astype(dtype)
+
+
+@without_numpy_warnings
 def initial(value: Any, name: str, shape: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
     """Check weights to start from, and return them in `dtype`.
 
@@ -391,11 +401,7 @@ def initial(value: Any, name: str, shape: tuple[int, ...], dtype: Any = np.float
     ValueError
         If they are not finite or not of `shape`.
     """
-    with named(name):
-        array = np.asarray(as_numpy(value, name))
-        if array.dtype.kind == "c" or any(isinstance(n, complex) for n in _objects(array)):
-            raise ValueError("Complex data not supported")
-        array = array.astype(dtype)
+    array = real(value, name, dtype)
     if array.shape != shape and array.size == 1 == int(np.prod(shape)):
         array = array.reshape(shape)
     if array.shape != shape:

@@ -10,6 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skorchless._version import __version__
+from skorchless.estimators import inputs
 
 
 class Portable:
@@ -27,10 +28,33 @@ class Portable:
         """Raise NotFittedError unless there is all that predictions need."""
         check_is_fitted(self, self._set_by_fit)
 
+    def _weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """Coefficients ``(K, D)`` and intercepts ``(K,)``, which may have been set by hand."""
+        self._check_is_fitted()
+        coef = np.atleast_2d(_numbers(self.coef_, "coef_"))
+        intercept = np.atleast_1d(_numbers(self.intercept_, "intercept_"))
+        classes = self.__dict__.get("classes_")
+        outputs = len(coef) if classes is None else len(classes) - (len(classes) == 2)
+        features = getattr(self, "n_features_in_", coef.shape[-1])
+        if coef.shape != (outputs, features):
+            raise ValueError(
+                f"coef_ has shape {np.shape(self.coef_)}, but there are {features} features and "
+                f"{outputs} outputs."
+            )
+        if intercept.shape != (outputs,):
+            if intercept.size != 1:
+                raise ValueError(
+                    f"intercept_ has shape {np.shape(self.intercept_)}, but there are {outputs} "
+                    "outputs."
+                )
+            intercept = np.full(outputs, intercept.item())
+        return coef, intercept
+
     def _copy_fit(self, model: Any) -> Any:
         """Give `model` our coefficients, and with them our predictions."""
-        self._check_is_fitted()
-        model.coef_, model.intercept_ = self.coef_.copy(), np.copy(self.intercept_)[()]
+        coef, intercept = self._weights()
+        model.coef_ = coef.reshape(np.shape(self.coef_)).copy()
+        model.intercept_ = intercept.copy() if np.ndim(self.intercept_) else intercept[0]
         model.n_features_in_ = self.n_features_in_
         if hasattr(self, "feature_names_in_"):
             model.feature_names_in_ = self.feature_names_in_.copy()
@@ -60,6 +84,16 @@ class Portable:
                 stacklevel=2,
             )
         super().__setstate__(state)  # type: ignore[misc]
+
+
+def _numbers(value: Any, name: str) -> np.ndarray:
+    """The array that a fit leaves as it is; anything else is checked and converted."""
+    if isinstance(value, np.ndarray | np.floating) and value.dtype.kind == "f":
+        return np.asarray(value)
+    array = inputs.real(value, name)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite. Got {value!r}.")
+    return array
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -251,7 +251,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
             Predictions in X's precision; a tensor on X's device if X is one.
         """
         raw = self._raw_predictions(X)
-        return raw[:, 0] if self.coef_.ndim == 1 else raw
+        return raw[:, 0] if np.ndim(self.coef_) == 1 else raw
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Compute the coefficient of determination.
@@ -290,9 +290,8 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         module : torch.nn.Module
             On the CPU, in the dtype of the coefficients.
         """
-        self._check_is_fitted()
-        linear = self._linear_module(np.atleast_2d(self.coef_), np.atleast_1d(self.intercept_))
-        return nn.Sequential(linear, nn.Flatten(0)) if self.coef_.ndim == 1 else linear
+        linear = self._linear_module(*self._weights())
+        return nn.Sequential(linear, nn.Flatten(0)) if np.ndim(self.coef_) == 1 else linear
 
     def _loss_name(self, n_outputs: int) -> str:
         return self.loss

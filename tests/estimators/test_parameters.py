@@ -120,7 +120,7 @@ def test_class_weights_are_finite_and_not_negative(class_weight):
 
 
 def test_class_weights_leave_something_to_learn_from():
-    with pytest.raises(ValueError, match="Class weights must leave at least one sample"):
+    with pytest.raises(ValueError, match=r"Class weights must leave .* 0 for all labels in y\."):
         TorchSoftmaxClassifier(class_weight={0: 0, 1: 0}).fit(np.eye(4), [0, 1, 0, 1])
 
 

@@ -108,14 +108,18 @@ class Soak:
         model = self.model()
         X, y = self.rows(model)
         bad = (
-            lambda: model.fit(X, y[:-1]),
-            lambda: model.fit(X, y, np.full(48, np.nan)),
-            lambda: clone(model).set_params(alpha=-1).fit(X, y),
-            lambda: clone(model).set_params(optimizer="sgd", learning_rate=1e300).fit(X, y),
-            lambda: model.predict([[1.0, 2.0]]),
+            ("inconsistent numbers", lambda: model.fit(X, y[:-1])),
+            ("sample_weight contains NaN", lambda: model.fit(X, y, np.full(48, np.nan))),
+            ("'alpha' parameter", lambda: clone(model).set_params(alpha=-1).fit(X, y)),
+            (
+                "learning_rate",
+                lambda: clone(model).set_params(optimizer="sgd", learning_rate=1e300).fit(X, y),
+            ),
+            ("2 features|not fitted", lambda: model.predict([[1.0, 2.0]])),
         )
-        with pytest.raises(ValueError, match=r"."):
-            bad[self.rng.integers(len(bad))]()
+        message, call = bad[self.rng.integers(len(bad))]
+        with pytest.raises(ValueError, match=message):
+            call()
 
     def interrupt(self):
         """Ctrl-C somewhere in a fit, as torch might notice it."""
