@@ -172,6 +172,25 @@ def test_the_last_of_two_fits_at_once_puts_the_precision_back(
         torch.set_float32_matmul_precision("highest")
 
 
+def test_one_thread_at_a_time_changes_the_precision(monkeypatch):
+    lock, is_free = settings._full_precision._lock, []
+
+    def look_from_another_thread():
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join(30)
+
+    def look():
+        is_free.append(lock.acquire(blocking=False))
+        if is_free[-1]:
+            lock.release()
+
+    changes = [(look_from_another_thread, look_from_another_thread)]
+    monkeypatch.setattr(settings, "_precision_changes", lambda: changes)
+    settings.in_full_precision(torch.device("cpu"), look_from_another_thread)
+    assert is_free == [False, True, False]
+
+
 @pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="from torch 2.9 on")
 def test_a_precision_that_is_inherited_stays_so(Estimator, make_data):
     for product in torch.backends.cuda.matmul, torch.backends.mkldnn.matmul:

@@ -47,10 +47,8 @@ def test_each_is_as_if_fitted_alone(Estimator, data, optimizer, early_stopping):
 
 def test_stacks_that_do_not_fit_are_split(Estimator, data, stacks, monkeypatch):
     X, y = data
-    models = [
-        Estimator(optimizer="sgd", learning_rate=0.01 * i, max_iter=3, tol=None, random_state=0)
-        for i in range(1, 6)
-    ]
+    sgd = {"optimizer": "sgd", "max_iter": 3, "tol": None, "batch_size": 16, "random_state": 0}
+    models = [Estimator(**sgd, learning_rate=0.01 * i) for i in range(1, 6)]
     monkeypatch.setattr(candidates, "STACK_BYTES", 1000)
     fit_together(models, X, y)
     assert sum(stacks) == 5 and max(stacks) < 5
