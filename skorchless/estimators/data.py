@@ -104,11 +104,17 @@ class Data:
         target = torch.cat([data.target for data in several])
         return cls(X, target, weight, several[0].n_outputs, len(several))
 
+    @property
+    def row_weight(self) -> Tensor:
+        """Weights of the rows, ones where there are none, shape ``(n,)``, in double precision."""
+        if self.weight is not None:
+            return self.weight
+        return torch.ones(len(self.X), dtype=WIDE, device=self.X.device)
+
     def relative_weight(self) -> Tensor:
         """Weights of the rows, one on average, shape ``(n,)``, in double precision."""
-        if self.weight is None:
-            return torch.ones(len(self.X), dtype=WIDE, device=self.X.device)
-        return self.weight / mean_of(self.weight)
+        weight = self.row_weight
+        return weight / mean_of(weight)
 
     @property
     def n_rows(self) -> int:
@@ -120,8 +126,7 @@ class Data:
 
         Dense rows store every column.
         """
-        ones = torch.ones(len(self.X), dtype=WIDE, device=self.X.device)
-        weight = ones if self.weight is None else self.weight
+        weight = self.row_weight
         stored = weight.sum(dtype=WIDE).repeat(self.X.shape[1] + 1)
         if isinstance(self.X, SparseRows):
             stored[:-1] = self.X.stored_weight(weight)
@@ -207,14 +212,11 @@ class Data:
 
     def _factors(self, class_weights: Factors | None) -> Factors:
         """Weights of the rows times those of their classes."""
-        weight = self.weight
-        if weight is None:
-            weight = torch.ones(len(self.X), dtype=WIDE, device=self.target.device)
-        rows = Factors.of(weight)
+        rows = Factors.of(self.row_weight)
         if class_weights is None:
             return rows
         classes = self.target.view(-1).long()
-        mantissa, exponent = (part.to(weight.device)[classes] for part in class_weights)
+        mantissa, exponent = (part.to(rows.mantissa.device)[classes] for part in class_weights)
         return Factors.of(rows.mantissa * mantissa, rows.exponent + exponent)
 
     def in_double(self) -> "Data":
@@ -259,12 +261,7 @@ def class_weights(
 def _balanced(n_classes: int, data: Data, reducer: Reducer) -> Factors:
     """The inverse of each class's total weight, which is added up in a unit of its own."""
     index = data.target.view(-1).long().cpu()
-    weight = (
-        torch.ones(len(index), dtype=WIDE, device="cpu")
-        if data.weight is None
-        else data.weight.cpu()
-    )
-    rows = Factors.of(weight)
+    rows = Factors.of(data.row_weight.cpu())
     unit = torch.full((n_classes,), LEAST_EXPONENT, dtype=torch.int32, device="cpu")
     unit = unit.scatter_reduce(0, index, rows.exponent, "amax")
     unit = reducer.rows(unit.unsqueeze(0)).amax(dim=0)

@@ -16,13 +16,12 @@ from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.candidates import SMALL_ROWS
 from skorchless.estimators.together import Prepared, Verdict, fit_prepared, prepare
 from skorchless.model_selection import _sklearn_private as private
+from skorchless.model_selection.grams import Split
 from skorchless.model_selection.groups import Group
 from skorchless.model_selection.listeners import Listeners
 from skorchless.model_selection.pipelines import FittedSteps, Rows, rows_of, with_final
 from skorchless.model_selection.scoring import Part, score_together
 from skorchless.optimizers.least_squares import Comoments
-
-Split = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass
@@ -217,13 +216,13 @@ class _Fold:
         for verdict, test, *train in zip(verdicts, *scores, strict=True):
             result = {
                 "fit_error": None if verdict.error is None else _describe(verdict.error),
-                "test_scores": _own(test),
+                "test_scores": test,
                 "n_test_samples": self.n_test,
                 "fit_time": attempt.seconds / len(finals),
                 "score_time": score_time if verdict.error is None else 0.0,
             }
             if train:
-                result["train_scores"] = _own(train[0])
+                result["train_scores"] = train[0]
             entries.append(Entry(result, verdict.loss_curve, verdict.converged))
         return entries
 
@@ -268,11 +267,6 @@ class _Fold:
         several = private.scorers_of(self.evaluation.scorer)
         error_score = self.evaluation.error_score
         return error_score if several is None else dict.fromkeys(several, error_score)
-
-
-def _own(score: Any) -> Any:
-    """Scores that belong to one candidate alone: scikit-learn writes into them."""
-    return dict(score) if isinstance(score, dict) else score
 
 
 def _describe(error: Exception) -> str:
