@@ -59,12 +59,17 @@ def with_setting(
         They may be called any number of times, several times in a row too.
     run : callable
     """
-    before = _changes.made
-    return between(
-        partial(setattr, _changes, "made", [*before, (change, put_back)]),
-        partial(setattr, _changes, "made", before),
-        partial(between, change, put_back, run),
-    )
+    made = _changes.made
+
+    def begin() -> None:
+        _changes.made = [*made, (change, put_back)]
+        change()
+
+    def end() -> None:
+        _changes.made = made
+        put_back()
+
+    return between(begin, end, run)
 
 
 def as_before(run: Callable[[], T]) -> T:

@@ -22,7 +22,12 @@ from recorders import Recorder
 from sklearn.base import clone
 
 import skorchless
-from skorchless import BatchedGridSearchCV, TorchLinearRegressor, TorchSoftmaxClassifier
+from skorchless import (
+    BatchedGridSearchCV,
+    TorchLinearRegressor,
+    TorchSoftmaxClassifier,
+    restoring,
+)
 
 PACKAGE = str(Path(skorchless.__file__).parent)
 #: Places that are tried of each operation, evenly spaced in time.
@@ -258,6 +263,7 @@ OPERATIONS = {
 def state():
     """What the process and its threads share, or torch and NumPy keep for a thread."""
     return settings_of_a_thread() | {
+        "changes on record": restoring._changes.made,
         "default dtype": torch.get_default_dtype(),
         "filters of warnings": list(warnings.filters),
         "torch's random numbers": torch.get_rng_state().tolist(),
