@@ -108,7 +108,7 @@ def score_together(
                 whole = complete(final)
                 score = private.score_one(whole, part.X, y, scorer, params, error_score)
             else:
-                with _answering(final, transformed, raw[i].T):
+                with _answering(final, raw[i].T):
                     score = private.score_one(final, transformed, y, scorer, params, error_score)
             scores.append(score)
     return scores
@@ -144,13 +144,13 @@ def _answers_suffice(scorer: Any) -> bool:
 
 
 @contextlib.contextmanager
-def _answering(final: TorchLinearModel, rows: Any, raw: Any) -> Iterator[None]:
-    """Let a model answer with predictions that it has made before, when it is asked for `rows`.
+def _answering(final: TorchLinearModel, raw: Any) -> Iterator[None]:
+    """Let a model answer with raw predictions that it has made before.
 
-    Nobody may get hold of the model meanwhile: its copies and later fits would answer the same.
+    Nobody but a scorer of scikit-learn's, which asks it about these rows only, may get hold of it
+    meanwhile: its copies and later fits would answer the same.
     """
-    ordinary = final._raw_predictions
-    final._raw_predictions = lambda X: raw if X is rows else ordinary(X)  # type: ignore[method-assign]
+    final._raw_predictions = lambda X: raw  # type: ignore[method-assign]
     try:
         yield
     finally:
