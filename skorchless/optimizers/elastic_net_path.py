@@ -30,7 +30,7 @@ MOST_ROUNDS, MOST_DROPS = 100, 10
 LEAST_ADDED = 20
 #: The ridge that is always added, relative to the diagonal, the least and the largest one after
 #: poor rounds, its growth in each, and its decay in others.
-LEAST_RIDGE, SOME_RIDGE, LARGEST_RIDGE, GROWTH, DECAY = 1e-13, 1e-6, 1.0, 100.0, 0.1
+LEAST_RIDGE, SOME_RIDGE, LARGEST_RIDGE, GROWTH, DECAY = 1e-13, 1e-12, 1.0, 100.0, 0.1
 #: Shares of the expected decrease below which a round is poor, or needs a line search.
 POOR, ENOUGH = 0.1, 1e-2
 #: Rounding of the gap, relative to the target's second moment, and share of the distance at which

@@ -78,6 +78,7 @@ def minimise_model(
     l1: Tensor,
     accuracy: float,
     negligible: Tensor,
+    gainable: Tensor,
     rough: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Find the direction to the minimiser, its slope, and how much lower the minimum may be.
@@ -93,6 +94,9 @@ def minimise_model(
         is instead how long the last proximal step may be, relative to the longest one.
     negligible : Tensor of shape (M,)
         Decrease that may be missing in any case.
+    gainable : Tensor of shape (M,)
+        A model that has been decreased by more than this is no model of the objective: nothing
+        more is looked for.
     rough : Tensor of shape (M, K, D + 1), optional
         A direction to begin with, in the place of proximal steps.
 
@@ -106,7 +110,7 @@ def minimise_model(
         the decrease that the last solution of the working set promised; infinite where proximal
         steps were enough.
     """
-    model = Model(weights, gradient, operator, l1, accuracy, negligible)
+    model = Model(weights, gradient, operator, l1, accuracy, negligible, gainable)
     if rough is None:
         at, done = _proximal_steps(model, accuracy if operator.solve else max(accuracy, FIRST))
     else:
@@ -190,7 +194,7 @@ def _newton(model: Model, at: Tensor, done: Tensor, accuracy: float) -> tuple[Te
         # Weights that now violate their conditions had no part in what was expected.
         more = (model.working_set(at, slope) & left).any(dim=1, keepdim=True)
         more = more & ~before & (expected > CERTAIN * enough)
-        live = live & (~little | more) & (moves | ~stalled)
+        live = live & (~little | more) & (moves | ~stalled) & (found <= model.gainable)
         before, stalled = little, ~moves
         model.adapt_ridge(gain < POOR * expected, ~moves & ~sure)
     return at, missing

@@ -43,6 +43,9 @@ EXACT_MODEL, ROUGH_MODEL = 1e-6, 1e-2
 #: What may be missing to the model's minimum in any case, relative to the distance at which a model
 #: has converged: where the quadratic model is the objective itself, and elsewhere.
 NEGLIGIBLE_EXACT, NEGLIGIBLE = 1e-5, 1e-2
+#: A quadratic model that can be decreased by so many times the objective, which is not negative,
+#: is no model of it.
+MOST_GAIN = 10.0
 #: Residual of a Newton direction, relative to the gradient, near the optimum and far from it.
 FINE_NEWTON, ROUGH_NEWTON = 0.03, 0.3
 #: Lengths of a first trial, where it costs next to nothing to know which is best, and of the next
@@ -584,14 +587,12 @@ class QuasiNewton:
         assert self._weights is not None
         share = NEGLIGIBLE_EXACT if self.curvature.constant else NEGLIGIBLE
         l1 = self.penalty.l1.to(WIDE)
+        negligible, gainable = (
+            torch.from_numpy(decrease).to(l1)
+            for decrease in (share * self.descent.stop_distance, MOST_GAIN * self.descent.value)
+        )
         direction, slope, missing = minimise_model(
-            self._weights,
-            self._gradient,
-            operator,
-            l1,
-            accuracy,
-            torch.from_numpy(share * self.descent.stop_distance).to(l1),
-            rough,
+            self._weights, self._gradient, operator, l1, accuracy, negligible, gainable, rough
         )
         return direction, slope.numpy(force=True), missing.numpy(force=True)
 

@@ -21,7 +21,7 @@ GROUP = 2**24
 #: be factored.
 LEAST_RIDGE, MORE_RIDGE = 1e-13, 30.0
 #: The least and the largest ridge after poor rounds, its growth in each, and its decay in others.
-SOME_RIDGE, LARGEST_RIDGE, GROWTH, DECAY = 1e-6, 1.0, 100.0, 0.1
+SOME_RIDGE, LARGEST_RIDGE, GROWTH, DECAY = 1e-12, 1.0, 100.0, 0.1
 #: Most steps of conjugate gradients, and steps between two tests of the residual.
 MOST_CG_STEPS, CG_CHECKED_EVERY = 300, 4
 #: Squared residual, relative, that conjugate gradients need not fall below.
@@ -75,6 +75,8 @@ class Model:
         Squared relative residual of directions found by conjugate gradients.
     negligible : Tensor of shape (M,)
         Decrease of each model that does not matter.
+    gainable : Tensor of shape (M,)
+        Decrease beyond which it is no model of the objective.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Model:
         l1: Tensor,
         accuracy: float,
         negligible: Tensor,
+        gainable: Tensor,
     ) -> None:
         self.shape, self.operator, self.block = weights.shape, operator, operator.block
         self._size = weights[0, 0].numel() if operator.separate else weights[0].numel()
@@ -95,6 +98,7 @@ class Model:
         rounding = ROUNDING * (self.l1 + self.gradient.abs())
         each = len(self.start) // len(weights)
         shares = (negligible / each).repeat_interleave(each).unsqueeze(1)
+        self.gainable = gainable.repeat_interleave(each).unsqueeze(1)
         self.ridge = torch.full_like(shares, LEAST_RIDGE)
         self.negligible = torch.maximum(shares, total(rounding.square() / self.metric))
 

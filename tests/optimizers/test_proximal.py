@@ -67,7 +67,8 @@ class Problem:
     def minimise(self, accuracy=1e-12, operator=None, negligible=0.0):
         operator = self.operator() if operator is None else operator
         least = torch.full((len(self.weights),), negligible, dtype=WIDE)
-        return minimise_model(self.weights, self.gradient, operator, self.l1, accuracy, least)
+        most = torch.full((MODELS,), torch.inf, dtype=WIDE)
+        return minimise_model(self.weights, self.gradient, operator, self.l1, accuracy, least, most)
 
     def value(self, weights, operator=None):
         operator = self.operator() if operator is None else operator
@@ -354,6 +355,7 @@ def test_the_best_point_on_a_line_is_no_higher_than_any_other(seed):
         problem.l1,
         1e-6,
         torch.zeros(MODELS, dtype=WIDE),
+        torch.full((MODELS,), torch.inf, dtype=WIDE),
     )
     direction = -model.gradient
     at, slope = model.start, model.gradient
