@@ -642,11 +642,16 @@ class _Training:
         smaller = source.scaled(Scaling(zero, power, scaling.dtype))
         again = Moments.total(chunk.moments() for chunk in smaller.chunks()).over(self.reducer)
         inside = again.scaling(centre=self.centres, dtype=scaling.dtype)
-        return Scaling(
-            torch.where(odd, inside.mean.to(WIDE) / power, scaling.mean),
-            torch.where(odd, inside.inverse.to(WIDE) * power, scaling.inverse),
-            scaling.dtype,
-        )
+        inverse = torch.where(odd, inside.inverse.to(WIDE) * power, scaling.inverse)
+        beyond = odd & ~inverse.isfinite()
+        if bool(beyond.any()):
+            raise ValueError(
+                f"A feature of X has no number above {float(largest[beyond].max()):.3g} in "
+                "magnitude: its coefficient would leave the range of float64. Pass X in other "
+                "units."
+            )
+        mean = torch.where(odd, inside.mean.to(WIDE) / power, scaling.mean)
+        return Scaling(mean, inverse, scaling.dtype)
 
     def _about_the_mean(self, scaling: Scaling | None) -> Scaling | None:
         """The centre of dense rows, on the user's columns; None for others."""

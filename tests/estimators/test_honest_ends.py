@@ -1145,3 +1145,30 @@ def test_many_classes_end_soon(kind):
 def test_many_classes_end_at_the_optimum():
     X, y = zipf_classes(1_000, n_classes=15)
     fit_right(TorchSoftmaxClassifier(), np.exp(X), y)
+
+
+def test_classes_that_are_separable_on_several_scales_do_not_end_on_a_plateau():
+    """Far out, along a nearly flat way, the loss is half of what it is here."""
+    t = np.linspace(0, 1, 80)[:, np.newaxis]
+    X = np.exp(-0.5 * np.square((t - np.linspace(0, 1, 9)) / 0.3))
+    words = "10000222211100000000111112121222210000000000001112222222222222222000000000022222222"
+    y = np.array(list(words[:80]), dtype=int)
+    with pytest.warns(ConvergenceWarning):
+        model = TorchSoftmaxClassifier(alpha=0, max_iter=200).fit(X, y)
+    assert not model.converged_
+    assert log_loss(y, model.predict_proba(X)) > 0.02
+
+
+def test_polynomials_with_separable_classes_end_at_the_optimum_or_say_that_they_do_not():
+    rng = np.random.default_rng(38)
+    t = np.sort(rng.uniform(-1, 1, 60))
+    X = np.polynomial.legendre.legvander(t, 9)[:, 1:]
+    y = np.digitize(np.sin(4 * t) + 0.3 * rng.normal(size=60), [0.0])
+    model = TorchSoftmaxClassifier(alpha=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(X, y)
+        start = {"coef_init": model.coef_, "intercept_init": model.intercept_}
+        on = TorchSoftmaxClassifier(alpha=0, tol=1e-9, max_iter=300).fit(X, y, **start)
+    missing = model.loss_curve_[-1] - min(on.loss_curve_)
+    assert not model.converged_ or missing <= 1e-3 * min(on.loss_curve_)

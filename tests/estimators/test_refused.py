@@ -443,3 +443,15 @@ def test_coefficients_that_are_set_by_hand_may_be_of_any_kind(Estimator, data):
         changed.to_torch()
     model.intercept_ = 0.0
     assert model.predict(X).shape == wanted.shape
+
+
+@pytest.mark.parametrize("size", [1e-310, 1e-320])
+def test_a_feature_of_subnormal_numbers_is_refused_by_name(size):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(40, 3)) * [1.0, size, 1.0]
+    for model, y in (
+        (TorchLinearRegressor(), rng.normal(size=40)),
+        (TorchSoftmaxClassifier(), rng.integers(0, 2, size=40)),
+    ):
+        with pytest.raises(ValueError, match=r"feature of X .*e-3\d\d .* other units"):
+            model.fit(X, y)
