@@ -603,7 +603,8 @@ class QuasiNewton:
         solve = None
         if self.curvature.is_exact:
             product, block = known.product, known.block
-            if not self.shift_invariant and not bool(known.lifted.any()):
+            curved = bool((known.diagonal > 0).all()) and not bool(known.lifted.any())
+            if curved and not self.shift_invariant:
                 solve = known.solve
         elif self.curvature.has_hessian and not self._damping.any():
             product, block = self.curvature.hessian(self._point), None

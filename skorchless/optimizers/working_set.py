@@ -94,7 +94,8 @@ class Model:
         self._accuracy = max(accuracy, FINEST_CG)
         self.start, self.gradient, self.l1 = (self.flat(t) for t in (weights, gradient, l1))
         diagonal = self.flat(operator.diagonal)
-        self.metric = torch.where(diagonal > 0, diagonal, 1.0)
+        # Along a weight without curvature the model goes down as far as there is a slope.
+        self.metric = torch.where(diagonal > 0, diagonal, LEAST_RIDGE)
         rounding = ROUNDING * (self.l1 + self.gradient.abs())
         each = len(self.start) // len(weights)
         shares = (negligible / each).repeat_interleave(each).unsqueeze(1)
@@ -192,7 +193,7 @@ class Model:
             places = index + (group % outputs).unsqueeze(1) * self.shape[2]
             matrix = block(group // outputs, places, self.shape[1])
             diagonal = matrix.diagonal(dim1=1, dim2=2)
-            scale = inside * torch.where(diagonal > 0, diagonal, 1.0).rsqrt()
+            scale = inside * torch.where(diagonal > 0, diagonal, LEAST_RIDGE).rsqrt()
             matrix.mul_(scale.unsqueeze(1)).mul_(scale.unsqueeze(2))
             target = (scale * residual[group].gather(1, index)).unsqueeze(2)
             solved = torch.cholesky_solve(target, cholesky(matrix, self.ridge[group])).squeeze(2)

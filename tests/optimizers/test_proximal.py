@@ -388,3 +388,24 @@ def test_power_iteration_comes_near_the_largest_eigenvalue_from_below(seed):
 )
 def test_shrinking_moves_towards_zero_and_stops_there(weight, shrunk):
     assert shrink(torch.tensor(weight), torch.tensor(1.0)).item() == shrunk
+
+
+def test_where_there_is_a_slope_but_no_curvature_much_may_be_missing():
+    """As with Huber's loss where all residuals are beyond delta."""
+
+    def nothing(vector):
+        return torch.zeros_like(vector)
+
+    def block(models, index, outputs):
+        return torch.zeros(len(models), index.shape[1], index.shape[1], dtype=WIDE)
+
+    weights = torch.tensor([[[3.0, -2.0, 1.0]]], dtype=WIDE)
+    gradient = torch.tensor([[[3e-3, 2e-3, 1e-3]]], dtype=WIDE)
+    l1 = torch.tensor([[[1e-4, 1e-4, 0.0]]], dtype=WIDE)
+    operator = Operator(nothing, torch.zeros(1, 1, 3, dtype=WIDE), block, separate=True)
+    little, most = torch.full((1,), 1e-9, dtype=WIDE), torch.full((1,), 10.0, dtype=WIDE)
+    for rough in (None, torch.zeros_like(weights)):
+        _, slope, missing = minimise_model(
+            weights, gradient, operator, l1, 1e-6, little, most, rough
+        )
+        assert float(missing - slope) > 10.0
