@@ -121,6 +121,9 @@ class Comoments:
         for output in range(outputs):
             cross = second[:d, d + output][varies] / size[varies]
             variance = float(second[d + output, d + output])
+            if not len(cross):  # no column varies
+                value += 0.5 * variance
+                continue
             path = ElasticNetPath(unit, cross, variance)
             for i in order:
                 strength, share, tol = penalties[i]

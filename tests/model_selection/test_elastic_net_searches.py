@@ -122,3 +122,11 @@ def test_each_candidate_is_within_tol_of_its_optimum(kind, tol):
         constant = 0.5 * y.var()
         enough = tol * min(max(best, 1e-3 * constant), max(constant - best, 0.0))
         assert objective(alpha, coef, intercept) - best <= enough + 1e-13 * best
+
+
+def test_a_single_row_to_fit_on_leaves_no_coefficient():
+    X, y = np.array([[0.1], [-0.1]]), np.array([0.6, 0.1])
+    grid = {"alpha": [0.1, 1.0]}
+    search = BatchedGridSearchCV(TorchLinearRegressor(l1_ratio=0.5), grid, cv=2)
+    search.set_params(scoring="neg_mean_squared_error").fit(X, y)
+    np.testing.assert_allclose(search.cv_results_["mean_test_score"], -0.25)
