@@ -74,7 +74,7 @@ def may_use_moments(candidates: Sequence[Parameters], X: Matrix) -> bool:
         and not shared["early_stopping"]
         and _only_its_optimum_matters(shared)
         and affords_gram(X)
-        and (all(with_l1) and X.shape[1] <= MOST_COLUMNS if any(with_l1) else True)
+        and (not any(with_l1) or (all(with_l1) and X.shape[1] <= MOST_COLUMNS))
     )
 
 

@@ -357,9 +357,9 @@ class _Training:
         """
         rounds = self.dtype != WIDE or rule.singular or self.row_space is not None
         rounds = (rounds and self._is_small) or self._has_large_means(scaling)
-        evaluation, values = self._evaluation(), np.full(len(folded), np.nan)
+        values = np.full(len(folded), np.nan)
         if rounds:
-            values = evaluation.values(folded)
+            values = self._evaluation().values(folded)
         predicted = self._as_predicted(results, folded)
         self._judge(results, values, predicted)
         if self._is_whitened and any(result.lost_digits for result in results):

@@ -32,8 +32,8 @@ from skorchless.stack import WIDE
 #: Columns from which on rounds take less time than all columns at once (measured with 100 to
 #: 200,000 rows: with 200 columns up to twice as much, with 500 about as much, with 2000 a fifth).
 LEAST_COLUMNS = 400
-#: A round adds no more columns than this, or than this many times those that there are.
-FIRST_COLUMNS, GROWTH = 100, 1
+#: A round adds no more columns than this, or than there are.
+FIRST_COLUMNS = 100
 #: Share of the columns, and bytes of a copy of a large matrix, from which on all are taken.
 MOST_SHARE, MOST_BYTES = 0.5, 2**28
 #: Rounds after which all columns are taken.
@@ -177,7 +177,7 @@ class Rounds:
         outside = ~self.working
         if self.outcome is not None:
             outside &= matters
-        most = max(FIRST_COLUMNS, GROWTH * int(self.working.sum()))
+        most = max(FIRST_COLUMNS, int(self.working.sum()))
         some = min(most, int(outside.sum()))
         chosen = torch.where(outside, excess, -torch.inf).topk(some).indices
         self.working[chosen] = True

@@ -22,17 +22,21 @@ import torch
 from torch import Tensor
 
 from skorchless.optimizers.descent import stop_distance
-from skorchless.optimizers.working_set import cholesky, minimum_on_line
+from skorchless.optimizers.proximal import ENOUGH, MOST_DROPS, POOR
+from skorchless.optimizers.working_set import (
+    DECAY,
+    GROWTH,
+    LARGEST_RIDGE,
+    LEAST_RIDGE,
+    SOME_RIDGE,
+    cholesky,
+    minimum_on_line,
+)
 
-#: Most rounds of a penalty, and linear systems of a round from which coefficients are dropped.
-MOST_ROUNDS, MOST_DROPS = 100, 10
+#: Most rounds of a penalty.
+MOST_ROUNDS = 100
 #: Most coefficients that join the active set in a round, or half as many as it has.
 LEAST_ADDED = 20
-#: The ridge that is always added, relative to the diagonal, the least and the largest one after
-#: poor rounds, its growth in each, and its decay in others.
-LEAST_RIDGE, SOME_RIDGE, LARGEST_RIDGE, GROWTH, DECAY = 1e-13, 1e-12, 1.0, 100.0, 0.1
-#: Shares of the expected decrease below which a round is poor, or needs a line search.
-POOR, ENOUGH = 0.1, 1e-2
 #: Rounding of the gap, relative to the target's second moment, and share of the distance at which
 #: a penalty is done that it may be.
 ROUNDING, HIDDEN = 1e-14, 0.1

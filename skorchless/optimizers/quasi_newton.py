@@ -63,9 +63,8 @@ MOST_DAMPING = 1e12
 SHORT = 0.2
 #: What can be gained along a direction is no matter below this share of the distance to stop at.
 LITTLE = 1e-3
-#: What outputs of rows may have that are left out of an estimate, in distances to stop at: less
-#: where the others do not determine the coefficients.
-LEFT_OUT = (LITTLE, LITTLE**2)
+#: Less than that is left out of an estimate where what is kept does not determine the coefficients.
+VERY_LITTLE = LITTLE**2
 #: After more steps than this an end is checked with the Hessian of all rows, if that is affordable.
 MANY_STEPS = 12
 #: Share of the curvature along a step that may be lost by the step at the end of a fit.
@@ -428,11 +427,10 @@ class QuasiNewton:
             _, slope, missing = self._step_by(hessian, self._gradient)
             return np.where(unsure, np.maximum(distance, missing - slope), distance)
         distance = np.where(fades, np.inf, distance)
-        for little in LEFT_OUT:
-            _, kept = self._lasting(direction, little)
+        distance = np.where(unsure, np.minimum(distance, self._distance_of(kept)), distance)
+        if (unsure & (distance > self.descent.stop_distance)).any():
+            _, kept = self._lasting(direction, VERY_LITTLE)
             distance = np.where(unsure, np.minimum(distance, self._distance_of(kept)), distance)
-            if not (unsure & (distance > self.descent.stop_distance)).any():
-                break
         return distance
 
     def _distance_of(self, kept: Tensor) -> np.ndarray:

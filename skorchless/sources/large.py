@@ -139,14 +139,14 @@ class LargeMatrix:
         start, stop, _ = run.indices(len(self))
         return self._copied(torch.arange(start, stop, device="cpu"))
 
-    def index_select(self, axis: int, rows: Tensor) -> "Tensor | LargeMatrix":
+    def index_select(self, axis: int, chosen: Tensor) -> "Tensor | LargeMatrix":
         """Some rows in ascending order: a copy where they are few, else another of these.
 
         Of columns always a copy, made of some rows at a time.
         """
         if axis == 1:
-            return torch.cat([block.index_select(1, rows) for block in self._blocks()])
-        rows = rows.cpu()
+            return torch.cat([block.index_select(1, chosen) for block in self._blocks()])
+        rows = chosen.cpu()
         if len(rows) * self.shape[1] * self.dtype.itemsize <= COPIED_BYTES:
             return self._copied(rows)
         return LargeMatrix(self.stored, self.dtype, self.device, self._in_stored(rows))
