@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -52,7 +51,7 @@ def fit_candidates(
     """
     shared = candidates[0]
     free = watch is None and task.validation is None and _only_its_optimum_matters(shared)
-    if len(candidates) > 1 and free:
+    if free and (len(candidates) > 1 or task.comoments is not None):
         if may_use_moments(candidates, task.data.X) and not task.start.any():
             return _from_moments(candidates, loss_name, task)
         if _is_worth_a_path(len(candidates), task) and _follow_a_path(candidates):
@@ -104,7 +103,11 @@ def _from_moments(candidates: Sequence[Parameters], loss_name: str, task: Task) 
     dtype, may lose what they have gained: their fits say so.
     """
     X = task.data.X
-    solve = partial(_solve, candidates, task)
+
+    def solve() -> tuple[Outcome, np.ndarray]:
+        moments = comoments_of(task) if task.comoments is None else task.comoments
+        return solve_from_moments(candidates, moments, X.dtype)
+
     found, solved = own_settings(X.device, X.numel() * X.shape[1], solve)
     if solved.all():
         return found
@@ -115,21 +118,34 @@ def _from_moments(candidates: Sequence[Parameters], loss_name: str, task: Task) 
     return replace(found, interrupt=others.interrupt)
 
 
-def _solve(candidates: Sequence[Parameters], task: Task) -> tuple[Outcome, np.ndarray]:
-    """Models from second moments, and which of them are solved."""
-    X = task.data.X
+def solve_from_moments(
+    candidates: Sequence[Parameters], moments: Comoments, dtype: torch.dtype
+) -> tuple[Outcome, np.ndarray]:
+    """Models of all candidates in the `dtype` of the rows, and which of them are solved.
+
+    Parameters
+    ----------
+    candidates : sequence of dict
+        That `may_use_moments`.
+    moments : Comoments
+    dtype : torch.dtype
+
+    Returns
+    -------
+    outcome : Outcome
+    solved : ndarray of bool, shape (M,)
+    """
     alpha, l1_ratio, tol = (
-        torch.tensor([float(c[name]) for c in candidates], dtype=WIDE, device=X.device)
+        torch.tensor([float(c[name]) for c in candidates], dtype=WIDE, device=moments.mean.device)
         for name in ("alpha", "l1_ratio", "tol")
     )
-    moments = comoments_of(task) if task.comoments is None else task.comoments
     fit_intercept = bool(candidates[0]["fit_intercept"])
     if bool((alpha * l1_ratio).any()):
         found = moments.solve_with_l1(alpha, l1_ratio, tol, fit_intercept=fit_intercept)
     else:
         found = moments.solve(alpha, fit_intercept=fit_intercept)
-    mean = moments.mean[: X.shape[1]]
-    stored = rounded(found.weights, mean, X.dtype, fit_intercept=fit_intercept)
+    mean = moments.mean[: -moments.n_outputs]
+    stored = rounded(found.weights, mean, dtype, fit_intercept=fit_intercept)
     change = stored.to(WIDE) - found.weights
     lost = moments.excess(change, alpha * (1.0 - l1_ratio)).numpy(force=True)
     value, constant = found.value.numpy(force=True), float(found.constant_value)

@@ -163,8 +163,8 @@ def may_cancel(
     """
     cancels = np.zeros(len(results), dtype=bool)
     for i, (result, model) in enumerate(zip(results, weights, strict=True)):
-        if model is None or not result.loss_curve:
-            continue
+        if model is None or not result.loss_curve or not model[:, :-1].any():
+            continue  # a constant model has gained nothing that it could lose
         terms = np.abs(model[:, :-1].astype(np.float64)) @ size + np.abs(model[:, -1])
         moved = np.finfo(model.dtype).eps * np.linalg.norm(terms)
         reached = result.loss_curve[result.best_iter - 1]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.sparse import issparse
-from sklearn.base import is_classifier
+from sklearn.base import clone, is_classifier
 from torch import Tensor
 
 from skorchless.estimators import inputs
@@ -181,6 +181,30 @@ def fit_prepared(several: Sequence[Prepared]) -> None:
             continue
         for prepared in group:
             _fit_in_turns(prepared)
+
+
+def fit_known(
+    model: TorchLinearModel, X: Any, y: Any, moments: Comoments, **fit_params: Any
+) -> None:
+    """Fit an estimator from the second moments of its rows.
+
+    Where they do not tell all digits, by its own ``fit``.
+
+    Parameters
+    ----------
+    model : TorchLinearModel
+    X, y, **fit_params
+        As ``fit`` takes them.
+    moments : Comoments
+        Of X and y.
+    """
+    new = clone(model, safe=False)
+    (verdict,), prepared = prepare([new], X, y, comoments=moments, **fit_params)
+    fit_prepared([prepared])
+    if verdict.error is None and verdict.converged:
+        model.__dict__.update(new.__dict__)
+    else:
+        model.fit(X, y, **fit_params)
 
 
 def _fit_one_by_one(prepared: Prepared) -> None:

@@ -16,12 +16,13 @@ from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.candidates import SMALL_ROWS
 from skorchless.estimators.together import Prepared, Verdict, fit_prepared, prepare
 from skorchless.model_selection import _sklearn_private as private
-from skorchless.model_selection.grams import Split
 from skorchless.model_selection.groups import Group
 from skorchless.model_selection.listeners import Listeners
 from skorchless.model_selection.pipelines import FittedSteps, Rows, rows_of, with_final
 from skorchless.model_selection.scoring import Part, score_together
 from skorchless.optimizers.least_squares import Comoments
+
+Split = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass
@@ -71,8 +72,8 @@ def evaluate_folds(
     splits: Sequence[Split],
     comoments: Sequence[Comoments | None],
     listeners: Sequence[Listeners | None],
-) -> list[list[Entry]]:
-    """Fit and score every candidate in some folds, and in each in the order of the candidates.
+) -> list[dict[int, Entry]]:
+    """Fit and score every candidate in some folds; in each by the candidates' places.
 
     Parameters
     ----------
@@ -101,7 +102,7 @@ def evaluate_folds(
         for fold, attempt, entries in zip(folds, attempts, found, strict=True):
             attempt.seconds += seconds
             entries.update(zip(group.members, fold.finish(group, attempt), strict=True))
-    return [[entries[i] for i in range(len(entries))] for entries in found]
+    return found
 
 
 def folds_at_once(X: Any, n_splits: int, n_jobs: int) -> int:

@@ -1,7 +1,7 @@
 """Candidates that one stack can train: they differ only in numbers that stack."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -38,6 +38,16 @@ class Group:
     estimator: Any
     finals: list[TorchLinearModel]
     makers: list[Callable[[], Any]]
+
+    def without(self, members: Collection[int]) -> "Group":
+        """The group of the other candidates."""
+        kept = [i for i, member in enumerate(self.members) if member not in members]
+        return Group(
+            [self.members[i] for i in kept],
+            self.estimator,
+            [self.finals[i] for i in kept],
+            [self.makers[i] for i in kept],
+        )
 
     def unfitted(self) -> list[TorchLinearModel]:
         """Last steps to fit, that share nothing with others that a fit would move."""

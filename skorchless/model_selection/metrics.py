@@ -7,6 +7,7 @@ shape ``(M,)``, greater being better; or None where scikit-learn would warn, rai
 otherwise, which is then left to it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -118,19 +119,34 @@ def r2(raw: np.ndarray, truth: Truth) -> np.ndarray | None:
     """One minus the mean squared error over the targets' variance, mean over outputs."""
     if not (truth.spread > 0).all():
         return None
-    mean: np.ndarray = (1.0 - _mean_squares(raw, truth) / truth.spread).mean(axis=1)
+    return r2_of(_mean_squares(raw, truth), truth.spread)
+
+
+def r2_of(squares: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """The same from mean squared errors and variances."""
+    mean: np.ndarray = (1.0 - squares / spread).mean(axis=1)
     return mean
 
 
 def negative_mean_squared_error(raw: np.ndarray, truth: Truth) -> np.ndarray:
     """Mean squared error, mean over outputs."""
-    mean: np.ndarray = -_mean_squares(raw, truth).mean(axis=1)
+    return negative_mean(_mean_squares(raw, truth))
+
+
+def negative_mean(squares: np.ndarray, _: np.ndarray | None = None) -> np.ndarray:
+    """The same from mean squared errors."""
+    mean: np.ndarray = -squares.mean(axis=1)
     return mean
 
 
 def negative_root_mean_squared_error(raw: np.ndarray, truth: Truth) -> np.ndarray:
     """Root of the mean squared error of each output, mean over outputs."""
-    mean: np.ndarray = -np.sqrt(_mean_squares(raw, truth)).mean(axis=1)
+    return negative_mean_root(_mean_squares(raw, truth))
+
+
+def negative_mean_root(squares: np.ndarray, _: np.ndarray | None = None) -> np.ndarray:
+    """The same from mean squared errors."""
+    mean: np.ndarray = -np.sqrt(squares).mean(axis=1)
     return mean
 
 
@@ -156,4 +172,14 @@ METRICS: dict[Any, Any] = {
         -1,
         "predict",
     ): negative_root_mean_squared_error,
+}
+
+#: Scores from mean squared errors of shape ``(M, K)`` and variances of the targets.
+MeanSquares = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+#: Metrics that are functions of these.
+OF_MEAN_SQUARES: dict[Any, MeanSquares] = {
+    r2: r2_of,
+    negative_mean_squared_error: negative_mean,
+    negative_root_mean_squared_error: negative_mean_root,
 }

@@ -168,24 +168,32 @@ def _fast_scores(
     params = part.params
     if set(params) - {"sample_weight"} or (params and private.routing_enabled()):
         return None
-    several = private.scorers_of(scorer)
-    named = {"score": scorer} if several is None else several
-    metrics = {name: _metric(estimator, one) for name, one in named.items()}
-    if any(metric is None for metric in metrics.values()):
+    metrics = metrics_of(estimator, scorer)
+    if metrics is None:
         return None
     truth = Truth.of(finals[0], part.y, params.get("sample_weight"))
     if truth is None or not np.isfinite(raw).all():
         return None
-    columns = {}
-    for name, metric in metrics.items():
-        assert metric is not None
-        column = metric(raw, truth)
-        if column is None:
-            return None
-        columns[name] = column.tolist()
-    if several is None:
-        return list(columns["score"])
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    columns = {name: metric(raw, truth) for name, metric in metrics.items()}
+    if any(column is None for column in columns.values()):
+        return None
+    return by_candidate(columns, scorer)
+
+
+def by_candidate(columns: dict[str, np.ndarray], scorer: Any) -> list[Any]:
+    """The scores of each candidate, a number or a dict of them, as the `scorer` gives them."""
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    if private.scorers_of(scorer) is None:
+        return [score for (score,) in rows]
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def metrics_of(estimator: Any, scorer: Any) -> dict[str, Any] | None:
+    """Our own metrics, by name, that give what `scorer` gives; None unless there are all."""
+    several = private.scorers_of(scorer)
+    named = {"score": scorer} if several is None else several
+    metrics = {name: _metric(estimator, one) for name, one in named.items()}
+    return None if any(metric is None for metric in metrics.values()) else metrics
 
 
 def _metric(estimator: Any, scorer: Any) -> Any:

@@ -31,12 +31,14 @@ from skorchless.estimators.inputs import (
     with_rows,
 )
 from skorchless.estimators.labels import checked_labels, sortable
+from skorchless.estimators.together import fit_known
 from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.fold import Entry, Evaluation, evaluate_folds, folds_at_once
-from skorchless.model_selection.grams import comoments_of_folds
 from skorchless.model_selection.groups import Group, check_ours, group
 from skorchless.model_selection.listeners import Listeners, listeners_of
 from skorchless.model_selection.messages import announce, report
+from skorchless.model_selection.moments import FoldMoments
+from skorchless.optimizers.least_squares import Comoments
 
 #: Candidates that a warning names.
 MOST_NAMED = 5
@@ -127,12 +129,16 @@ class _BatchedSearch(private.Search):
         return self
 
     def _refit(self, run: "_Run", context: Any, task: dict[str, Any]) -> None:
-        """An ordinary fit of the best candidate on all rows."""
+        """Fit the best candidate on all rows."""
         best = clone(run.estimator).set_params(**clone(self.best_params_, safe=False))
         with context.propagate_callback_context(best):
             context.call_on_fit_task_begin(estimator=self, **task)
             begun = time.time()
-            best.fit(run.X, run.y, **run.routed.estimator.fit)
+            fit_params = run.routed.estimator.fit
+            if run.moments is not None and run.moments.serve(best):
+                fit_known(best, run.X, run.y, run.moments.whole, **fit_params)
+            else:
+                best.fit(run.X, run.y, **fit_params)
             self.refit_time_ = time.time() - begun
         self.best_estimator_ = best
         if hasattr(best, "feature_names_in_"):
@@ -151,6 +157,8 @@ class _Run:
     converged : list of list of bool
     results : dict
         ``cv_results_``.
+    moments : FoldMoments or None
+        Of the rows, if the last candidates could be solved from them.
     """
 
     def __init__(self, search: Any, scorer: Any, X: Any, y: Any, routed: Any) -> None:
@@ -168,6 +176,7 @@ class _Run:
         self.converged: list[list[bool]] = []
         self.more: dict[str, list[Any]] = defaultdict(list)
         self.results: dict[str, Any] = {}
+        self.moments: FoldMoments | None = None
 
     def evaluate(
         self,
@@ -244,10 +253,36 @@ class _Run:
         )
         if not candidates:
             return []
-        known = comoments_of_folds(groups, self.X, self.y, splits, evaluation.fit_params)
-        told: list[Listeners | None] = [None] * len(splits)
-        if callback_ctx is not None and self._is_heard(groups):
-            told = [*listeners_of(search, callback_ctx, len(candidates), len(splits))]
+        heard = callback_ctx is not None and self._is_heard(groups)
+        fit_params = evaluation.fit_params
+        self.moments = moments = FoldMoments.of(groups, self.X, self.y, splits, fit_params)
+        known: list[Comoments | None] = [None] * len(splits)
+        entries: dict[int, Sequence[Entry]] = {}
+        if moments is not None:
+            known = [*moments.others]
+            if not (heard or evaluation.score_params):
+                for some in groups:
+                    entries |= moments.evaluate(
+                        some, self.scorer, return_train_score=search.return_train_score
+                    )
+        rest = [some.without(entries) for some in groups]
+        evaluation.groups = [some for some in rest if some.members]
+        if evaluation.groups:
+            told: list[Listeners | None] = [None] * len(splits)
+            if heard:
+                told = [*listeners_of(search, callback_ctx, len(candidates), len(splits))]
+            entries |= self._in_folds(evaluation, splits, known, told)
+        return [tuple(entries[i]) for i in range(len(candidates))]
+
+    def _in_folds(
+        self,
+        evaluation: Evaluation,
+        splits: list[tuple[Any, Any]],
+        known: list[Comoments | None],
+        told: list[Listeners | None],
+    ) -> dict[int, Sequence[Entry]]:
+        """Entries of the candidates of an evaluation, from fits and scores in each fold."""
+        search = self.search
         parallel = Parallel(n_jobs=search.n_jobs, pre_dispatch=search.pre_dispatch)
         at_once = folds_at_once(self.X, len(splits), effective_n_jobs(search.n_jobs))
         turns = [slice(i, i + at_once) for i in range(0, len(splits), at_once)]
@@ -257,7 +292,8 @@ class _Run:
             )
             for turn in turns
         )
-        return list(zip(*chain.from_iterable(folds), strict=True))
+        found = [*chain.from_iterable(folds)]
+        return {i: [of_fold[i] for of_fold in found] for i in found[0]}
 
     def _is_heard(self, groups: Sequence[Group]) -> bool:
         """Whether anybody listens to the search or to the fits of its candidates."""

@@ -28,6 +28,8 @@ from skorchless.stack import WIDE, pack
 BLOCK_ROWS = 4096
 #: Condition of ``G + alpha I`` up to which its inverse keeps ten digits.
 MOST_CONDITION = 1e6
+#: Relative rounding error of second moments, and of scores that are taken from them.
+MOMENT_ERROR, SCORE_ERROR = 1e-14, 1e-8
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,36 @@ class Comoments:
         intercept = mean[d:] - coef @ mean[:d]
         constant = 0.5 * second[d:, d:].diagonal().sum()
         return Solutions(pack(coef, intercept), value, constant, solved)
+
+    def variances(self) -> Tensor:
+        """Variance of each target, shape ``(K,)``."""
+        return self.products.diagonal()[len(self.mean) - self.n_outputs :] / self.weight
+
+    def mean_squares(self, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean squared errors of models, and whether they have lost no digits to rounding.
+
+        Parameters
+        ----------
+        weights : Tensor of shape (M, K, D + 1)
+
+        Returns
+        -------
+        squares : Tensor of shape (M, K)
+        exact : Tensor of bool, shape (M,)
+            Whether their relative error is below `SCORE_ERROR`.
+        """
+        d = len(self.mean) - self.n_outputs
+        coef, second = weights[..., :-1], self.products / self.weight
+        explained = torch.einsum("mkd,dk->mk", coef, second[:d, d:])
+        predicted = ((coef @ second[:d, :d]) * coef).sum(dim=2)
+        offset = self.mean[d:] - coef @ self.mean[:d] - weights[..., -1]
+        squares = self.variances() - 2.0 * explained + predicted + offset.square()
+        # Each term is rounded in proportion to what it is the sum of.
+        size = coef.abs() @ second.diagonal()[:d].sqrt()
+        at_mean = self.mean[d:].abs() + coef.abs() @ self.mean[:d].abs() + weights[..., -1].abs()
+        rounding = (size + self.variances().sqrt()).square() + offset.abs() * at_mean
+        exact = MOMENT_ERROR * rounding <= SCORE_ERROR * squares
+        return squares, exact.all(dim=1)
 
     def _second_moments(self, *, fit_intercept: bool) -> tuple[Tensor, Tensor]:
         """Mean products about the means, and these; about zero without an intercept."""

@@ -1,0 +1,307 @@
+"""What each mechanism of the default solver is worth: the benchmarks with it switched off.
+
+    python docs/benchmarks/mechanisms.py [--only REGEX] [--workloads REGEX] [--problems 200]
+
+Each row is one mechanism: the code lines that would go with it, the time without it relative to the
+time with it (geometric mean over the workloads that change by more than noise, and the largest
+one), and what is lost of so many random problems of robustness.py without it. Both sides of a
+ratio run in turns in the same process.
+"""
+
+import argparse
+import ast
+import inspect
+import io
+import re
+import signal
+import textwrap
+import time
+import tokenize
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import geometric_mean
+from typing import Any
+from unittest import mock
+
+import baseline
+import numpy as np
+import peers
+from sklearn.datasets import load_digits, load_iris
+from tools import print_setting, print_table
+
+import skorchless.estimators.alphas as alphas
+import skorchless.estimators.head_start as head_start
+import skorchless.estimators.training as training
+import skorchless.estimators.working_columns as working_columns
+import skorchless.optimizers.curvature as curvature
+import skorchless.optimizers.history as history
+import skorchless.optimizers.proximal as proximal
+import skorchless.optimizers.quasi_newton as quasi_newton
+from skorchless import BatchedGridSearchCV, TorchLinearRegressor, TorchSoftmaxClassifier
+
+#: Ratios of times nearer to 1 than this are noise.
+NOISE = 1.15
+#: A workload is repeated until it has taken so many seconds of CPU time, at most so many times.
+ENOUGH, MOST = 0.6, 9
+#: A run without the mechanism is given up after so many times the time with it, or so many seconds.
+MOST_RATIO, LEAST_LIMIT = 20, 2
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """A part of the solver, and what switches it off.
+
+    Attributes
+    ----------
+    name : str
+    patches : tuple of (object, str, object)
+        Attributes and the values that they have while it is off.
+    parts : tuple of object
+        Functions and classes that would go with it.
+    """
+
+    name: str
+    patches: tuple[tuple[Any, str, Any], ...]
+    parts: tuple[Any, ...] = ()
+
+    def lines(self) -> int:
+        """Code lines of the parts."""
+        return sum(map(code_lines, self.parts))
+
+    def off(self) -> Iterator[None]:
+        """Switch it off for a while."""
+
+
+def code_lines(part: Any) -> int:
+    """Lines with a token of a function's, class's or module's source, without docstrings."""
+    source = textwrap.dedent(inspect.getsource(part))
+    texts = {
+        line
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+        and ast.get_docstring(node) is not None
+        for line in range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1)
+    }
+    empty = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in empty and token.string:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    return len(lines - texts)
+
+
+def no(*_: object, **__: object) -> bool:
+    """Answer no to everything."""
+    return False
+
+
+def nothing(*_: object, **__: object) -> None:
+    """Do nothing."""
+
+
+def only_whole_hessian(init: Callable[..., None]) -> Callable[..., None]:
+    """`Curvature.__init__` without products with the Hessian where it is not factored."""
+
+    def __init__(self: Any, *arguments: Any) -> None:
+        init(self, *arguments)
+        self.has_hessian = self.is_hessian
+
+    return __init__
+
+
+Curvature, QuasiNewton = curvature.Curvature, quasi_newton.QuasiNewton
+MECHANISMS = [
+    Mechanism("curvature pairs", ((history.History, "add", nothing),), (history,)),
+    Mechanism(
+        "conjugate gradients with the Hessian",
+        ((Curvature, "__init__", only_whole_hessian(Curvature.__init__)),),
+        (
+            quasi_newton.newton_direction,
+            Curvature.hessian,
+            QuasiNewton._solve_roughly,
+            QuasiNewton._accuracy,
+        ),
+    ),
+    Mechanism(
+        "whole Hessian",
+        ((Curvature, "_affords_joint", no),),
+        (curvature.joint_moments, curvature.Joint, Curvature._joint_moments),
+    ),
+    Mechanism(
+        "any Hessian on all rows",
+        ((curvature, "CHEAP_PRODUCT", 0),),
+    ),
+    Mechanism(
+        "best of several lengths",
+        ((QuasiNewton, "_choose_length", nothing),),
+        (QuasiNewton._choose_length, Curvature.along),
+    ),
+    Mechanism(
+        "curvature shared by alike models",
+        ((curvature, "WORTH_SHARING", np.inf),),
+        (curvature.alike, Curvature._measure),
+    ),
+    Mechanism(
+        "start at the optimum of fewer rows",
+        ((head_start, "HEAD_ROWS", np.inf),),
+        (head_start,),
+    ),
+    Mechanism(
+        "squares of columns that a sample misses",
+        ((Curvature, "_with_missed", lambda self, moments, total: moments),),
+        (Curvature._with_missed,),
+    ),
+    Mechanism(
+        "curvature measured anew as it moves",
+        ((quasi_newton, "REFRESH_BELOW", 0.0), (quasi_newton, "REFRESH_ABOVE", np.inf)),
+    ),
+    Mechanism(
+        "all rows where an end is in doubt",
+        ((Curvature, "take_all_rows", no),),
+        (Curvature.take_all_rows,),
+    ),
+    Mechanism(
+        "damping",
+        ((QuasiNewton, "_damp_more", nothing),),
+        (
+            QuasiNewton._damp_more,
+            QuasiNewton._adapt_damping,
+            QuasiNewton._undamped_distance,
+            Curvature._majorizer,
+        ),
+    ),
+    Mechanism(
+        "worse starts replaced by the constant model",
+        ((QuasiNewton, "_replaces_start", no),),
+        (QuasiNewton._replaces_start,),
+    ),
+    Mechanism(
+        "second moments in the span of few rows",
+        ((curvature, "MOST_SQUARE_COLUMNS", np.inf),),
+    ),
+    Mechanism(
+        "moments of a sample for wide least squares",
+        ((Curvature, "_saves_work", staticmethod(no)),),
+        (Curvature._saves_work,),
+    ),
+    Mechanism(
+        "small float32 tables in double precision",
+        ((training, "DOUBLE_NUMBERS", 0),),
+    ),
+    Mechanism(
+        "proximal steps before Newton's method",
+        ((proximal, "MOST_STEPS", 0),),
+        (proximal._proximal_steps, proximal.largest_eigenvalue),
+    ),
+    Mechanism(
+        "rounds over columns",
+        ((working_columns, "LEAST_COLUMNS", np.inf),),
+        (working_columns,),
+    ),
+    Mechanism(
+        "searches from second moments",
+        ((alphas, "may_use_moments", no),),
+        (alphas._from_moments, alphas._solve, alphas.may_use_moments),
+    ),
+    Mechanism(
+        "searches along alpha",
+        ((alphas, "_is_worth_a_path", no),),
+        (alphas._along_path,),
+    ),
+]
+
+
+def workloads() -> Iterator[tuple[str, baseline.Workload]]:
+    """The workloads of defaults.py, optimum.py, grid.py and scale.py, and L1 on small and wide."""
+    for part in (baseline.defaults, baseline.optima, baseline.grids, baseline.scale):
+        yield from part()
+    for n, d, k in [(200, 30, 5), (93, 2, 7)]:
+        rng = np.random.default_rng(0)
+        X = rng.standard_normal((n, 2)) @ rng.standard_normal((2, d))
+        X += 0.05 * rng.standard_normal(X.shape)
+        lasso = TorchSoftmaxClassifier(alpha=1e-3, l1_ratio=1.0)
+        yield f"L1: softmax {n}x{d}x{k}", baseline.fit(lasso, X, rng.integers(0, k, n))
+    X, y = peers.regression(2000, 10000)
+    alpha = peers.largest_alpha(X, y, 1.0) / 20
+    lasso = TorchLinearRegressor(alpha=alpha, l1_ratio=1.0)
+    yield "L1: lasso 2000x10000", baseline.fit(lasso, X, y)
+    X, y = peers.regression(20000, 200)
+    strengths = peers.largest_alpha(X, y, 1.0) * np.logspace(0, -3, 50)
+    search = BatchedGridSearchCV(TorchLinearRegressor(l1_ratio=1.0), {"alpha": strengths})
+    yield "grid: lasso 20000x200", baseline.fit(search, X, y)
+    for load in (load_iris, load_digits):
+        X, y = load(return_X_y=True)
+        search = BatchedGridSearchCV(TorchSoftmaxClassifier(), {"alpha": np.logspace(-6, 0, 7)})
+        yield f"grid: softmax {load.__name__[5:]}", baseline.fit(search, X, y)
+
+
+def seconds(run: baseline.Workload) -> float:
+    """CPU time of one run."""
+    start = time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run()
+    return time.process_time() - start
+
+
+def ratio(run: baseline.Workload, mechanism: Mechanism) -> float:
+    """Time without the mechanism relative to the time with it, the least of several each."""
+    with_it, without = [], []
+    while (sum(with_it) < ENOUGH and len(with_it) < MOST) or len(with_it) < 2:
+        with_it.append(seconds(run))
+        undo = [mock.patch.object(*patch) for patch in mechanism.patches]
+        for patch in undo:
+            patch.start()
+        limit = max(LEAST_LIMIT, int(MOST_RATIO * with_it[-1]))
+        signal.alarm(limit)
+        try:
+            without.append(seconds(run))
+        except TimeoutError:
+            return float(limit) / min(with_it)
+        finally:
+            signal.alarm(0)
+            for patch in undo:
+                patch.stop()
+    return min(without) / min(with_it)
+
+
+def give_up(*_: object) -> None:
+    """End a run that takes too long."""
+    raise TimeoutError
+
+
+def main(only: str, which: str) -> None:
+    """Print the table."""
+    signal.signal(signal.SIGALRM, give_up)
+    runs = [(name, run) for name, run in workloads() if re.search(which, name)]
+    rows = []
+    for mechanism in MECHANISMS:
+        if not re.search(only, mechanism.name):
+            continue
+        ratios = {}
+        for name, run in runs:
+            ratios[name] = ratio(run, mechanism)
+            if not 1 / NOISE <= ratios[name] <= NOISE:
+                print(f"{mechanism.name}: {name} {ratios[name]:.2f}", flush=True)
+        changed = [r for r in ratios.values() if not 1 / NOISE <= r <= NOISE]
+        worst = max(ratios, key=ratios.__getitem__)
+        rows.append(
+            [
+                mechanism.name,
+                str(mechanism.lines()),
+                f"{geometric_mean(changed) if changed else 1.0:.2f}",
+                f"{ratios[worst]:.2f}, {worst}",
+            ]
+        )
+        print(rows[-1], flush=True)
+    print_setting()
+    print_table(["mechanism", "lines", "time without it", "most, and where"], rows)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", default="")
+    parser.add_argument("--workloads", default="")
+    arguments = parser.parse_args()
+    main(arguments.only, arguments.workloads)
