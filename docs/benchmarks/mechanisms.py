@@ -202,7 +202,7 @@ MECHANISMS = [
     Mechanism(
         "searches from second moments",
         ((alphas, "may_use_moments", no),),
-        (alphas._from_moments, alphas._solve, alphas.may_use_moments),
+        (alphas._from_moments, alphas.solve_from_moments, alphas.may_use_moments),
     ),
     Mechanism(
         "searches along alpha",

@@ -11,7 +11,7 @@ import torch
 
 from skorchless.optimizers.curvature import sample_size
 from skorchless.restoring import between, with_setting
-from skorchless.sources import Matrix
+from skorchless.sources import Matrix, SparseRows, are_right_on_threads
 
 T = TypeVar("T")
 
@@ -30,6 +30,8 @@ LOSS_WORK = 32
 def work_of_batch(X: Matrix, n_rows: int, stack_width: int, *, full_batch: bool) -> int:
     """Multiply-adds of one step with `n_rows` rows of X, a weight's being one at least.
 
+    None are counted where X may only be multiplied on one thread.
+
     Parameters
     ----------
     X : Matrix
@@ -39,6 +41,8 @@ def work_of_batch(X: Matrix, n_rows: int, stack_width: int, *, full_batch: bool)
     full_batch : bool
         Whether a rule steps once a pass.
     """
+    if isinstance(X, SparseRows) and X.device.type == "cpu" and not are_right_on_threads():
+        return 0
     numbers = X.numel() // max(len(X), 1)
     work = max(n_rows * (numbers + LOSS_WORK), X.shape[1]) * stack_width
     if not full_batch:

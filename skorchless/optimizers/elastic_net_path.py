@@ -194,9 +194,13 @@ class _System:
         self.matrix = rows.index_select(1, active)
         self.matrix.diagonal().add_(l2)
         self.target = self.scale * (cross - l1 * self.sign) + ridge * at / self.scale
-        self.unit = self.matrix * self.scale * self.scale.unsqueeze(1)
+        unit = (self.matrix * self.scale).mul_(self.scale.unsqueeze(1)).unsqueeze(0)
+        self.lower = cholesky(unit, unit.new_full((1, 1), ridge)).squeeze(0)
         self.kept = torch.ones_like(at, dtype=torch.bool)
-        first = self._solve()
+        self.whole = torch.cholesky_solve(self.target.unsqueeze(1), self.lower)
+        self.dropped = self.lower.new_empty(len(at), 0)  # columns of the factor's inverse ...
+        self.places = active[:0]  # ... at these places
+        first = self.scale * self.whole.squeeze(1)
         self.expected = 0.5 * float((slope - l1 * self.sign) @ (first - at))
         # Those that begin at zero are dropped first: with the others, the way leads downwards.
         self.first = self._drop(first, at == 0)
@@ -226,13 +230,19 @@ class _System:
             if not bool(wrong.any()):
                 break
             self.kept = self.kept & ~wrong
-            to = self._solve()
+            to = self._without(wrong.nonzero().view(-1))
         return to
 
-    def _solve(self) -> Tensor:
-        """The minimum over what is kept, whatever the signs, the others zero."""
-        kept = self.kept.nonzero().view(-1)
-        unit = self.unit.index_select(0, kept).index_select(1, kept).unsqueeze(0)
-        lower = cholesky(unit, unit.new_full((1, 1), self.ridge)).squeeze(0)
-        inside = torch.cholesky_solve(self.target[kept].unsqueeze(1), lower).squeeze(1)
-        return torch.zeros_like(self.at).scatter(0, kept, self.scale[kept] * inside)
+    def _without(self, wrong: Tensor) -> Tensor:
+        """The minimum over what is kept, whatever the signs; more are `wrong` than before.
+
+        It is the solution of the whole system with Lagrange multipliers of what is dropped.
+        """
+        units = torch.zeros_like(self.lower[:, : len(wrong)])
+        units[wrong, torch.arange(len(wrong), device=wrong.device)] = 1.0
+        columns = torch.linalg.solve_triangular(self.lower, units, upper=False)
+        self.dropped = torch.cat([self.dropped, columns], dim=1)
+        self.places = torch.cat([self.places, wrong])
+        multipliers = torch.linalg.solve(self.dropped.T @ self.dropped, self.whole[self.places])
+        change = torch.linalg.solve_triangular(self.lower.T, self.dropped @ multipliers, upper=True)
+        return torch.where(self.kept, self.scale * (self.whole - change).squeeze(1), 0.0)

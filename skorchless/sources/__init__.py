@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from skorchless.sources.base import Batch, Chunk, Source
-from skorchless.sources.csr import SparseRows
+from skorchless.sources.csr import SparseRows, are_right_on_threads
 from skorchless.sources.dense import DenseSource
 from skorchless.sources.large import LargeMatrix
 from skorchless.sources.limits import is_large
@@ -34,6 +34,7 @@ __all__ = [
     "Stored",
     "StreamedSource",
     "affords_gram",
+    "are_right_on_threads",
     "as_source",
     "dense_blocks",
     "is_large",

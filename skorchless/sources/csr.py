@@ -5,7 +5,7 @@ into columns is the other way round: SciPy does it fifteen times as fast as torc
 """
 
 import warnings
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -24,6 +24,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     _zero = torch.zeros(2, dtype=torch.int64, device="cpu")
     torch.sparse_csr_tensor(_zero, _zero[:0], _zero[:0], (1, 1), device="cpu")
+
+#: Rows of a product that tells whether those of all threads are right.
+PROBE_ROWS = 1024
 
 DTYPES = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
 
@@ -123,6 +126,27 @@ def _csr_tensor(compressed: Any, shape: tuple[int, int], device: torch.device) -
     return torch.sparse_csr_tensor(
         indptr, indices, values, shape, device=device, check_invariants=False
     )
+
+
+@cache
+def _probe() -> Tensor:
+    """A unit matrix."""
+    rows = torch.arange(PROBE_ROWS + 1, device="cpu")
+    ones = torch.ones(PROBE_ROWS, dtype=WIDE, device="cpu")
+    shape = (PROBE_ROWS, PROBE_ROWS)
+    return torch.sparse_csr_tensor(
+        rows, rows[:-1], ones, shape, device="cpu", check_invariants=False
+    )
+
+
+def are_right_on_threads() -> bool:
+    """Whether torch's sparse products are right on as many threads as it has.
+
+    They leave rows out where OpenMP starts fewer threads than it was asked for, as it does with
+    ``OMP_THREAD_LIMIT=1``, or after another library has called ``omp_set_dynamic(1)``.
+    """
+    ones = torch.ones(PROBE_ROWS, 1, dtype=WIDE, device="cpu")
+    return bool(torch.equal(_probe() @ ones, ones))
 
 
 def with_values(pattern: Tensor, values: Tensor) -> Tensor:
