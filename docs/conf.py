@@ -1,7 +1,10 @@
 """Configuration of the documentation: ``sphinx-build -W docs docs/_build``."""
 
 import os
+import sys
+import tempfile
 import warnings
+from pathlib import Path
 
 import matplotlib
 from docutils import nodes
@@ -11,6 +14,7 @@ from skorchless import __version__
 matplotlib.use("Agg")
 warnings.filterwarnings("error", module="skorchless")
 os.environ["SCIPY_ARRAY_API"] = "1"
+sys.path.insert(0, str(Path(__file__).parent))  # for the extension sphinx_site
 
 project = "skorchless"
 author = "The skorchless developers"
@@ -23,8 +27,9 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
     "sphinx_gallery.gen_gallery",
+    "sphinx_site",
 ]
 exclude_patterns = ["_build", "_templates", "examples", "generated/backreferences"]
 templates_path = ["_templates"]
@@ -48,11 +53,15 @@ plot_html_show_formats = False
 plot_formats = [("png", 160)]
 plot_rcparams = {"figure.figsize": (6.4, 3.6), "figure.constrained_layout.use": True}
 plot_apply_rcparams = True
+#: Pages write files, such as a pickled model.
+_scratch = tempfile.TemporaryDirectory()
+plot_working_directory = _scratch.name
 
 sphinx_gallery_conf = {
     "examples_dirs": "examples",
     "gallery_dirs": "auto_examples",
-    "within_subsection_order": "FileNameSortKey",
+    "subsection_order": ["examples/tutorials", "examples/searches", "examples/scale"],
+    "within_subsection_order": "sphinx_site.in_order",
     "backreferences_dir": "generated/backreferences",
     "doc_module": ("skorchless",),
     "image_scrapers": ("matplotlib",),
@@ -62,7 +71,7 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "remove_config_comments": True,
     "download_all_examples": False,
-    "min_reported_time": 1e6,
+    "write_computation_times": False,
 }
 
 # Looks.
@@ -72,16 +81,20 @@ html_static_path = ["_static"]
 html_css_files = ["skorchless.css"]
 html_show_sourcelink = False
 html_baseurl = "https://skorchless.readthedocs.io/en/stable/"
+html_math_renderer = "mathml"
 html_theme_options = {
     "logo": {"text": "skorchless"},
     "navbar_align": "left",
-    "header_links_before_dropdown": 6,
-    "show_prev_next": False,
+    "header_links_before_dropdown": 8,
+    "show_prev_next": True,
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
     "footer_end": [],
 }
-html_sidebars = {"index": [], "getting_started": []}
+html_sidebars = {name: [] for name in ("index", "install", "getting_started", "faq")}
+
+#: The address of the documentation does not exist yet.
+linkcheck_ignore = [html_baseurl]
 
 #: Where other packages document their names. Written down rather than looked up, as intersphinx
 #: would, so that the documentation builds without a network.

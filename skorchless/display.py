@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -14,39 +15,43 @@ WORTH_LOG = 10.0
 #: Colours of matplotlib's own cycle, after which it repeats itself.
 CYCLE = 10
 
+#: The end of an ordered colour map from which on lines are too pale.
+BRIGHTEST = 0.9
+
 #: Lines that a legend can still tell apart.
 LONGEST_LEGEND = 20
 
 
 class LossCurveDisplay:
-    """Loss curves over the passes of a fit.
+    """Plot of the loss by epoch or iteration.
 
-    Use :meth:`from_estimator` to make one. All parameters are stored as attributes.
+    Use :meth:`from_estimator` to create a display. All parameters are stored as attributes.
 
     Parameters
     ----------
-    loss_curves : sequence of array-like of shape (n_passes,)
-        Training loss after each pass, one curve a model.
-    validation_loss_curves : sequence of (array-like of shape (n_passes,) or None), default=None
-        Validation loss of the same models, None where there is none.
+    loss_curves : sequence of array-like of shape (n_iter,)
+        Training loss after each epoch or iteration, one curve per model.
+    validation_loss_curves : sequence of (array-like of shape (n_iter,) or None), default=None
+        Validation loss of the same models; None for models that have none.
     names : sequence of str, default=None
-        What the models are called in the legend.
+        Names of the models in the legend.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
         Axes with the curves.
     figure_ : matplotlib Figure
-        Figure with the axes.
+        Figure that contains the axes.
     lines_ : list of matplotlib Line2D
         Training curves.
     validation_lines_ : list of (matplotlib Line2D or None)
-        Validation curves, in the training curves' colours.
+        Validation curves, in the colours of the training curves.
 
     See Also
     --------
-    TorchLinearRegressor : Its ``loss_curve_`` and ``validation_loss_curve_`` are what is drawn.
-    TorchSoftmaxClassifier : Likewise.
+    TorchLinearRegressor : Regressor that records loss curves.
+    TorchSoftmaxClassifier : Classifier that records loss curves.
+    BatchedGridSearchCV : Search that keeps the loss curves of all candidates.
 
     Examples
     --------
@@ -59,6 +64,9 @@ class LossCurveDisplay:
     <...>
     >>> plt.show()
     """
+
+    #: Rank of each candidate by the only number in which they differ.
+    _ranks: np.ndarray | None = None
 
     def __init__(
         self,
@@ -81,38 +89,40 @@ class LossCurveDisplay:
         scale: str = "auto",
         line_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Draw the loss curves of a fitted model.
+        """Plot the loss curves of a fitted model, pipeline or search.
 
         Parameters
         ----------
         estimator : estimator
             A fitted model with a ``loss_curve_``, a pipeline that ends in one, or a search over
-            either. A search with ``loss_curves_`` (for each candidate, one curve a split) gives one
-            line a candidate, the mean over its splits; any other one shows its best model.
+            either. A search that has ``loss_curves_`` is plotted with one line per candidate, the
+            mean over its splits for as long as all of them run. Of any other search, the best model
+            is plotted.
         name : str, default=None
-            What the model is called in the legend; its class by default. Candidates of a search
-            are called by those of their parameters that differ.
+            Name of the model in the legend. By default, models are named by their class, and
+            candidates of a search by the parameters in which they differ.
         ax : matplotlib Axes, default=None
-            Where to draw; pass another display's ``ax_`` to compare. New axes by default.
+            Axes to draw on, for example ``ax_`` of another display to compare models. By default
+            new axes are created.
         scale : {"auto", "log", "linear"}, default="auto"
-            Scale of the losses. ``"auto"`` is logarithmic where all on the axes are positive and
-            the largest is at least ten times the smallest.
+            Scale of the losses. ``"auto"`` is logarithmic if all losses on the axes are positive
+            and the largest is at least ten times the smallest.
         line_kwargs : dict, default=None
-            Passed to :meth:`matplotlib.axes.Axes.plot`, for all lines.
+            Keyword arguments for :meth:`matplotlib.axes.Axes.plot`, for all lines.
 
         Returns
         -------
         display : LossCurveDisplay
-            What was drawn.
+            The display.
 
         Raises
         ------
         ImportError
-            Without matplotlib.
+            If matplotlib is not installed.
         NotFittedError
             If the model is not fitted.
         ValueError
-            For an estimator that keeps no loss curve.
+            If the estimator has no loss curve.
 
         Examples
         --------
@@ -128,6 +138,7 @@ class LossCurveDisplay:
         >>> plt.show()
         """
         display = cls(**_curves_of(estimator, name))
+        display._ranks = _ranks_of(estimator)
         return display.plot(ax, scale=scale, line_kwargs=line_kwargs)
 
     def plot(
@@ -137,28 +148,28 @@ class LossCurveDisplay:
         scale: str = "auto",
         line_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Draw the curves.
+        """Plot the curves.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw. New axes by default.
+            Axes to draw on. By default new axes are created.
         scale : {"auto", "log", "linear"}, default="auto"
             Scale of the losses, as in :meth:`from_estimator`.
         line_kwargs : dict, default=None
-            Passed to :meth:`matplotlib.axes.Axes.plot`, for all lines.
+            Keyword arguments for :meth:`matplotlib.axes.Axes.plot`, for all lines.
 
         Returns
         -------
         display : LossCurveDisplay
-            Itself.
+            The display.
 
         Raises
         ------
         ImportError
-            Without matplotlib.
+            If matplotlib is not installed.
         ValueError
-            For a scale that there is not.
+            If there is no such scale.
         """
         if scale not in ("auto", "log", "linear"):
             raise ValueError(f"scale must be 'auto', 'log' or 'linear'. Got {scale!r} instead.")
@@ -171,14 +182,15 @@ class LossCurveDisplay:
         self.validation_lines_: list[Any] = []
         curves = list(self.loss_curves)
         names = self.names or [""] * len(curves)
-        # Beyond the cycle of colours, neighbours in the grid are neighbours in colour.
-        many = plt.get_cmap("viridis")(np.linspace(0, 1, len(curves)))
+        # An ordered parameter has ordered colours, and so have more curves than there are others.
+        ranks = self._ranks if self._ranks is not None else np.arange(len(curves))
+        ordered = plt.get_cmap("viridis")(BRIGHTEST * ranks / max(len(curves) - 1, 1))
         style: dict[str, Any] = {}
         for i, (curve, validation, name) in enumerate(
             zip_longest(curves, self.validation_loss_curves or (), names)
         ):
-            if len(curves) > CYCLE:
-                style["color"] = many[i]
+            if len(curves) > CYCLE or self._ranks is not None:
+                style["color"] = ordered[i]
             training_name = name if validation is None else f"{name} (training)".lstrip()
             training = self._line(curve, training_name, {**style, **(line_kwargs or {})})
             self.lines_.append(training)
@@ -187,7 +199,7 @@ class LossCurveDisplay:
                 dashed = {"color": training.get_color(), "linestyle": "--", **(line_kwargs or {})}
                 validation_name = f"{name} (validation)".lstrip()
                 self.validation_lines_[-1] = self._line(validation, validation_name, dashed)
-        self.ax_.set(xlabel="Pass", ylabel="Loss")
+        self.ax_.set(xlabel="Epoch or iteration", ylabel="Loss")
         self.ax_.xaxis.set_major_locator(MaxNLocator(integer=True))
         self.ax_.set_yscale(self._best_scale() if scale == "auto" else scale)
         labelled = len(self.ax_.get_legend_handles_labels()[1])
@@ -224,8 +236,8 @@ def _pyplot() -> Any:
     return plt
 
 
-def _curves_of(estimator: Any, name: str | None) -> dict[str, Any]:
-    """Parameters of the display of a model, pipeline or search."""
+def _model_of(estimator: Any) -> Any:
+    """What has the curves of a model, pipeline or search."""
     model = estimator
     while not hasattr(model, "loss_curves_"):
         if isinstance(model, Pipeline):
@@ -234,6 +246,12 @@ def _curves_of(estimator: Any, name: str | None) -> dict[str, Any]:
             model = model.best_estimator_
         else:
             break
+    return model
+
+
+def _curves_of(estimator: Any, name: str | None) -> dict[str, Any]:
+    """Parameters of the display of a model, pipeline or search."""
+    model = _model_of(estimator)
     if hasattr(model, "loss_curves_"):
         curves = [_mean_curve(splits) for splits in model.loss_curves_]
         return {"loss_curves": curves, "names": _candidate_names(model, len(curves), name)}
@@ -252,11 +270,23 @@ def _curves_of(estimator: Any, name: str | None) -> dict[str, Any]:
 
 
 def _mean_curve(splits: Sequence[Any]) -> np.ndarray:
-    """Mean over splits, one that has stopped keeping the loss that it stopped at."""
+    """Mean over splits, as long as all of them run; those that never began are left out."""
     curves = [np.asarray(curve, dtype=float) for curve in splits if len(curve)]
-    length = max(map(len, curves), default=0)
-    padded = [np.pad(curve, (0, length - len(curve)), mode="edge") for curve in curves]
-    return np.mean(padded, axis=0) if padded else np.empty(0)
+    length = min(map(len, curves), default=0)
+    return np.mean([curve[:length] for curve in curves], axis=0) if curves else np.empty(0)
+
+
+def _ranks_of(estimator: Any) -> np.ndarray | None:
+    """Ranks of a search's candidates by the only parameter in which they differ, if a number."""
+    model = _model_of(estimator)
+    candidates = getattr(model, "cv_results_", {}).get("params", ())
+    if not hasattr(model, "loss_curves_") or len(candidates) < 2:
+        return None
+    keys = _differing(candidates)
+    values = [candidate.get(keys[0]) if len(keys) == 1 else None for candidate in candidates]
+    if not all(isinstance(value, Real) and not isinstance(value, bool) for value in values):
+        return None
+    return np.argsort(np.argsort(np.array(values, dtype=float), kind="stable"))
 
 
 def _candidate_names(search: Any, n_candidates: int, name: str | None) -> list[str]:
@@ -266,19 +296,24 @@ def _candidate_names(search: Any, n_candidates: int, name: str | None) -> list[s
     if "params" not in results:
         return [f"{prefix}candidate {i}" for i in range(n_candidates)]
     candidates: list[dict[str, Any]] = results["params"]
-    keys = list(dict.fromkeys(key for candidate in candidates for key in candidate))
-    absent = object()
-    differ = [
-        key
-        for key in keys
-        if len({repr(candidate.get(key, absent)) for candidate in candidates}) > 1
-    ]
+    differ = _differing(candidates)
     names = []
     for candidate in candidates:
         telling = [key for key in differ if key in candidate] or list(candidate)
         pairs = [f"{key.rpartition('__')[2]}={_short(candidate[key])}" for key in telling]
         names.append(prefix + ", ".join(pairs))
     return names
+
+
+def _differing(candidates: Sequence[dict[str, Any]]) -> list[str]:
+    """Names of the parameters that are not the same in all candidates."""
+    keys = list(dict.fromkeys(key for candidate in candidates for key in candidate))
+    absent = object()
+    return [
+        key
+        for key in keys
+        if len({repr(candidate.get(key, absent)) for candidate in candidates}) > 1
+    ]
 
 
 def _short(value: Any) -> str:

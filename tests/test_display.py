@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LinearRegression
@@ -60,7 +61,10 @@ def test_a_model_is_a_line_over_its_passes():
     assert display.validation_lines_ == [None]
     assert display.figure_ is display.ax_.figure
     assert labels(display.ax_) == ["TorchLinearRegressor"]
-    assert (display.ax_.get_xlabel(), display.ax_.get_ylabel()) == ("Pass", "Loss")
+    assert (display.ax_.get_xlabel(), display.ax_.get_ylabel()) == (
+        "Epoch or iteration",
+        "Loss",
+    )
 
 
 def test_the_validation_loss_is_dashed_in_the_same_colour():
@@ -147,8 +151,8 @@ def test_a_search_is_one_line_for_each_candidate():
     params = [{"learning_rate": 0.1, "alpha": 0.0}, {"learning_rate": 1 / 3, "alpha": 0.0}]
     display = LossCurveDisplay.from_estimator(search_of(curves, params))
     first, second = display.lines_
-    assert_allclose(first.get_ydata(), [3.0, 1.5, 1.25])  # one that has stopped keeps its loss
-    assert_allclose(second.get_ydata(), [7.0, 5.0])
+    assert_allclose(first.get_ydata(), [3.0, 1.5])  # as long as all splits run
+    assert_allclose(second.get_ydata(), [7.0])
     assert labels(display.ax_) == ["learning_rate=0.1", "learning_rate=0.3333"]
 
 
@@ -190,6 +194,25 @@ def test_many_candidates_have_colours_of_their_own_and_no_endless_legend(n_lines
     display = LossCurveDisplay.from_estimator(search_of([[[2.0, 1.0]]] * n_lines))
     assert len({tuple(line.get_color()) for line in display.lines_}) == n_lines
     assert (display.ax_.get_legend() is not None) == legend
+
+
+def test_an_ordered_parameter_has_ordered_colours():
+    values = [0.1, 10.0, 1.0]
+    params = [{"alpha": value, "l1_ratio": 0.5} for value in values]
+    display = LossCurveDisplay.from_estimator(search_of([[[2.0, 1.0]]] * 3, params))
+    colours = [tuple(line.get_color()) for line in display.lines_]
+    viridis = plt.get_cmap("viridis")
+    assert colours == [viridis(0.0), viridis(0.9), viridis(0.45)]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"), [("schedule", ["cosine", "constant"]), ("nesterov", [False, True])]
+)
+def test_other_parameters_have_colours_that_differ(name, values):
+    params = [{name: value} for value in values]
+    display = LossCurveDisplay.from_estimator(search_of([[[2.0, 1.0]]] * 2, params))
+    colours = [to_rgba(line.get_color()) for line in display.lines_]
+    assert colours == [to_rgba("C0"), to_rgba("C1")]
 
 
 def test_a_legend_that_grew_too_long_goes():

@@ -1,5 +1,7 @@
 """What the documentation shows is run here: every block of Python, every script of the gallery."""
 
+import doctest
+import inspect
 import os
 import re
 import runpy
@@ -28,10 +30,12 @@ PAGES = sorted(
         *DOCS.glob("benchmarks/*.md"),
     ]
 )
-SCRIPTS = sorted((DOCS / "examples").glob("*.py"))
+SCRIPTS = sorted((DOCS / "examples").rglob("*.py"))
 FENCE = re.compile(r"^```(?P<kind>\S*).*?\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE)
-#: Kinds of blocks; Python is run here, the others are Sphinx's, commands or plain text.
-KINDS = {"python", "bash", "", "{toctree}", "{eval-rst}", "{literalinclude}"}
+#: Kinds of blocks; Python is run here, "text" is what it prints, the others are Sphinx's, commands,
+#: data or plain text.
+KINDS = {"python", "text", "bash", "bibtex", ""}
+KINDS |= {"{toctree}", "{eval-rst}", "{include}", "{literalinclude}"}
 
 
 def blocks(page, kind):
@@ -40,6 +44,17 @@ def blocks(page, kind):
 
 def name_of(path):
     return str(path.relative_to(ROOT))
+
+
+def code_and_output(page):
+    """The blocks of Python of a page, each with the block of text that follows it, if one does."""
+    found = []
+    for match in FENCE.finditer(page.read_text()):
+        if match["kind"] == "python":
+            found.append((match["text"], ""))
+        elif match["kind"] == "text" and found and not found[-1][1]:
+            found[-1] = (found[-1][0], match["text"])
+    return found
 
 
 WITH_CODE = [page for page in PAGES if blocks(page, "python")]
@@ -64,7 +79,7 @@ def test_every_block_is_of_a_kind_that_we_know(page):
 
 
 #: Pages with code that needs a newer scikit-learn than the oldest that we support.
-SINCE = {"docs/data.md": "1.9"}
+SINCE = {f"docs/{page}.md": "1.9" for page in ("data", "getting_started", "progress")}
 
 
 # Keras asks torch's tensors for arrays in a way that NumPy 2 deprecates.
@@ -75,8 +90,12 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, somewhere, capsys):
     if Version(sklearn.__version__) < Version(since):
         pytest.skip(f"shows what scikit-learn has from version {since} on")
     namespace = {"__name__": "__main__"}
-    for text in blocks(page, "python"):
+    same = doctest.OutputChecker().check_output
+    for text, shown in code_and_output(page):
         exec(compile(text, f"<{name_of(page)}>", "exec"), namespace)
+        printed = capsys.readouterr().out
+        if shown or DOCS in page.parents:
+            assert same(shown, printed, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE), printed
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=name_of)
@@ -117,14 +136,11 @@ def test_the_gallery_has_each_tutorial_and_each_kind_of_data():
     assert {"grid", "raw_table", "text", "parquet", "loss_curves"} <= set(subjects)
 
 
-def test_the_picture_of_the_start_page_is_that_of_its_code():
-    page = DOCS / "index.md"
-    (code,), (plot, *_) = blocks(page, "python"), blocks(page, "{eval-rst}")
-    drawn = [
-        line.strip() for line in plot.splitlines() if line.startswith("   ") and ":" not in line
-    ]
-    shown = [line for line in code.splitlines() if line and not line.startswith("print")]
-    assert drawn == shown
+@pytest.mark.parametrize("page", ["index", "getting_started", "progress"])
+def test_a_page_that_draws_shows_the_picture_of_its_own_code(page):
+    text = (DOCS / f"{page}.md").read_text()
+    assert "LossCurveDisplay.from_estimator" in "".join(blocks(DOCS / f"{page}.md", "python"))
+    assert text.count(f".. plot:: generated/code/{page}.py\n   :alt: ") == 1
 
 
 def test_every_page_is_in_a_table_of_contents():
@@ -148,7 +164,32 @@ def test_the_pictures_of_the_benchmarks_are_those_of_their_tables(tmp_path):
 
 
 def test_the_types_that_skops_has_to_trust_are_listed():
-    page = (DOCS / "leaving.md").read_text()
+    page = (DOCS / "saving.md").read_text()
     public = {getattr(skorchless, name) for name in skorchless.__all__}
     for trusted in (public | {Memory}) - {skorchless.LossCurveDisplay}:
         assert f"| `{trusted.__module__}.{trusted.__name__}` |" in page
+
+
+def formulas():
+    """Every formula of the pages and of the public docstrings."""
+    for page in PAGES:
+        text = FENCE.sub("", page.read_text())
+        for match in re.finditer(r"\$\$(.+?)\$\$|(?<!\$)\$([^$`]+?)\$(?!\$)", text, re.DOTALL):
+            yield match[1] or match[2]
+    for name in skorchless.__all__:
+        text = inspect.getdoc(getattr(skorchless, name))
+        yield from re.findall(r":math:`(.+?)`", text)
+        yield from re.findall(r"^\.\. math:: (.+?)\n\n", text, re.DOTALL | re.MULTILINE)
+
+
+def test_formulas_can_be_drawn_without_a_network():
+    convert = pytest.importorskip("latex2mathml.converter").convert
+    found = list(formulas())
+    assert len(found) > 50
+    for formula in found:
+        # What the converter does not know it leaves in the text, with its backslash.
+        assert "\\" not in convert(formula), formula
+
+
+def test_the_version_to_cite_is_this_one():
+    assert f"version = {{{skorchless.__version__}}}" in (DOCS / "citing.md").read_text()

@@ -3,15 +3,15 @@
 Loss curves
 ===========
 
-:class:`~skorchless.LossCurveDisplay` draws how a fit went: one model, several on one axis, the best
-of a search, or all of its candidates.
+:class:`~skorchless.LossCurveDisplay` plots how a fit went: for one model, for several models on
+the same axes, for the best model of a search, or for all candidates of a search.
 """
 
 # %%
 # One model
 # ---------
-# Scikit-learn's wine data as they come, in units from tenths to thousands. With ``X_val`` the loss
-# on held-out rows is recorded too; ``early_stopping`` stops on it and keeps the best weights.
+# The features of scikit-learn's wine data range from tenths to thousands. They are used
+# unscaled. If ``X_val`` is passed, the loss on the validation data is recorded too.
 
 import matplotlib.pyplot as plt
 from sklearn.datasets import load_wine
@@ -26,47 +26,49 @@ X_train, X_val, y_train, y_val = train_test_split(X, y, random_state=0)
 
 model = TorchSoftmaxClassifier().fit(X_train, y_train, X_val=X_val, y_val=y_val)
 display = LossCurveDisplay.from_estimator(model)
-display.ax_.set_title("Wine, features as they come")
+display.ax_.set(title="Wine, unscaled features", xlabel="iteration")
 
 # %%
-# Several models on one axis
-# --------------------------
-# Pass a display's ``ax_`` on. The textbook rules want scaled features; a pipeline is as good as a
-# model.
+# Several models on the same axes
+# -------------------------------
+# Pass ``ax``. SGD and Adam with a numeric learning rate need scaled features; a pipeline can be
+# plotted like a model. The default optimizer needs few iterations, so its curve is the
+# shortest.
 
-textbook = {"learning_rate": 0.02, "batch_size": 16, "max_iter": 40, "tol": None, "random_state": 0}
-contenders = {
-    "tuning-free": TorchSoftmaxClassifier(),
-    "SGD": TorchSoftmaxClassifier(optimizer="sgd", **textbook),
-    "SGD, momentum 0.9": TorchSoftmaxClassifier(optimizer="sgd", momentum=0.9, **textbook),
-    "Adam": TorchSoftmaxClassifier(optimizer="adam", **textbook),
+epochs = {"learning_rate": 0.02, "batch_size": 16, "max_iter": 40, "tol": None, "random_state": 0}
+models = {
+    "default": TorchSoftmaxClassifier(),
+    "SGD": TorchSoftmaxClassifier(optimizer="sgd", **epochs),
+    "SGD, momentum 0.9": TorchSoftmaxClassifier(optimizer="sgd", momentum=0.9, **epochs),
+    "Adam": TorchSoftmaxClassifier(optimizer="adam", **epochs),
 }
 figure, ax = plt.subplots(layout="constrained")
-for name, contender in contenders.items():
-    pipeline = make_pipeline(StandardScaler(), contender).fit(X_train, y_train)
+for name, model in models.items():
+    pipeline = make_pipeline(StandardScaler(), model).fit(X_train, y_train)
     LossCurveDisplay.from_estimator(pipeline, name=name, ax=ax)
-ax.set_title("Wine, standardised")
+ax.set_title("Wine, standardised features")
 
 # %%
-# The best of a search
-# --------------------
-# Of a search the curve is that of the model that was fitted last, on all rows, with the best
-# parameters.
+# The best model of a search
+# --------------------------
+# For a search of scikit-learn, the curve is that of the best model, refitted on all samples.
 
-sgd = make_pipeline(StandardScaler(), TorchSoftmaxClassifier(optimizer="sgd", **textbook))
+sgd = make_pipeline(StandardScaler(), TorchSoftmaxClassifier(optimizer="sgd", **epochs))
 rates = {"torchsoftmaxclassifier__learning_rate": [0.001, 0.003, 0.01, 0.03, 0.1]}
 search = GridSearchCV(sgd, rates, scoring="neg_log_loss").fit(X_train, y_train)
 best = search.best_params_["torchsoftmaxclassifier__learning_rate"]
-display = LossCurveDisplay.from_estimator(search, name=f"rate {best:g}")
-display.ax_.set_title("Wine, the best of a grid")
+display = LossCurveDisplay.from_estimator(search, name=f"learning rate {best:g}")
+display.ax_.set(title="Wine, the best of a grid", xlabel="epoch")
 
 # %%
 # All candidates of a search
 # --------------------------
-# :class:`~skorchless.BatchedGridSearchCV` takes ``GridSearchCV``'s place and keeps the curves of
-# all candidates. Each is a line, the mean over the splits.
+# :class:`~skorchless.BatchedGridSearchCV` replaces ``GridSearchCV`` and keeps the loss curves
+# of all candidates. Each line is the mean over the splits.
 
 search = BatchedGridSearchCV(sgd, rates, scoring="neg_log_loss").fit(X_train, y_train)
 display = LossCurveDisplay.from_estimator(search)
-display.ax_.set_title("Wine, a grid of learning rates")
+display.ax_.set(title="Wine, a grid of learning rates", xlabel="epoch")
 plt.show()
+
+# sphinx_gallery_thumbnail_number = 2

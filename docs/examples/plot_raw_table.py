@@ -3,26 +3,27 @@
 A raw table
 ===========
 
-Numbers in any units, words, gaps, and words to predict: from the table to a model whose
-coefficients can be read.
+From a table with numbers in different units, categories and missing values to a classifier
+whose coefficients can be interpreted.
 """
 
 # %%
 # The table
 # ---------
-# Six hundred flats, drawn at random: prices in hundreds of thousands, ages in years, shares below
-# one, and a district that is sometimes missing.
+# The table describes six hundred flats, drawn at random. Prices are in hundreds of thousands,
+# ages in years, the share of green in the neighbourhood is below one, and the district is
+# sometimes missing. We predict how fast a flat is sold.
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from sklearn.compose import make_column_selector, make_column_transformer
 from sklearn.impute import SimpleImputer
-from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from skorchless import LossCurveDisplay, TorchSoftmaxClassifier
+from skorchless import BatchedGridSearchCV, LossCurveDisplay, TorchSoftmaxClassifier
 
 rng = np.random.default_rng(0)
 n = 600
@@ -48,15 +49,16 @@ flats.head()
 # %%
 # A pipeline and a grid
 # ---------------------
-# Words become indicators, gaps become medians. Nothing is scaled: the estimator does that for
-# itself, and its coefficients belong to the columns as they are.
+# Categories become indicator features, and missing numbers are replaced by the median. No
+# scaling is needed: the estimator scales internally, and its coefficients belong to the
+# unscaled features.
 
 columns = make_column_transformer(
     (SimpleImputer(strategy="median"), make_column_selector(dtype_include="number")),
     (OneHotEncoder(sparse_output=False, handle_unknown="ignore"), ["district"]),
     verbose_feature_names_out=False,
 ).set_output(transform="pandas")
-search = GridSearchCV(
+search = BatchedGridSearchCV(
     make_pipeline(columns, TorchSoftmaxClassifier()),
     {"torchsoftmaxclassifier__alpha": [1e-5, 1e-4, 1e-3]},
     scoring="neg_log_loss",
@@ -64,19 +66,27 @@ search = GridSearchCV(
 X_train, X_test, y_train, y_test = train_test_split(flats, sold, random_state=0)
 search.fit(X_train, y_train)
 model = search.best_estimator_[-1]
-print(search.best_params_, f"accuracy {search.best_estimator_.score(X_test, y_test):.3f}")
+print(search.best_params_)
+print(f"accuracy on the test set: {search.best_estimator_.score(X_test, y_test):.3f}")
 
 # %%
-# What it learned
-# ---------------
-# A coefficient times its column's deviation is what the column usually moves the log-odds by.
+# The effect of each feature
+# --------------------------
+# A coefficient times the standard deviation of its feature is the change of the log-odds for
+# one standard deviation.
 
 deviations = search.best_estimator_[:-1].transform(X_train).std()
 effects = pd.DataFrame(model.coef_.T * deviations.to_numpy()[:, None], columns=model.classes_)
 effects.index = model.feature_names_in_
 
-figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-effects.plot.barh(ax=axes[0], title="Effect of one deviation on the log-odds")
-LossCurveDisplay.from_estimator(search, ax=axes[1])
-axes[1].set_title("Loss of the best model")
+figure, ax = plt.subplots(layout="constrained")
+effects.plot.barh(ax=ax, title="Effect of one standard deviation on the log-odds")
+
+# %%
+# The training loss
+# -----------------
+# The default optimizer needs few iterations.
+
+display = LossCurveDisplay.from_estimator(search.best_estimator_)
+display.ax_.set(title="Training loss of the best model", xlabel="iteration")
 plt.show()

@@ -3,14 +3,14 @@
 Tutorial 4: three ways to one line
 ===================================
 
-The line y = 13x + 2 with noise, learned three times: by hand in NumPy, with Keras, and with
-PyTorch. Each way is one ``fit`` with its own rate and batches.
+Learn the line y = 13x + 2 three times: by hand in NumPy, with Keras, and with PyTorch. Each of
+the three loops is one call of ``fit``, with its own learning rate and batch size.
 """
 
 # %%
 # The data
 # --------
-# Seeding twice makes the noise a tenth of x, so that y = 13.1x + 2 exactly.
+# The tutorial sets the seed twice, so the noise is a tenth of x, and y = 13.1x + 2 exactly.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,7 +23,8 @@ y = 13 * x + 2 + np.random.RandomState(42).uniform(-1, 1, (1000, 1))
 # %%
 # NumPy
 # -----
-# Half the mean squared error, so the rate is the tutorial's own; the start is its own too.
+# The loop minimises half the mean squared error, so the learning rate is the same. The initial
+# weights are those of the tutorial.
 
 loop = {"optimizer": "sgd", "max_iter": 100, "tol": None, "random_state": 0}
 by_hand = TorchLinearRegressor(learning_rate=0.02, batch_size=None, **loop)
@@ -33,7 +34,7 @@ print(by_hand.coef_, by_hand.intercept_)
 # %%
 # Keras
 # -----
-# Rate 0.02 on the mean squared error, batches of 32.
+# The learning rate is 0.02 for the mean squared error, with batches of 32.
 
 keras = TorchLinearRegressor(learning_rate=0.04, batch_size=32, **loop).fit(x, y)
 print(keras.coef_, keras.intercept_)
@@ -41,18 +42,21 @@ print(keras.coef_, keras.intercept_)
 # %%
 # PyTorch
 # -------
-# Batches of 16, its noise drawn apart from x. On tensors that are on a GPU it would train there.
+# Batches of 16. The noise is drawn independently of x. If X and y are tensors on a GPU, ``fit``
+# trains there.
 
 noisy = 13 * x + 2 + np.random.default_rng(0).uniform(-1, 1, x.shape)
 torch = TorchLinearRegressor(learning_rate=0.04, batch_size=16, **loop).fit(x, noisy)
 print(torch.coef_, torch.intercept_)
 
 # %%
-# Beside each other
-# -----------------
+# The three loss curves
+# ---------------------
+# With batches, a hundred epochs make many more updates, so the loss falls faster. That of the
+# PyTorch loop ends at the level of its noise.
 
-figure, ax = plt.subplots()
+figure, ax = plt.subplots(layout="constrained")
 for name, model in (("NumPy", by_hand), ("Keras", keras), ("PyTorch", torch)):
     LossCurveDisplay.from_estimator(model, name=name, ax=ax)
-ax.set_title("Three ways to one line")
+ax.set(title="Three ways to one line", xlabel="epoch")
 plt.show()

@@ -3,15 +3,15 @@
 Text
 ====
 
-Words become columns of a sparse matrix, many thousands of them, and a softmax regression learns
-from them as they are: nothing is filled in, scaled by hand or tuned.
+Classify texts by their words. The words become thousands of sparse features, from which softmax
+regression learns without densifying, scaling or tuning.
 """
 
 # %%
 # Two thousand notes
 # ------------------
-# Each of them is about one of four subjects. Most of their words are anybody's, a few are their
-# subject's, and as in any language some words come all the time and most hardly ever.
+# Each note is about one of four subjects. Most of its words are common to all subjects, a few
+# belong to its own. As in natural language, some words are frequent and most are rare.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -34,11 +34,11 @@ frequency = 1.0 / (1.0 + np.arange(len(common)))
 frequency /= frequency.sum()
 
 
-def write(subject, anybodys):
-    """A note about a subject, of anybody's words and a few others."""
+def write(subject, shared):
+    """A note about a subject, of shared words and a few words of subjects."""
     own = rng.choice(subjects[subject].split(), 2)
     stray = rng.choice(" ".join(subjects.values()).split(), 2)
-    return " ".join(rng.permutation([*anybodys, *own, *stray]))
+    return " ".join(rng.permutation([*shared, *own, *stray]))
 
 
 labels = rng.choice(list(subjects), 2_000)
@@ -48,34 +48,35 @@ print(notes[0][:90], "...")
 # %%
 # A pipeline
 # ----------
-# ``TfidfVectorizer`` makes a CSR matrix, and the classifier takes it as it is.
+# ``TfidfVectorizer`` returns a CSR matrix, which the classifier uses in place.
 
 train, test, y_train, y_test = train_test_split(notes, labels, random_state=0)
 pipeline = make_pipeline(TfidfVectorizer(), TorchSoftmaxClassifier()).fit(train, y_train)
 X = pipeline[0].transform(train)
-print(f"{X.shape[0]} x {X.shape[1]}, of which {X.nnz / np.prod(X.shape):.2%} are stored")
-print(f"accuracy {pipeline.score(test, y_test):.3f} after {pipeline[-1].n_iter_} passes")
+print(f"{X.shape[0]} samples, {X.shape[1]} features, {X.nnz / np.prod(X.shape):.2%} non-zero")
+print(f"accuracy on the test set: {pipeline.score(test, y_test):.3f}")
 
 # %%
-# Which penalty?
-# --------------
-# All candidates of a fold train at once, and the words are counted once a fold.
+# A search for the penalty
+# ------------------------
+# All candidates of a fold train together, and the words are counted once per fold.
 
 grid = {"torchsoftmaxclassifier__alpha": np.logspace(-6, -2, 9)}
 search = BatchedGridSearchCV(pipeline, grid, cv=3).fit(train, y_train)
 (alpha,) = search.best_params_.values()
 best = search.best_estimator_
-print(f"alpha {alpha:.1e}: accuracy {best.score(test, y_test):.3f}")
+print(f"alpha {alpha:.1e}: accuracy on the test set {best.score(test, y_test):.3f}")
 
 # %%
-# What it goes by
-# ---------------
-# The words that speak most for each subject are its own.
+# The words with the largest coefficients
+# ---------------------------------------
+# For each subject, they are the words that belong to it.
 
 words, model = best[0].get_feature_names_out(), best[-1]
-figure, axes = plt.subplots(1, 4, figsize=(10, 3), layout="constrained", sharex=True)
-for ax, subject, coef in zip(axes, model.classes_, model.coef_, strict=True):
-    top = np.argsort(coef)[-8:]
+figure, axes = plt.subplots(2, 2, figsize=(6.4, 4.8), layout="constrained", sharex=True)
+for ax, subject, coef in zip(axes.flat, model.classes_, model.coef_, strict=True):
+    top = np.argsort(coef)[-6:]
     ax.barh(words[top], coef[top])
-    ax.set(title=subject, xlabel="coefficient")
+    ax.set_title(subject)
+figure.supxlabel("coefficient")
 plt.show()
