@@ -65,6 +65,8 @@ sphinx_gallery_conf = {
     "backreferences_dir": "generated/backreferences",
     "doc_module": ("skorchless",),
     "image_scrapers": ("matplotlib",),
+    "reset_modules": ("matplotlib", "sphinx_site.enlarge_text"),
+    "thumbnail_size": (560, 390),
     "capture_repr": ("_repr_html_",),
     "abort_on_example_error": True,
     "show_memory": False,
@@ -81,7 +83,7 @@ html_static_path = ["_static"]
 html_css_files = ["skorchless.css"]
 html_show_sourcelink = False
 html_baseurl = "https://skorchless.readthedocs.io/en/stable/"
-html_math_renderer = "mathml"
+html_math_renderer = "svg"
 html_theme_options = {
     "logo": {"text": "skorchless"},
     "navbar_align": "left",

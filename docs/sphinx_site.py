@@ -1,7 +1,9 @@
 """What the site needs beyond Sphinx's own extensions, as a Sphinx extension.
 
-- Formulas become MathML when the site is built, so they need no script and no network.
+- Formulas become pictures in SVG when the site is built, so they need no script and no network, and
+  look the same whatever fonts there are.
 - Pages draw their own pictures: ``.. plot:: generated/code/PAGE.py`` runs the page's Python.
+- Thumbnails of the gallery get an alternative text.
 - A finished site is searched for dead links and for scripts, styles and fonts from elsewhere.
 """
 
@@ -9,7 +11,10 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree
 
+import matplotlib.pyplot as plt
+import ziamath
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.util import logging
@@ -17,6 +22,14 @@ from sphinx.util import logging
 logger = logging.getLogger(__name__)
 
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+THUMBNAIL = re.compile(r"(?P<folder>.*)images/thumb/sphx_glr_(?P<example>.*)_thumb\.png")
+
+#: Pixels of the text that formulas are drawn for, and their size beside it.
+UNIT = 16.0
+SCALE = 1.1
+ziamath.config.svg2 = False  # no names that several formulas of a page would share
+ziamath.config.precision = 2
 
 #: Tags that make a browser fetch something, and the attribute that says what.
 FETCHED = {"script": "src", "link": "href", "img": "src", "source": "src", "iframe": "src"}
@@ -34,15 +47,34 @@ def in_order(example):
     return (FIRST.index(example), "") if example in FIRST else (len(FIRST), example)
 
 
+def enlarge_text(gallery_conf, example):
+    """Draw small pictures of many pixels, whose text can be read in a thumbnail."""
+    plt.rcParams.update({"figure.figsize": (5.2, 3.6), "figure.dpi": 160})
+
+
+def drawn(latex, inline):
+    """A formula as SVG, in units of the text around it and in its colour."""
+    if "\\" in convert(latex):  # what it does not know it leaves as it is
+        raise ValueError(f"a formula has a command that cannot be drawn: {latex}")
+    svg = ziamath.Latex(latex, size=UNIT, color="currentColor", inline=inline).svgxml()
+    _, top, _, height = map(float, svg.get("viewBox").split())  # the baseline is at 0
+    for side in ("width", "height"):
+        svg.set(side, f"{float(svg.get(side)) / UNIT * SCALE:.3f}em")
+    svg.set("style", f"vertical-align: {-(top + height) / UNIT * SCALE:.3f}em")
+    svg.set("role", "img")
+    svg.set("aria-label", latex)
+    return ElementTree.tostring(svg, encoding="unicode")
+
+
 def inline_formula(writer, node):
     """Write a formula of a line."""
-    writer.body.append(convert(node.astext()))
+    writer.body.append(f'<span class="math">{drawn(node.astext(), inline=True)}</span>')
     raise nodes.SkipNode
 
 
 def displayed_formula(writer, node):
     """Write a formula that stands alone."""
-    writer.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>\n')
+    writer.body.append(f'<div class="math">{drawn(node.astext(), inline=False)}</div>\n')
     raise nodes.SkipNode
 
 
@@ -54,6 +86,15 @@ def write_code(app):
         text = page.read_text()
         if f".. plot:: generated/code/{page.stem}.py" in text:
             (folder / f"{page.stem}.py").write_text("\n".join(PYTHON.findall(text)))
+
+
+def describe_thumbnails(app, doctree, docname):
+    """Give the gallery's thumbnails the alternative text that sphinx-gallery leaves empty."""
+    for image in doctree.findall(nodes.image):
+        match = THUMBNAIL.fullmatch(image["uri"])
+        if match and not image.get("alt"):
+            title = app.env.titles[match["folder"] + match["example"]].astext()
+            image["alt"] = f"Picture from the example {title!r}"
 
 
 class Page(HTMLParser):
@@ -105,8 +146,9 @@ def check_site(app, exception):
 
 def setup(app):
     app.add_html_math_renderer(
-        "mathml", inline_renderers=(inline_formula, None), block_renderers=(displayed_formula, None)
+        "svg", inline_renderers=(inline_formula, None), block_renderers=(displayed_formula, None)
     )
     app.connect("builder-inited", write_code, priority=100)
+    app.connect("doctree-resolved", describe_thumbnails)
     app.connect("build-finished", check_site)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -80,7 +80,7 @@ effects = pd.DataFrame(model.coef_.T * deviations.to_numpy()[:, None], columns=m
 effects.index = model.feature_names_in_
 
 figure, ax = plt.subplots(layout="constrained")
-effects.plot.barh(ax=ax, title="Effect of one standard deviation on the log-odds")
+effects.plot.barh(ax=ax, title="Effect on the log-odds")
 
 # %%
 # The training loss
