@@ -35,7 +35,8 @@ display.ax_.set(title="Wine, unscaled features", xlabel="iteration")
 # plotted like a model. The default optimizer needs few iterations, so its curve is the
 # shortest.
 
-epochs = {"learning_rate": 0.02, "batch_size": 16, "max_iter": 40, "tol": None, "random_state": 0}
+epochs = {"learning_rate": 0.02, "batch_size": 16, "max_iter": 40, "tol": None}
+epochs["random_state"] = 0
 models = {
     "default": TorchSoftmaxClassifier(),
     "SGD": TorchSoftmaxClassifier(optimizer="sgd", **epochs),

@@ -33,7 +33,7 @@ flats = pd.DataFrame(
         "area": rng.uniform(25, 160, n).round(1),
         "age": pd.Series(rng.integers(0, 110, n), dtype="Int64"),
         "green": rng.beta(2, 5, n).round(3),
-        "district": rng.choice(["harbour", "hill", "old town", None], n, p=[0.4, 0.3, 0.25, 0.05]),
+        "district": rng.choice(["harbour", "hill", "old town", None], n),
     }
 )
 appeal = (
@@ -43,7 +43,8 @@ appeal = (
     + flats["district"].map({"hill": 0.5, "old town": 0.3}).fillna(0.0)
 )
 cuts = np.quantile(appeal, [0.3, 0.7])
-sold = np.array(["slowly", "in time", "at once"])[np.digitize(appeal + rng.normal(0, 0.3, n), cuts)]
+speed = np.digitize(appeal + rng.normal(0, 0.3, n), cuts)
+sold = np.array(["slowly", "in time", "at once"])[speed]
 flats.head()
 
 # %%

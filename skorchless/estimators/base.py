@@ -60,7 +60,7 @@ OF_A_WHOLE_FIT = (
 
 
 class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseEstimator):
-    """Base of the estimators; use them, not this."""
+    """Base class of the estimators, not meant for direct use."""
 
     # Where the question mark of the HTML representation leads.
     _doc_link_module = "skorchless"
@@ -131,24 +131,23 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         Parameters
         ----------
         X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
-            Training data: a list, a NumPy array or memory map, a pandas or polars frame, a SciPy
-            sparse array or matrix, or a torch tensor on any device. Never written to.
+            Training data: a list, a NumPy array or memory map, a pandas or polars DataFrame, a
+            SciPy sparse array or matrix, or a torch tensor on any device. It is never modified.
         y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
-            Targets; for the classifier one label a row, of any kind.
+            Targets. For the classifier, one label of any type per sample.
         sample_weight : array-like or Tensor of shape (n_samples,), optional
-            Weights of the rows. Only their ratios count; a row of weight zero is as good as
-            absent.
+            Sample weights. Only their ratios matter. A sample of weight 0 is left out.
         coef_init : array-like of the shape of ``coef_``, optional
-            Where to start; wins over ``warm_start``. By default the quasi-Newton method starts at
-            the best constant model, which also replaces a start that is worse, and SGD and Adam
-            start at zero.
+            Initial coefficients, which take precedence over ``warm_start``. By default SGD and Adam
+            start at zero, and the quasi-Newton method at the best constant model, which also
+            replaces initial coefficients with a higher objective.
         intercept_init : float or array-like of the shape of ``intercept_``, optional
-            Where the intercept starts.
+            Initial intercept.
         X_val, y_val : as X and y, optional
-            Validation data. Its loss is recorded in ``validation_loss_curve_``; with
+            Validation data. The loss on them is recorded in ``validation_loss_curve_``. With
             ``early_stopping=True`` it decides when to stop.
         sample_weight_val : array-like or Tensor of shape (n_samples_val,), optional
-            Weights of the validation rows.
+            Sample weights of the validation data.
 
         Returns
         -------
@@ -158,17 +157,17 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         Raises
         ------
         ValueError
-            For data or a parameter that makes no sense, or if the loss leaves the finite numbers.
-            The estimator is then as it was before.
+            If data or a parameter is invalid, or if the loss diverges. The estimator is then
+            unchanged.
         TypeError
-            For an argument of a kind that cannot be learnt from.
+            If an argument has a type that is not supported.
         MemoryError
             If there is not enough memory.
         KeyboardInterrupt
-            At Ctrl-C. The estimator keeps the last accepted point; before the first one, and
-            always with ``distributed=True``, it is as it was before.
+            On Ctrl-C. The estimator then has the coefficients of the last iteration. It is
+            unchanged if there was none, and always with ``distributed=True``.
         RuntimeError
-            With ``distributed=True``, if another rank raises or dies.
+            If another rank fails, with ``distributed=True``.
         """
         init, validation = (coef_init, intercept_init), (X_val, y_val, sample_weight_val)
         reducer = reducer_of(self.distributed)

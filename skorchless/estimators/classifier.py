@@ -31,115 +31,124 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
     .. math:: \frac{1}{\sum_i s_i} \sum_i s_i\, \ell(W x_i + b, y_i)
         + \alpha \left( \rho \|W\|_1 + \tfrac12 (1 - \rho) \|W\|^2 \right)
 
-    over coefficients W and intercepts b, :math:`\ell` being the cross-entropy of
-    :math:`\mathrm{softmax}(W x_i + b)`, s the weights and :math:`\rho` = ``l1_ratio``. Two classes
-    train one logit. The same ``alpha`` gives the same optimum as in
+    over the coefficients W and the intercepts b, where :math:`\ell` is the cross-entropy of
+    :math:`\mathrm{softmax}(W x_i + b)`, s are the sample weights and :math:`\rho` is ``l1_ratio``.
+    With two classes, a single logit is trained. The same ``alpha`` gives the same optimum as in
     :class:`~sklearn.linear_model.SGDClassifier`;
     :class:`~sklearn.linear_model.LogisticRegression` needs ``C = 1 / (alpha * sum(s))``.
 
     Parameters
     ----------
     alpha : float, default=1e-4
-        Strength of the penalty. The intercept is never penalised.
+        Strength of the penalty, relative to the mean loss. The intercept is never penalised.
     l1_ratio : float, default=0.0
-        Share of L1 in the penalty, between 0 and 1.
+        Share of L1 in the penalty: 0 is the L2 penalty, 1 is the L1 penalty, and values between are
+        the elastic net.
     fit_intercept : bool, default=True
         Whether to fit an intercept.
     optimizer : {"auto", "sgd", "adam"}, default="auto"
-        ``"auto"`` needs no tuning and works on features as they come: a quasi-Newton method
-        [1]_, or Adam [2]_ where ``learning_rate`` is a number. ``"sgd"`` and ``"adam"`` are the
-        textbook mini-batch updates of :class:`torch.optim.SGD` and :class:`torch.optim.Adam`.
+        ``"auto"`` needs no tuning and no scaled features: it is a quasi-Newton method [1]_, or Adam
+        [2]_ if ``learning_rate`` is a number. ``"sgd"`` and ``"adam"`` make the mini-batch updates
+        of :class:`torch.optim.SGD` and :class:`torch.optim.Adam`.
     learning_rate : float or "auto", default="auto"
-        A number is exactly that number, on the features as given. ``"auto"``: the estimator
-        chooses step and scaling.
+        A float is used unchanged, on the features as given. With ``"auto"`` the estimator chooses
+        the step size and scales the features internally.
     schedule : {"constant", "invscaling", "cosine", "adaptive"}, default="constant"
-        Factor on the learning rate in epoch e = 0, 1, ...: 1; 1 / sqrt(1 + e); half a cosine wave
-        over ``max_iter`` epochs; or a division by 5 at each plateau, done below 1e-6.
+        Factor of the learning rate in epoch e = 0, 1, ...: ``"constant"`` is 1, ``"invscaling"`` is
+        1 / sqrt(1 + e), ``"cosine"`` is half a cosine wave over ``max_iter`` epochs, and
+        ``"adaptive"`` divides by 5 whenever the loss stops improving and ends training below a
+        learning rate of 1e-6. Used by SGD and Adam.
     momentum : float, default=0.0
-        Momentum of SGD, in [0, 1).
+        Momentum, in [0, 1). Used by SGD.
     nesterov : bool, default=False
-        Whether SGD's momentum is Nesterov's.
+        Whether to use Nesterov's momentum. Used by SGD.
     betas : pair of float, default=(0.9, 0.999)
-        Adam's decay rates.
+        Decay rates of the moving averages. Used by Adam.
     batch_size : int, None or "auto", default="auto"
-        Rows a batch; None is the full batch, ``"auto"`` min(n_samples, 256).
+        Samples per batch; None means all samples, and ``"auto"`` means min(n_samples, 256). Used by
+        SGD and Adam.
     max_iter : int, default=1000
-        Maximum number of epochs of SGD and Adam, which are passes over the data, and of accepted
-        steps of the quasi-Newton method, whose start and rejected steps take further passes.
+        Maximum number of epochs of SGD and Adam, or of iterations of the quasi-Newton method. Its
+        first evaluation and its rejected steps take additional passes over the data.
     tol : float or None, default=1e-4
-        The quasi-Newton method stops when the objective is estimated to be within ``tol`` times
-        its own value of the optimum, or ``tol`` times what has been gained over the best constant
-        model if that is less. Objectives below a thousandth of the best constant model's count as
-        that much. SGD and Adam stop when the best epoch loss has not improved by more than ``tol``
-        times the best constant model's objective for ``n_iter_no_change`` epochs; with
-        ``learning_rate="auto"`` by more than ``tol`` times what has been gained over it.
-        None makes ``max_iter`` epochs (the quasi-Newton method ends where rounding does).
+        Tolerance for stopping. The quasi-Newton method stops when the objective is estimated to be
+        within ``tol`` times its own value of the optimum, or, if that is less, within ``tol`` times
+        the improvement over the best constant model. (An objective below a thousandth of the best
+        constant model's counts as that value.)
+        SGD and Adam stop when the best epoch loss has not improved by more than ``tol`` times the
+        objective of the best constant model for ``n_iter_no_change`` epochs; with
+        ``learning_rate="auto"``, by more than ``tol`` times the improvement over that model.
+        None means ``max_iter`` epochs; the quasi-Newton method may end earlier, where rounding
+        allows no further progress.
     n_iter_no_change : int, default=5
-        Epochs without improvement before stopping; with ``learning_rate="auto"`` SGD and Adam make
-        at least 50 steps in these.
+        Number of epochs without improvement before training stops. Used by SGD and Adam, which
+        also make at least 50 steps in these epochs if ``learning_rate="auto"``, and by early
+        stopping.
     shuffle : bool, default=True
-        Whether to shuffle the rows before each epoch. Those of an X above 512 MiB, or a quarter of
-        the memory, are shuffled by blocks of 128 KiB, and within windows of 64 MiB of them.
+        Whether to shuffle the samples before each epoch. If X takes more than 512 MiB, or a quarter
+        of the memory, blocks of 128 KiB are shuffled, and the samples within windows of 64 MiB.
+        Used by SGD and Adam.
     early_stopping : bool, default=False
-        Whether to stop on the validation loss and keep the weights that were best on it.
+        Whether to stop when the validation loss stops improving, and to keep the weights with the
+        lowest validation loss.
     validation_fraction : float, default=0.1
-        Share of the rows held out for early stopping unless `fit` is given ``X_val``.
+        Share of the samples to hold out for early stopping if ``X_val`` is not passed to `fit`.
     class_weight : dict or "balanced", default=None
-        Weights of the classes, on top of the rows'. ``"balanced"`` gives all classes the same
+        Class weights, multiplied with ``sample_weight``. ``"balanced"`` gives all classes the same
         total weight.
     warm_start : bool, default=False
         Whether `fit` starts from the previous solution.
     device : str, int or torch.device, default="auto"
-        Where to train. ``"auto"``: a tensor's own device, else CUDA where there is one and the
-        work is worth it, else the CPU.
+        Device to train on. ``"auto"`` is the device of X if X is a tensor; otherwise it is CUDA if
+        a device is available and the problem is large enough, and the CPU if not.
     distributed : bool, default=False
-        Whether X and y are one rank's share of the rows of all ranks of the initialised
-        ``torch.distributed`` group, which then train the same model.
+        Whether X and y are the share of this rank in the samples of all ranks of the initialised
+        ``torch.distributed`` group. All ranks then train the same model together.
     random_state : int, RandomState instance or None, default=None
-        Seed of the shuffling and of the held-out split. NumPy's and torch's global generators are
-        never touched.
+        Seed for shuffling and for the held-out samples. The global generators of NumPy and torch
+        are not used.
     verbose : int, default=0
-        1 prints a line an epoch, 2 adds rate and time.
+        1 prints one line per epoch or iteration; 2 adds learning rate and elapsed time.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The labels, sorted.
+        Class labels, sorted.
     coef_ : ndarray of shape (n_classes, n_features), or (1, n_features) for two classes
-        Coefficients, in the dtype of X if that is float32 or float64, and else in float64.
+        Coefficients, in the dtype of X if that is float32 or float64, and otherwise in float64.
     intercept_ : ndarray of shape (n_classes,), or (1,) for two classes
         Intercepts; zero with ``fit_intercept=False``.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, if X was a frame with string column names.
+        Names of the features, if X was a DataFrame with string column names.
     n_iter_ : int
-        Number of epochs, or of accepted steps.
+        Number of epochs of SGD and Adam, or of iterations of the quasi-Newton method.
     best_iter_ : int
-        The epoch whose coefficients were kept.
+        Epoch or iteration whose coefficients were kept.
     converged_ : bool
-        Whether training ended because ``tol`` was reached or as it was asked to (early stopping,
-        ``tol=None``, a callback), and neither the coefficients nor their predictions lost by
-        rounding what it had gained. A ``ConvergenceWarning`` says why where it is False. Not set by
-        `partial_fit`, which also removes it.
-    loss_curve_ : ndarray of shape (n_epochs,)
-        Objective, penalty included. SGD and Adam: mean over an epoch's batches, each taken before
-        its update. Quasi-Newton: at the accepted coefficients after each iteration, so it never
-        rises.
-    validation_loss_curve_ : ndarray of shape (n_epochs,)
-        Mean loss on the validation rows after each pass, without penalty. Only with ``X_val`` or
-        ``early_stopping``.
+        Whether training ended because ``tol`` was reached, or as requested (by early stopping,
+        ``tol=None`` or a callback), without a loss of accuracy by rounding. If it is False, a
+        ``ConvergenceWarning`` gives the reason. `partial_fit` removes this attribute.
+    loss_curve_ : ndarray of shape (n_iter,)
+        Objective, including the penalty. For SGD and Adam, the mean of an epoch's batch losses,
+        each computed before its update. For the quasi-Newton method, the value after each
+        iteration, which never increases.
+    validation_loss_curve_ : ndarray of shape (n_iter,)
+        Mean loss on the validation data after each epoch or iteration, without the penalty. Only
+        with ``X_val`` or ``early_stopping=True``.
     learning_rate_ : float
-        The learning rate of the first epoch; 1 for the quasi-Newton method, which searches.
+        Learning rate of the first epoch; 1 for the quasi-Newton method, which uses a line search.
     optimizer_ : {"quasi-newton", "sgd", "adam"}
-        What ran.
+        Optimizer that was used.
     device_ : str
-        Where it ran.
+        Device that was used.
 
     See Also
     --------
-    TorchLinearRegressor : The same for numbers.
-    LossCurveDisplay : Draws the loss curves.
+    TorchLinearRegressor : Linear regression with the same options.
+    BatchedGridSearchCV : Grid search that trains all candidates of a fold together.
+    LossCurveDisplay : Plot of the loss curves.
 
     References
     ----------
@@ -211,35 +220,35 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
     def partial_fit(
         self, X: Any, y: Any, sample_weight: Any = None, *, classes: Any = None
     ) -> Self:
-        """Make one pass over some rows, going on from the passes before.
+        """Make one epoch over some samples, continuing from previous calls.
 
-        With a number for ``learning_rate``, k calls on the same data equal
-        ``fit(max_iter=k, tol=None)`` bit for bit. With ``"auto"`` it is a pass of Adam on columns
-        standardised by all rows seen so far.
+        With a float for ``learning_rate``, k calls on the same data give the same result as
+        ``fit(max_iter=k, tol=None)``, bit for bit. With ``"auto"``, each call makes one epoch of
+        Adam on features that are standardised by all samples so far.
 
         Parameters
         ----------
         X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
-            Rows.
+            Samples.
         y : array-like or Tensor of shape (n_samples,)
             Labels.
         sample_weight : array-like or Tensor of shape (n_samples,), optional
-            Weights of the rows.
+            Sample weights.
         classes : array-like of shape (n_classes,), optional
-            All labels that any call will bring. Needed in the first call.
+            All labels that occur in any call. Required in the first call.
 
         Returns
         -------
         self : object
-            The estimator.
+            The estimator itself.
 
         Raises
         ------
         ValueError
-            As `fit`; also without `classes` in the first call, for a label that is not among
-            them, and with ``early_stopping=True`` or ``class_weight="balanced"``.
+            As in `fit`. Also if ``classes`` is missing in the first call, if a label is not in
+            ``classes``, or with ``early_stopping=True`` or ``class_weight="balanced"``.
         KeyboardInterrupt
-            At Ctrl-C. The estimator is then as it was before.
+            On Ctrl-C. The estimator is then unchanged.
         """
         first = not hasattr(self, "classes_")
         return self._partial_fit(X, y, sample_weight, first=first, classes=classes)
@@ -250,13 +259,13 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         Parameters
         ----------
         X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
-            Rows.
+            Samples.
 
         Returns
         -------
         scores : ndarray or Tensor of shape (n_samples, n_classes), or (n_samples,) for two classes
-            For two classes, the logit of ``classes_[1]``. Always finite: logits that overflow are
-            shifted or cut off, which the probabilities do not show.
+            Logits; for two classes, the logit of ``classes_[1]``. They are always finite: logits
+            that overflow are shifted or clipped, without an effect on the probabilities.
         """
         raw = self._raw_predictions(X)
         return raw[:, 0] if len(self.classes_) == 2 else raw
@@ -268,13 +277,13 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         Parameters
         ----------
         X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
-            Rows.
+            Samples.
 
         Returns
         -------
         y : ndarray or Tensor of shape (n_samples,)
-            Labels; a tensor on X's device if X is one and the labels are numbers that torch has a
-            dtype for.
+            Labels. They are a tensor on the device of X if X is a tensor and torch has a dtype for
+            the labels.
         """
         scores = self.decision_function(X)
         if isinstance(scores, Tensor):
@@ -285,34 +294,34 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
 
     @memory_errors()
     def predict_proba(self, X: Any) -> Any:
-        """Compute the probabilities of the classes.
+        """Compute class probabilities.
 
         Parameters
         ----------
         X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
-            Rows.
+            Samples.
 
         Returns
         -------
         p : ndarray or Tensor of shape (n_samples, n_classes)
-            Columns in the order of ``classes_``; rows sum to 1.
+            Probabilities, with columns in the order of ``classes_``. Each row sums to 1.
         """
         log_p = self.predict_log_proba(X)
         return log_p.exp() if isinstance(log_p, Tensor) else np.exp(log_p)
 
     @memory_errors()
     def predict_log_proba(self, X: Any) -> Any:
-        """Compute the logarithms of the probabilities, exact where these underflow.
+        """Compute logarithms of class probabilities, also where the probabilities underflow.
 
         Parameters
         ----------
         X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
-            Rows.
+            Samples.
 
         Returns
         -------
         log_p : ndarray or Tensor of shape (n_samples, n_classes)
-            Columns in the order of ``classes_``.
+            Logarithms, with columns in the order of ``classes_``.
         """
         raw = self._raw_predictions(X)
         two_classes = len(self.classes_) == 2  # one logit, the other is 0
@@ -331,16 +340,16 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         Parameters
         ----------
         X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
-            Rows.
+            Samples.
         y : array-like or Tensor of shape (n_samples,)
             True labels.
         sample_weight : array-like or Tensor of shape (n_samples,), default=None
-            Weights of the rows.
+            Sample weights.
 
         Returns
         -------
         score : float
-            Share of the rows that `predict` gets right.
+            Share of the samples whose label `predict` returns, weighted by ``sample_weight``.
         """
         return scores.accuracy(y, self.predict(X), sample_weight)
 
@@ -350,19 +359,20 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         Returns
         -------
         model : LogisticRegression
-            With copies of the coefficients, for whatever takes scikit-learn's own.
+            Model with copies of the coefficients, for tools that need an estimator of scikit-learn.
         """
         model = self._copy_fit(LogisticRegression(fit_intercept=self.fit_intercept))
         model.classes_ = self.classes_.copy()
         return model
 
     def to_torch(self) -> nn.Module:
-        """Return a module that maps X to logits, one a class.
+        """Return a module that maps X to logits, one per class.
 
         Returns
         -------
         module : torch.nn.Linear
-            On the CPU, in the dtype of the coefficients. For two classes the first logit is 0.
+            Module on the CPU, in the dtype of the coefficients. With two classes, the first of the
+            two logits is 0.
         """
         coef, intercept = self._weights()
         if len(self.classes_) == 2:

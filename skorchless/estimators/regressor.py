@@ -22,116 +22,127 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
     .. math:: \frac{1}{\sum_i s_i} \sum_i s_i\, \ell(W x_i + b, y_i)
         + \alpha \left( \rho \|W\|_1 + \tfrac12 (1 - \rho) \|W\|^2 \right)
 
-    over coefficients W and intercept b, with weights s, :math:`\rho` = ``l1_ratio``, and
-    :math:`\ell` summed over the outputs. The same ``alpha`` gives the same optimum as in
+    over the coefficients W and the intercept b, where s are the sample weights, :math:`\rho` is
+    ``l1_ratio``, and the loss :math:`\ell` is summed over the outputs. The same ``alpha`` gives the
+    same optimum as in
     :class:`~sklearn.linear_model.SGDRegressor` and :class:`~sklearn.linear_model.ElasticNet`;
     :class:`~sklearn.linear_model.Ridge` needs ``alpha * sum(s)``.
 
     Parameters
     ----------
     loss : {"squared_error", "huber"}, default="squared_error"
-        ``"squared_error"`` is :math:`\tfrac12 (y - \hat y)^2`; ``"huber"`` is
+        ``"squared_error"`` is :math:`\tfrac12 (y - \hat y)^2`; ``"huber"`` is the loss of
         :class:`torch.nn.HuberLoss` [3]_.
     delta : float, default=1.0
-        Where Huber's loss turns from squared to linear, in units of y.
+        Error at which Huber's loss changes from squared to linear, in units of y. Used with
+        ``loss="huber"``.
     alpha : float, default=0.0
-        Strength of the penalty. The intercept is never penalised.
+        Strength of the penalty, relative to the mean loss. The intercept is never penalised.
     l1_ratio : float, default=0.0
-        Share of L1 in the penalty, between 0 and 1.
+        Share of L1 in the penalty: 0 is the L2 penalty, 1 is the L1 penalty, and values between are
+        the elastic net.
     fit_intercept : bool, default=True
         Whether to fit an intercept.
     optimizer : {"auto", "sgd", "adam"}, default="auto"
-        ``"auto"`` needs no tuning and works on features as they come: a quasi-Newton method
-        [1]_, or Adam [2]_ where ``learning_rate`` is a number. ``"sgd"`` and ``"adam"`` are the
-        textbook mini-batch updates of :class:`torch.optim.SGD` and :class:`torch.optim.Adam`.
+        ``"auto"`` needs no tuning and no scaled features: it is a quasi-Newton method [1]_, or Adam
+        [2]_ if ``learning_rate`` is a number. ``"sgd"`` and ``"adam"`` make the mini-batch updates
+        of :class:`torch.optim.SGD` and :class:`torch.optim.Adam`.
     learning_rate : float or "auto", default="auto"
-        A number is exactly that number, on the features as given. ``"auto"``: the estimator
-        chooses step and scaling.
+        A float is used unchanged, on the features as given. With ``"auto"`` the estimator chooses
+        the step size and scales the features internally.
     schedule : {"constant", "invscaling", "cosine", "adaptive"}, default="constant"
-        Factor on the learning rate in epoch e = 0, 1, ...: 1; 1 / sqrt(1 + e); half a cosine wave
-        over ``max_iter`` epochs; or a division by 5 at each plateau, done below 1e-6.
+        Factor of the learning rate in epoch e = 0, 1, ...: ``"constant"`` is 1, ``"invscaling"`` is
+        1 / sqrt(1 + e), ``"cosine"`` is half a cosine wave over ``max_iter`` epochs, and
+        ``"adaptive"`` divides by 5 whenever the loss stops improving and ends training below a
+        learning rate of 1e-6. Used by SGD and Adam.
     momentum : float, default=0.0
-        Momentum of SGD, in [0, 1).
+        Momentum, in [0, 1). Used by SGD.
     nesterov : bool, default=False
-        Whether SGD's momentum is Nesterov's.
+        Whether to use Nesterov's momentum. Used by SGD.
     betas : pair of float, default=(0.9, 0.999)
-        Adam's decay rates.
+        Decay rates of the moving averages. Used by Adam.
     batch_size : int, None or "auto", default="auto"
-        Rows a batch; None is the full batch, ``"auto"`` min(n_samples, 256).
+        Samples per batch; None means all samples, and ``"auto"`` means min(n_samples, 256). Used by
+        SGD and Adam.
     max_iter : int, default=1000
-        Maximum number of epochs of SGD and Adam, which are passes over the data, and of accepted
-        steps of the quasi-Newton method, whose start and rejected steps take further passes.
+        Maximum number of epochs of SGD and Adam, or of iterations of the quasi-Newton method. Its
+        first evaluation and its rejected steps take additional passes over the data.
     tol : float or None, default=1e-4
-        The quasi-Newton method stops when the objective is estimated to be within ``tol`` times
-        its own value of the optimum, or ``tol`` times what has been gained over the best constant
-        model if that is less. Objectives below a thousandth of the best constant model's count as
-        that much, and squared error without L1 is solved to rounding whatever ``tol`` is. SGD and
-        Adam stop when the best epoch loss has not improved by more than ``tol`` times the best
-        constant model's objective for ``n_iter_no_change`` epochs; with ``learning_rate="auto"`` by
-        more than ``tol`` times what has been gained over it. None makes ``max_iter`` epochs (the
-        quasi-Newton method ends where rounding does).
+        Tolerance for stopping. The quasi-Newton method stops when the objective is estimated to be
+        within ``tol`` times its own value of the optimum, or, if that is less, within ``tol`` times
+        the improvement over the best constant model. (An objective below a thousandth of the best
+        constant model's counts as that value. Squared error without
+        L1 is solved to rounding accuracy, whatever ``tol`` is.)
+        SGD and Adam stop when the best epoch loss has not improved by more than ``tol`` times the
+        objective of the best constant model for ``n_iter_no_change`` epochs; with
+        ``learning_rate="auto"``, by more than ``tol`` times the improvement over that model.
+        None means ``max_iter`` epochs; the quasi-Newton method may end earlier, where rounding
+        allows no further progress.
     n_iter_no_change : int, default=5
-        Epochs without improvement before stopping; with ``learning_rate="auto"`` SGD and Adam make
-        at least 50 steps in these.
+        Number of epochs without improvement before training stops. Used by SGD and Adam, which
+        also make at least 50 steps in these epochs if ``learning_rate="auto"``, and by early
+        stopping.
     shuffle : bool, default=True
-        Whether to shuffle the rows before each epoch. Those of an X above 512 MiB, or a quarter of
-        the memory, are shuffled by blocks of 128 KiB, and within windows of 64 MiB of them.
+        Whether to shuffle the samples before each epoch. If X takes more than 512 MiB, or a quarter
+        of the memory, blocks of 128 KiB are shuffled, and the samples within windows of 64 MiB.
+        Used by SGD and Adam.
     early_stopping : bool, default=False
-        Whether to stop on the validation loss and keep the weights that were best on it.
+        Whether to stop when the validation loss stops improving, and to keep the weights with the
+        lowest validation loss.
     validation_fraction : float, default=0.1
-        Share of the rows held out for early stopping unless `fit` is given ``X_val``.
+        Share of the samples to hold out for early stopping if ``X_val`` is not passed to `fit`.
     warm_start : bool, default=False
         Whether `fit` starts from the previous solution.
     device : str, int or torch.device, default="auto"
-        Where to train. ``"auto"``: a tensor's own device, else CUDA where there is one and the
-        work is worth it, else the CPU.
+        Device to train on. ``"auto"`` is the device of X if X is a tensor; otherwise it is CUDA if
+        a device is available and the problem is large enough, and the CPU if not.
     distributed : bool, default=False
-        Whether X and y are one rank's share of the rows of all ranks of the initialised
-        ``torch.distributed`` group, which then train the same model.
+        Whether X and y are the share of this rank in the samples of all ranks of the initialised
+        ``torch.distributed`` group. All ranks then train the same model together.
     random_state : int, RandomState instance or None, default=None
-        Seed of the shuffling and of the held-out split. NumPy's and torch's global generators are
-        never touched.
+        Seed for shuffling and for the held-out samples. The global generators of NumPy and torch
+        are not used.
     verbose : int, default=0
-        1 prints a line an epoch, 2 adds rate and time.
+        1 prints one line per epoch or iteration; 2 adds learning rate and elapsed time.
 
     Attributes
     ----------
     coef_ : ndarray of shape (n_features,) or (n_outputs, n_features)
-        Coefficients, in the dtype of X if that is float32 or float64, and else in float64; 1-d for
-        a 1-d y.
+        Coefficients, in the dtype of X if that is float32 or float64, and otherwise in float64. The
+        array is one-dimensional if y is.
     intercept_ : float or ndarray of shape (n_outputs,)
         Intercept; zero with ``fit_intercept=False``.
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, if X was a frame with string column names.
+        Names of the features, if X was a DataFrame with string column names.
     n_iter_ : int
-        Number of epochs, or of accepted steps.
+        Number of epochs of SGD and Adam, or of iterations of the quasi-Newton method.
     best_iter_ : int
-        The epoch whose coefficients were kept.
+        Epoch or iteration whose coefficients were kept.
     converged_ : bool
-        Whether training ended because ``tol`` was reached or as it was asked to (early stopping,
-        ``tol=None``, a callback), and neither the coefficients nor their predictions lost by
-        rounding what it had gained. A ``ConvergenceWarning`` says why where it is False. Not set by
-        `partial_fit`, which also removes it.
-    loss_curve_ : ndarray of shape (n_epochs,)
-        Objective, penalty included. SGD and Adam: mean over an epoch's batches, each taken before
-        its update. Quasi-Newton: at the accepted coefficients after each iteration, so it never
-        rises.
-    validation_loss_curve_ : ndarray of shape (n_epochs,)
-        Mean loss on the validation rows after each pass, without penalty. Only with ``X_val`` or
-        ``early_stopping``.
+        Whether training ended because ``tol`` was reached, or as requested (by early stopping,
+        ``tol=None`` or a callback), without a loss of accuracy by rounding. If it is False, a
+        ``ConvergenceWarning`` gives the reason. `partial_fit` removes this attribute.
+    loss_curve_ : ndarray of shape (n_iter,)
+        Objective, including the penalty. For SGD and Adam, the mean of an epoch's batch losses,
+        each computed before its update. For the quasi-Newton method, the value after each
+        iteration, which never increases.
+    validation_loss_curve_ : ndarray of shape (n_iter,)
+        Mean loss on the validation data after each epoch or iteration, without the penalty. Only
+        with ``X_val`` or ``early_stopping=True``.
     learning_rate_ : float
-        The learning rate of the first epoch; 1 for the quasi-Newton method, which searches.
+        Learning rate of the first epoch; 1 for the quasi-Newton method, which uses a line search.
     optimizer_ : {"quasi-newton", "sgd", "adam"}
-        What ran.
+        Optimizer that was used.
     device_ : str
-        Where it ran.
+        Device that was used.
 
     See Also
     --------
-    TorchSoftmaxClassifier : The same for classes.
-    LossCurveDisplay : Draws the loss curves.
+    TorchSoftmaxClassifier : Softmax regression with the same options.
+    BatchedGridSearchCV : Grid search that trains all candidates of a fold together.
+    LossCurveDisplay : Plot of the loss curves.
 
     References
     ----------
@@ -208,32 +219,32 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         return tags
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Make one pass over some rows, going on from the passes before.
+        """Make one epoch over some samples, continuing from previous calls.
 
-        With a number for ``learning_rate``, k calls on the same data equal
-        ``fit(max_iter=k, tol=None)`` bit for bit. With ``"auto"`` it is a pass of Adam on columns
-        standardised by all rows seen so far.
+        With a float for ``learning_rate``, k calls on the same data give the same result as
+        ``fit(max_iter=k, tol=None)``, bit for bit. With ``"auto"``, each call makes one epoch of
+        Adam on features that are standardised by all samples so far.
 
         Parameters
         ----------
         X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
-            Rows.
+            Samples.
         y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
         sample_weight : array-like or Tensor of shape (n_samples,), optional
-            Weights of the rows.
+            Sample weights.
 
         Returns
         -------
         self : object
-            The estimator.
+            The estimator itself.
 
         Raises
         ------
         ValueError
-            As `fit`; also with ``early_stopping=True``.
+            As in `fit`. Also with ``early_stopping=True``.
         KeyboardInterrupt
-            At Ctrl-C. The estimator is then as it was before.
+            On Ctrl-C. The estimator is then unchanged.
         """
         return self._partial_fit(X, y, sample_weight, first=not hasattr(self, "_n_outputs"))
 
@@ -243,32 +254,33 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         Parameters
         ----------
         X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
-            Rows.
+            Samples.
 
         Returns
         -------
         y : ndarray or Tensor of shape (n_samples,) or (n_samples, n_outputs)
-            Predictions in X's precision; a tensor on X's device if X is one.
+            Predictions, in the precision of X. They are a tensor on the device of X if X is a
+            tensor.
         """
         raw = self._raw_predictions(X)
         return raw[:, 0] if np.ndim(self.coef_) == 1 else raw
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Compute the coefficient of determination.
+        """Compute the coefficient of determination, R².
 
         Parameters
         ----------
         X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
-            Rows.
+            Samples.
         y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
             True targets.
         sample_weight : array-like or Tensor of shape (n_samples,), default=None
-            Weights of the rows.
+            Sample weights.
 
         Returns
         -------
         score : float
-            R² of `predict`.
+            R² of the predictions, the mean over the outputs.
         """
         return scores.r_squared(y, self.predict(X), sample_weight)
 
@@ -278,7 +290,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         Returns
         -------
         model : LinearRegression
-            With copies of the coefficients, for whatever takes scikit-learn's own.
+            Model with copies of the coefficients, for tools that need an estimator of scikit-learn.
         """
         return self._copy_fit(LinearRegression(fit_intercept=self.fit_intercept))
 
@@ -288,7 +300,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         Returns
         -------
         module : torch.nn.Module
-            On the CPU, in the dtype of the coefficients.
+            Module on the CPU, in the dtype of the coefficients.
         """
         linear = self._linear_module(*self._weights())
         return nn.Sequential(linear, nn.Flatten(0)) if np.ndim(self.coef_) == 1 else linear

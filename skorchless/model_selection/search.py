@@ -60,19 +60,19 @@ class _BatchedSearch(private.Search):
 
     @private.fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
-        """Fit and score every candidate on every split, and refit the best one on all rows.
+        """Fit and score every candidate on every split, and refit the best one on all samples.
 
         Parameters
         ----------
         X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
-            Rows.
+            Training data.
         y : array-like or Tensor of shape (n_samples,) or (n_samples, n_outputs)
             Targets.
         **params : dict
-            What to pass on to the estimator's ``fit``, the scorer and the splitter, as
-            :class:`~sklearn.model_selection.GridSearchCV` does: without metadata routing
-            ``groups`` goes to the splitter and the rest to ``fit``. What has a length of
-            ``n_samples`` is split with the rows.
+            Parameters for the estimator's ``fit``, the scorer and the splitter, as in
+            :class:`~sklearn.model_selection.GridSearchCV`. Without metadata routing, ``groups`` is
+            passed to the splitter and everything else to ``fit``. Values of length ``n_samples``
+            are split along with the samples.
 
         Returns
         -------
@@ -82,9 +82,9 @@ class _BatchedSearch(private.Search):
         Raises
         ------
         TypeError
-            For a candidate that does not end in one of ours.
+            If a candidate does not end in an estimator of skorchless.
         ValueError
-            If all fits fail, and with ``error_score="raise"`` if one does.
+            If all fits fail, or if one does and ``error_score="raise"``.
         """
         if not isinstance(self.estimator, Pipeline):  # whose last step candidates may replace
             check_ours(self.estimator, type(self).__name__)
@@ -331,54 +331,55 @@ def _converged(candidate: tuple[Entry, ...]) -> bool:
 
 
 class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
-    """:class:`~sklearn.model_selection.GridSearchCV` for the price of about one fit a fold.
+    """Grid search that trains all candidates of a fold together.
 
-    All candidates of a fold share its rows, so one matrix product trains them all.
+    It replaces :class:`~sklearn.model_selection.GridSearchCV` and takes about as long as one fit
+    per fold, because the candidates of a fold share its samples: one matrix product serves them
+    all.
 
     Parameters
     ----------
     estimator : estimator
-        `TorchLinearRegressor` or `TorchSoftmaxClassifier`, or a
-        :class:`~sklearn.pipeline.Pipeline` that ends in one, or in a placeholder that the
-        candidates replace by one. A subclass that has a ``fit`` of its own is fitted by it, one
-        candidate after the other.
+        `TorchLinearRegressor`, `TorchSoftmaxClassifier`, or a
+        :class:`~sklearn.pipeline.Pipeline` that ends in one of them, or in a placeholder that the
+        candidates replace by one. Candidates of a subclass that defines its own ``fit`` are fitted
+        one after the other.
     param_grid : dict or list of dict
-        Values to try of each parameter, as in
+        Values to try for each parameter, as in
         :class:`~sklearn.model_selection.GridSearchCV`.
     scoring : str, callable, list, tuple or dict, default=None
-        As in :class:`~sklearn.model_selection.GridSearchCV`. The commonest metrics
-        are computed for all candidates of a fold at once; any other scorer is called with an
-        ordinary fitted estimator.
+        As in :class:`~sklearn.model_selection.GridSearchCV`. Common metrics are computed
+        for all candidates of a fold together; any other scorer receives an ordinary fitted
+        estimator.
     n_jobs : int or None, default=None
-        Worker processes, which share the folds among themselves.
+        Number of worker processes. They share the folds.
     refit : bool, str or callable, default=True
-        Whether to fit the best candidate on all rows; the metric that decides, or a function that
-        takes ``cv_results_`` and returns the index of the best.
+        Whether to fit the best candidate on all samples. With several metrics, the name of the one
+        that decides. A function receives ``cv_results_`` and returns the index of the best.
     cv : int, splitter or iterable, default=None
-        The splits; 5 folds by default, stratified for classes.
+        Splitting strategy. By default there are 5 folds, stratified for classifiers.
     verbose : int, default=0
-        1 prints the number of fits; 2 a line for each of them, once all are done; 3 scores as well.
+        1 prints the number of fits; 2 adds a line per fit, after all fits are done; 3 adds scores.
     pre_dispatch : int or str, default="2*n_jobs"
-        Folds that are handed to workers at once.
+        Number of folds that are dispatched to workers at once.
     error_score : "raise" or float, default=nan
-        Score of a candidate whose fit fails, say because its learning rate makes it diverge. The
-        others are untouched.
+        Score of a candidate whose fit fails, for example because its learning rate makes it
+        diverge. The other candidates are not affected.
     return_train_score : bool, default=False
-        Whether ``cv_results_`` has scores on the training rows.
+        Whether ``cv_results_`` includes scores on the training data.
 
     Attributes
     ----------
     cv_results_ : dict of ndarray
-        As :class:`~sklearn.model_selection.GridSearchCV` has it. ``mean_fit_time`` is the
-        time of all candidates that trained together, divided by their number.
+        As in :class:`~sklearn.model_selection.GridSearchCV`. ``mean_fit_time`` is the time
+        of all candidates that trained together, divided by their number.
     loss_curves_ : list of list of ndarray
-        For each candidate, in the order of ``cv_results_["params"]``, the loss curve on each split.
-        Of a fit that failed, what there was until then.
+        Loss curves of each candidate on each split, in the order of ``cv_results_["params"]``. If a
+        fit failed, the curve ends there.
     converged_ : ndarray of bool, shape (n_candidates, n_splits)
-        Whether each candidate converged on each split, in the same order. False where the fit
-        failed.
+        Whether each candidate converged on each split, in the same order. False if the fit failed.
     best_estimator_ : estimator
-        The best candidate, fitted on all rows by an ordinary ``fit``.
+        Best candidate, fitted on all samples by an ordinary ``fit``.
     best_score_, best_params_, best_index_
         Mean score, parameters and index of the best candidate.
     scorer_, n_splits_, refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
@@ -386,20 +387,20 @@ class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
 
     See Also
     --------
-    BatchedRandomizedSearchCV : The same with candidates drawn at random.
+    BatchedRandomizedSearchCV : Search over candidates that are drawn at random.
 
     Notes
     -----
-    Candidates train in one stack if they differ only in numbers that every model of a stack can
-    have for itself: `alpha`, `l1_ratio`, `learning_rate`, `momentum`, `delta` and `tol`. Any other
-    difference, in the last step or in the steps before it, makes a stack of its own. Transformers
-    are fitted once a fold for all candidates that share their settings. Each candidate gets the
-    batches and held-out rows that its own ``fit`` would get: with an integer `random_state` the
-    scores are GridSearchCV's, to rounding for ``"sgd"`` and ``"adam"`` and within `tol` for
-    ``"auto"``.
+    Candidates train together if they differ only in `alpha`, `l1_ratio`, `learning_rate`,
+    `momentum`, `delta` or `tol`. Candidates that differ in anything else, in the last step or in
+    the steps before it, form groups that train one after the other. Transformers are fitted once
+    per fold for all candidates that share their settings. Each candidate receives the same batches
+    and held-out samples as in a fit of its own. With an integer ``random_state`` the scores are
+    therefore those of GridSearchCV: to rounding for ``"sgd"`` and ``"adam"``, and within ``tol``
+    for ``"auto"``.
 
-    Fits that do not converge are reported in a single ``ConvergenceWarning``, and the estimator's
-    own `verbose` is heeded in the refit only.
+    Fits that do not converge are reported in a single ``ConvergenceWarning``. The ``verbose`` of
+    the estimator has an effect in the refit only.
 
     Examples
     --------
@@ -413,57 +414,58 @@ class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
 
 
 class BatchedRandomizedSearchCV(_BatchedSearch, RandomizedSearchCV):
-    """:class:`~sklearn.model_selection.RandomizedSearchCV` for the price of about one fit a fold.
+    """Randomized search that trains all candidates of a fold together.
 
-    All candidates of a fold share its rows, so one matrix product trains them all.
+    It replaces :class:`~sklearn.model_selection.RandomizedSearchCV` and takes about as long as one
+    fit per fold, because the candidates of a fold share its samples: one matrix product serves them
+    all.
 
     Parameters
     ----------
     estimator : estimator
-        `TorchLinearRegressor` or `TorchSoftmaxClassifier`, or a
-        :class:`~sklearn.pipeline.Pipeline` that ends in one, or in a placeholder that the
-        candidates replace by one. A subclass that has a ``fit`` of its own is fitted by it, one
-        candidate after the other.
+        `TorchLinearRegressor`, `TorchSoftmaxClassifier`, or a
+        :class:`~sklearn.pipeline.Pipeline` that ends in one of them, or in a placeholder that the
+        candidates replace by one. Candidates of a subclass that defines its own ``fit`` are fitted
+        one after the other.
     param_distributions : dict or list of dict
-        Lists or distributions to draw each parameter from.
+        Lists or distributions to draw the values of each parameter from.
     n_iter : int, default=10
-        Candidates to draw.
+        Number of candidates to draw.
     scoring : str, callable, list, tuple or dict, default=None
-        As in :class:`~sklearn.model_selection.RandomizedSearchCV`. The commonest metrics
-        are computed for all candidates of a fold at once; any other scorer is called with an
-        ordinary fitted estimator.
+        As in :class:`~sklearn.model_selection.RandomizedSearchCV`. Common metrics are computed
+        for all candidates of a fold together; any other scorer receives an ordinary fitted
+        estimator.
     n_jobs : int or None, default=None
-        Worker processes, which share the folds among themselves.
+        Number of worker processes. They share the folds.
     refit : bool, str or callable, default=True
-        Whether to fit the best candidate on all rows; the metric that decides, or a function that
-        takes ``cv_results_`` and returns the index of the best.
+        Whether to fit the best candidate on all samples. With several metrics, the name of the one
+        that decides. A function receives ``cv_results_`` and returns the index of the best.
     cv : int, splitter or iterable, default=None
-        The splits; 5 folds by default, stratified for classes.
+        Splitting strategy. By default there are 5 folds, stratified for classifiers.
     verbose : int, default=0
-        1 prints the number of fits; 2 a line for each of them, once all are done; 3 scores as well.
+        1 prints the number of fits; 2 adds a line per fit, after all fits are done; 3 adds scores.
     pre_dispatch : int or str, default="2*n_jobs"
-        Folds that are handed to workers at once.
+        Number of folds that are dispatched to workers at once.
     random_state : int, RandomState instance or None, default=None
-        Seed of the candidates; the estimator has a seed of its own.
+        Seed for drawing the candidates. The estimator has its own ``random_state``.
     error_score : "raise" or float, default=nan
-        Score of a candidate whose fit fails, say because its learning rate makes it diverge. The
-        others are untouched.
+        Score of a candidate whose fit fails, for example because its learning rate makes it
+        diverge. The other candidates are not affected.
     return_train_score : bool, default=False
-        Whether ``cv_results_`` has scores on the training rows.
+        Whether ``cv_results_`` includes scores on the training data.
 
     Attributes
     ----------
     cv_results_ : dict of ndarray
-        As :class:`~sklearn.model_selection.RandomizedSearchCV` has it. ``mean_fit_time`` is the
-        time of all candidates that trained together, divided by their number.
+        As in :class:`~sklearn.model_selection.RandomizedSearchCV`. ``mean_fit_time`` is the time
+        of all candidates that trained together, divided by their number.
     loss_curves_ : list of list of ndarray
-        For each candidate, in the order of ``cv_results_["params"]``, the loss curve on each split.
-        Of a fit that failed, what there was until then.
+        Loss curves of each candidate on each split, in the order of ``cv_results_["params"]``. If a
+        fit failed, the curve ends there.
     converged_ : ndarray of bool, shape (n_candidates, n_splits)
-        Whether each candidate converged on each split, in the same order. False where the fit
-        failed.
+        Whether each candidate converged on each split, in the same order. False if the fit failed.
     best_estimator_ : estimator
-        The best candidate, fitted on all rows by an ordinary ``fit``.
+        Best candidate, fitted on all samples by an ordinary ``fit``.
     best_score_, best_params_, best_index_
         Mean score, parameters and index of the best candidate.
     scorer_, n_splits_, refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
@@ -471,20 +473,20 @@ class BatchedRandomizedSearchCV(_BatchedSearch, RandomizedSearchCV):
 
     See Also
     --------
-    BatchedGridSearchCV : The same with all combinations of a grid.
+    BatchedGridSearchCV : Search over all combinations of a grid.
 
     Notes
     -----
-    Candidates train in one stack if they differ only in numbers that every model of a stack can
-    have for itself: `alpha`, `l1_ratio`, `learning_rate`, `momentum`, `delta` and `tol`. Any other
-    difference, in the last step or in the steps before it, makes a stack of its own. Transformers
-    are fitted once a fold for all candidates that share their settings. Each candidate gets the
-    batches and held-out rows that its own ``fit`` would get: with an integer `random_state` the
-    scores are RandomizedSearchCV's, to rounding for ``"sgd"`` and ``"adam"`` and within `tol` for
-    ``"auto"``.
+    Candidates train together if they differ only in `alpha`, `l1_ratio`, `learning_rate`,
+    `momentum`, `delta` or `tol`. Candidates that differ in anything else, in the last step or in
+    the steps before it, form groups that train one after the other. Transformers are fitted once
+    per fold for all candidates that share their settings. Each candidate receives the same batches
+    and held-out samples as in a fit of its own. With an integer ``random_state`` the scores are
+    therefore those of RandomizedSearchCV: to rounding for ``"sgd"`` and ``"adam"``, and within
+    ``tol`` for ``"auto"``.
 
-    Fits that do not converge are reported in a single ``ConvergenceWarning``, and the estimator's
-    own `verbose` is heeded in the refit only.
+    Fits that do not converge are reported in a single ``ConvergenceWarning``. The ``verbose`` of
+    the estimator has an effect in the refit only.
 
     Examples
     --------

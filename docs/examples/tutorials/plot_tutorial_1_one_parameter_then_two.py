@@ -26,8 +26,10 @@ from skorchless import LossCurveDisplay, TorchLinearRegressor
 x = np.arange(-50, 50) / 10
 y = -5 * x + 0.4 * np.random.default_rng(1).normal(size=100)
 
-loop = {"optimizer": "sgd", "learning_rate": 0.2, "batch_size": None, "max_iter": 20, "tol": None}
-slope = TorchLinearRegressor(fit_intercept=False, **loop).fit(x[:, None], y, coef_init=[-10.0])
+X = x[:, None]
+loop = {"optimizer": "sgd", "learning_rate": 0.2, "batch_size": None, "max_iter": 20}
+loop["tol"] = None
+slope = TorchLinearRegressor(fit_intercept=False, **loop).fit(X, y, coef_init=[-10.0])
 losses = 2 * slope.loss_curve_
 print(f"loss: first {losses[0]:.2f}, last {losses[-1]:.4f}; w = {slope.coef_[0]:.3f}")
 
@@ -37,7 +39,7 @@ print(f"loss: first {losses[0]:.2f}, last {losses[-1]:.4f}; w = {slope.coef_[0]:
 # The tutorial starts at w = −10 and b = −20. After twenty epochs the intercept is close to its
 # optimum, but has not reached it.
 
-line = TorchLinearRegressor(**loop).fit(x[:, None], y, coef_init=[-10.0], intercept_init=-20.0)
+line = TorchLinearRegressor(**loop).fit(X, y, coef_init=[-10.0], intercept_init=-20.0)
 losses = 2 * line.loss_curve_
 print(f"loss: first {losses[0]:.2f}, last {losses[-1]:.4f}; b = {line.intercept_:.3f}")
 
@@ -47,7 +49,7 @@ print(f"loss: first {losses[0]:.2f}, last {losses[-1]:.4f}; b = {line.intercept_
 
 figure, ax = plt.subplots(layout="constrained")
 ax.plot(x, y, ".", color="grey", label="data")
-ax.plot(x, line.predict(x[:, None]), label="line after 20 epochs")
+ax.plot(x, line.predict(X), label="line after 20 epochs")
 ax.set(xlabel="x", ylabel="y")
 ax.legend()
 

@@ -28,7 +28,8 @@ rng = np.random.default_rng(0)
 table = rng.normal(size=(1143, 11)) * np.geomspace(0.002, 30, 11) + np.geomspace(0.01, 50, 11)
 taste = StandardScaler().fit_transform(table) @ rng.normal(size=11) + rng.normal(size=1143)
 quality = 3 + np.digitize(taste, np.quantile(taste, [0.02, 0.1, 0.5, 0.85, 0.98]))
-X_train, X_test, y_train, y_test = train_test_split(table, quality, test_size=0.2, random_state=42)
+split = train_test_split(table, quality, test_size=0.2, random_state=42)
+X_train, X_test, y_train, y_test = split
 
 # %%
 # Adam and the default optimizer
