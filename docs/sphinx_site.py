@@ -68,7 +68,7 @@ def drawn(latex, inline):
 
 def inline_formula(writer, node):
     """Write a formula of a line."""
-    writer.body.append(f'<span class="math">{drawn(node.astext(), inline=True)}</span>')
+    writer.body.append(drawn(node.astext(), inline=True))
     raise nodes.SkipNode
 
 
