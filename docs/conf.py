@@ -73,6 +73,7 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "remove_config_comments": True,
     "download_all_examples": False,
+    "min_reported_time": 1e6,
     "write_computation_times": False,
 }
 

@@ -3,10 +3,13 @@
 - Formulas become pictures in SVG when the site is built, so they need no script and no network, and
   look the same whatever fonts there are.
 - Pages draw their own pictures: ``.. plot:: generated/code/PAGE.py`` runs the page's Python.
+- Inherited methods are linked to their source.
 - Thumbnails of the gallery get an alternative text.
 - A finished site is searched for dead links and for scripts, styles and fonts from elsewhere.
 """
 
+import importlib
+import inspect
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,7 +20,10 @@ import matplotlib.pyplot as plt
 import ziamath
 from docutils import nodes
 from latex2mathml.converter import convert
+from sphinx.pycode import ModuleAnalyzer
 from sphinx.util import logging
+
+import skorchless
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +103,26 @@ def describe_thumbnails(app, doctree, docname):
             image["alt"] = f"Picture from the example {title!r}"
 
 
+def find_module(app, module, attribute):
+    """The module that viewcode has to show; for what scikit-learn defines one without its name."""
+    value = importlib.import_module(module)
+    for name in attribute.split("."):
+        value = getattr(value, name)
+    theirs = not value.__module__.startswith("skorchless")
+    return "skorchless" if theirs else value.__module__
+
+
+def find_source(app, module):
+    """The source of a module for viewcode, which overlooks methods that a public class inherits."""
+    analyzer = ModuleAnalyzer.for_module(module)
+    tags = dict(analyzer.find_tags())
+    for name in skorchless.__all__:
+        for method, function in inspect.getmembers(getattr(skorchless, name), inspect.isfunction):
+            if function.__module__ == module and function.__qualname__ in tags:
+                tags.setdefault(f"{name}.{method}", tags[function.__qualname__])
+    return analyzer.code, tags
+
+
 class Page(HTMLParser):
     """The links of a page, what can be linked to in it, and what it fetches."""
 
@@ -149,6 +175,8 @@ def setup(app):
         "svg", inline_renderers=(inline_formula, None), block_renderers=(displayed_formula, None)
     )
     app.connect("builder-inited", write_code, priority=100)
+    app.connect("viewcode-follow-imported", find_module)
+    app.connect("viewcode-find-source", find_source)
     app.connect("doctree-resolved", describe_thumbnails)
     app.connect("build-finished", check_site)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
