@@ -48,7 +48,8 @@ figure, ax = plt.subplots(layout="constrained")
 ax.fill_between(rates, mean - deviation, mean + deviation, alpha=0.2)
 ax.plot(rates, mean, marker="o")
 ax.axvline(best, color="crimson", linestyle="--", label=f"best: {best:.3g}")
-ax.set(xlabel="learning rate", ylabel="accuracy on the held-out folds", xscale="log")
+ax.set(title="Mean score and standard deviation", xscale="log")
+ax.set(xlabel="learning rate", ylabel="accuracy on the held-out folds")
 ax.legend()
 
 # %%

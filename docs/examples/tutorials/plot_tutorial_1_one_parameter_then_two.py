@@ -50,7 +50,7 @@ print(f"loss: first {losses[0]:.2f}, last {losses[-1]:.4f}; b = {line.intercept_
 figure, ax = plt.subplots(layout="constrained")
 ax.plot(x, y, ".", color="grey", label="data")
 ax.plot(x, line.predict(X), label="line after 20 epochs")
-ax.set(xlabel="x", ylabel="y")
+ax.set(title="The fitted line", xlabel="x", ylabel="y")
 ax.legend()
 
 # %%
@@ -60,5 +60,6 @@ ax.legend()
 figure, ax = plt.subplots(layout="constrained")
 LossCurveDisplay.from_estimator(slope, name="one parameter", ax=ax)
 LossCurveDisplay.from_estimator(line, name="two parameters", ax=ax)
-ax.set(xlabel="epoch", ylabel="half the mean squared error", xticks=range(0, 21, 5))
+ax.set(title="Training loss", xlabel="epoch", ylabel="half the mean squared error")
+ax.set_xticks(range(0, 21, 5))
 plt.show()

@@ -55,6 +55,7 @@ print(f"default optimizer: accuracy on the test set {default.score(X_test, y_tes
 figure, ax = plt.subplots(layout="constrained")
 LossCurveDisplay.from_estimator(adam, name="Adam, standardised features", ax=ax)
 LossCurveDisplay.from_estimator(default, name="default, unscaled features", ax=ax)
+ax.set_title("Training loss")
 
 # %%
 # The confusion matrix
@@ -62,4 +63,5 @@ LossCurveDisplay.from_estimator(default, name="default, unscaled features", ax=a
 
 figure, ax = plt.subplots(layout="constrained")
 ConfusionMatrixDisplay.from_estimator(default, X_test, y_test, ax=ax, colorbar=False)
+ax.set_title("Confusion matrix of the default optimizer")
 plt.show()
