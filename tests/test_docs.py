@@ -9,6 +9,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 import pytest
@@ -183,18 +184,58 @@ def formulas():
         yield from re.findall(r"^\.\. math:: (.+?)\n\n", text, re.DOTALL | re.MULTILINE)
 
 
-def test_formulas_can_be_drawn_without_a_network(monkeypatch):
+@pytest.fixture
+def sphinx_site(monkeypatch):
+    """The site's own Sphinx extension, where what documentation needs is installed."""
     pytest.importorskip("ziamath")
     pytest.importorskip("sphinx")
     monkeypatch.syspath_prepend(DOCS)
-    drawn = importlib.import_module("sphinx_site").drawn
+    return importlib.import_module("sphinx_site")
+
+
+def test_formulas_can_be_drawn_without_a_network(sphinx_site):
     found = list(formulas())
     assert len(found) > 50
     for formula in found:
-        assert "<path" in drawn(formula, inline=True)
+        assert "<path" in sphinx_site.drawn(formula, inline=True)
     with pytest.raises(ValueError, match="cannot be drawn"):
-        drawn("\\nonesuch{x}", inline=True)
+        sphinx_site.drawn("\\nonesuch{x}", inline=True)
 
 
 def test_the_version_to_cite_is_this_one():
     assert f"version = {{{skorchless.__version__}}}" in (DOCS / "citing.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("html", "fault"),
+    [
+        ('<h1 id="top">A</h1><a href="#top"></a><a href="b.html#end"></a>', None),
+        ('<a href="https://example.org"></a><img src="data:image/png;base64,">', None),
+        ('<a href="c.html"></a>', "a.html links to c.html, which does not exist"),
+        ('<a href="b.html#no"></a>', "a.html links to b.html#no, where there is no such section"),
+        ('<script src="https://example.org/x.js"></script>', "a.html fetches https://example.org"),
+        ('<link rel="stylesheet" href="//example.org/x.css">', "a.html fetches //example.org"),
+    ],
+)
+def test_dead_links_and_fetched_files_are_found(html, fault, sphinx_site, tmp_path, monkeypatch):
+    (tmp_path / "a.html").write_text(html)
+    (tmp_path / "b.html").write_text('<p id="end"></p>')
+    found = []
+    monkeypatch.setattr(sphinx_site, "logger", SimpleNamespace(warning=found.append))
+    app = SimpleNamespace(builder=SimpleNamespace(name="html"), outdir=tmp_path)
+    sphinx_site.check_site(app, None)
+    assert len(found) == (fault is not None)
+    assert all(message.startswith(fault) for message in found)
+
+
+def test_the_quickstart_comes_first_in_the_gallery(sphinx_site):
+    names = [script.name for script in (DOCS / "examples").glob("*.py")]
+    assert min(names, key=sphinx_site.in_order) == "plot_quickstart.py"
+    for section in ("tutorials", "searches", "scale"):
+        assert (DOCS / "examples" / section / "GALLERY_HEADER.rst").exists()
+
+
+def test_code_on_the_site_is_14_pixels_or_more():
+    style = (DOCS / "_static" / "skorchless.css").read_text()
+    sizes = re.findall(r"pre \{\n  font-size: ([\d.]+)rem;", style)
+    assert sizes and all(16 * float(size) >= 14 for size in sizes)

@@ -396,8 +396,8 @@ class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
     the steps before it, form groups that train one after the other. Transformers are fitted once
     per fold for all candidates that share their settings. Each candidate receives the same batches
     and held-out samples as in a fit of its own. With an integer ``random_state`` the scores are
-    therefore those of GridSearchCV: to rounding for ``"sgd"`` and ``"adam"``, and within ``tol``
-    for ``"auto"``.
+    therefore those of GridSearchCV: to rounding for ``"sgd"`` and ``"adam"``, and
+    within ``tol`` for ``"auto"``.
 
     Fits that do not converge are reported in a single ``ConvergenceWarning``. The ``verbose`` of
     the estimator has an effect in the refit only.
@@ -482,8 +482,8 @@ class BatchedRandomizedSearchCV(_BatchedSearch, RandomizedSearchCV):
     the steps before it, form groups that train one after the other. Transformers are fitted once
     per fold for all candidates that share their settings. Each candidate receives the same batches
     and held-out samples as in a fit of its own. With an integer ``random_state`` the scores are
-    therefore those of RandomizedSearchCV: to rounding for ``"sgd"`` and ``"adam"``, and within
-    ``tol`` for ``"auto"``.
+    therefore those of RandomizedSearchCV: to rounding for ``"sgd"`` and ``"adam"``, and
+    within ``tol`` for ``"auto"``.
 
     Fits that do not converge are reported in a single ``ConvergenceWarning``. The ``verbose`` of
     the estimator has an effect in the refit only.
