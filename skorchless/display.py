@@ -258,7 +258,7 @@ def _curves_of(estimator: Any, name: str | None) -> dict[str, Any]:
     check_is_fitted(model)
     if not hasattr(model, "loss_curve_"):
         raise ValueError(
-            f"{type(model).__name__} keeps no loss_curve_. LossCurveDisplay draws a fitted "
+            f"{type(model).__name__} has no loss_curve_. LossCurveDisplay draws a fitted "
             "TorchLinearRegressor or TorchSoftmaxClassifier, a pipeline that ends in one, or a "
             "search over either that refits its best model."
         )

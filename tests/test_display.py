@@ -234,10 +234,10 @@ def test_what_has_no_curve_is_refused():
         LossCurveDisplay.from_estimator(TorchSoftmaxClassifier())
     with pytest.raises(NotFittedError):
         LossCurveDisplay.from_estimator(make_pipeline(StandardScaler(), TorchLinearRegressor()))
-    with pytest.raises(ValueError, match=r"LinearRegression keeps no loss_curve_.*pipeline"):
+    with pytest.raises(ValueError, match=r"LinearRegression has no loss_curve_.*pipeline"):
         LossCurveDisplay.from_estimator(LinearRegression().fit(X, y))
     unrefitted = GridSearchCV(TorchLinearRegressor(), {}, cv=2, refit=False).fit(X, y)
-    with pytest.raises(ValueError, match=r"GridSearchCV keeps no loss_curve_.*refits its best"):
+    with pytest.raises(ValueError, match=r"GridSearchCV has no loss_curve_.*refits its best"):
         LossCurveDisplay.from_estimator(unrefitted)
 
 

@@ -3,7 +3,8 @@
 import inspect
 import warnings
 from dataclasses import replace
-from functools import partial
+from functools import partial, update_wrapper
+from types import FunctionType
 from typing import Any, Self
 
 import numpy as np
@@ -41,6 +42,7 @@ from skorchless.estimators.settings import on_enough_threads
 from skorchless.estimators.starts import check_same_classes, start_weights
 from skorchless.estimators.task import Outcome, Task
 from skorchless.estimators.training import fit_stack
+from skorchless.estimators.unused import note_clone, warn_of_unused
 from skorchless.reducer import ONE_PROCESS, Reducer
 from skorchless.restoring import restore
 from skorchless.sources import Matrix
@@ -73,12 +75,16 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
     validation_loss_curve_: np.ndarray
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Keep the defaults, for a subclass whose own ``__init__`` leaves parameters out."""
+        """Keep the defaults, for a subclass whose own ``__init__`` leaves parameters out.
+
+        The name of the estimator is also put into `fit`, for Python's errors of its arguments.
+        """
         super().__init_subclass__(**options)
         if TorchLinearModel in cls.__bases__:
             for name, parameter in inspect.signature(cls.__init__).parameters.items():
                 if name in PARAMETERS:
                     setattr(cls, name, parameter.default)
+            cls.fit = _as_method_of(cls, TorchLinearModel.fit)  # type: ignore[method-assign]
 
     # What each estimator has to say for itself.
 
@@ -100,8 +106,8 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         """Refuse what `partial_fit` cannot do; here a rank's error is one on all."""
         if self.early_stopping:
             raise ValueError(
-                "partial_fit does not support early_stopping=True: it makes one pass a call. "
-                "Set early_stopping=False."
+                "partial_fit does not support early_stopping=True: each call makes one pass "
+                "over the data. Set early_stopping=False."
             )
 
     def _class_weights(self, data: Data, reducer: Reducer) -> Factors | None:
@@ -169,6 +175,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         RuntimeError
             If another rank fails, with ``distributed=True``.
         """
+        warn_of_unused(self, stacklevel=2)
         init, validation = (coef_init, intercept_init), (X_val, y_val, sample_weight_val)
         reducer = reducer_of(self.distributed)
         outcome = reducer.together(
@@ -239,6 +246,8 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         self, X: Any, y: Any, sample_weight: Any, *, first: bool, classes: Any = None
     ) -> Self:
         """One pass; the `first` call learns shapes, the others go on from where it stopped."""
+        if first:
+            warn_of_unused(self, one_pass=True, stacklevel=3)
         reducer = reducer_of(self.distributed)
         reducer.together(
             partial(self._make_pass, reducer, X, y, sample_weight, first=first, classes=classes),
@@ -276,6 +285,11 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
             self.loss_curve_ = np.append(previous.get("loss_curve_", []), self.loss_curve_)
         self.n_iter_ = self.best_iter_ = len(self.loss_curve_)
         self._memory = replace(outcome.memory, weight_unit=unit)
+
+    def __sklearn_clone__(self) -> Self:
+        clone: Self = super().__sklearn_clone__()
+        note_clone(self, clone)
+        return clone
 
     def _parameters(self) -> dict[str, Any]:
         """Our own, also of a subclass that has more or fewer."""
@@ -450,8 +464,8 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
             single = np.asarray(self.coef_).dtype == np.float32
             return (
                 f"{name} stopped in iteration {result.n_iter}, before tol={self.tol} was "
-                "reached: no step lowers the objective any further, as rounding errors hide the "
-                f"rest. {'Pass X as float64, r' if single else 'R'}emove nearly collinear "
+                "reached: no step lowers the objective any further, because rounding errors hide "
+                f"what remains. {'Pass X as float64, r' if single else 'R'}emove nearly collinear "
                 "features, raise alpha, or raise tol."
             )
         quasi_newton = self.optimizer_ == "quasi-newton"
@@ -472,8 +486,8 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         )
         return (
             f"{type(self).__name__} did not converge: {dtype} cannot hold the optimum or its "
-            "predictions, because the means of some features are too large beside their standard "
-            f"deviations or features are nearly collinear. {cure}."
+            "predictions, because the means of some features are too large compared with their "
+            f"standard deviations or features are nearly collinear. {cure}."
         )
 
     # Predicting.
@@ -482,3 +496,15 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
     def _raw_predictions(self, X: Any) -> np.ndarray | Tensor:
         """``X W + b``, shape ``(n, K)``: torch for torch, else NumPy."""
         return raw_predictions(self, X, *self._weights())
+
+
+def _as_method_of(owner: type, function: Any) -> Any:
+    """A copy of a function that is called a method of `owner` in error messages."""
+    copy = FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__
+    )
+    update_wrapper(copy, function)
+    del copy.__dict__["__wrapped__"]
+    copy.__kwdefaults__ = function.__kwdefaults__
+    copy.__qualname__ = f"{owner.__name__}.{function.__name__}"
+    return copy

@@ -397,8 +397,8 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         if len(self.classes_) < 2:
             raise ValueError(
                 "This solver needs samples of at least 2 classes in the data, but the data "
-                f"contains only one class: {self.classes_.tolist()[0]!r}. {name} has to name "
-                "another one in some row that weighs more than 0."
+                f"contains only one class: {self.classes_.tolist()[0]!r}. {name} must contain "
+                "another one in at least one sample with a positive weight."
             )
         if len(self.classes_) == 2:
             return encoded.to(torch.float64).unsqueeze(1), 1

@@ -198,7 +198,7 @@ class Data:
                 f"sample_weight or class_weight are more than 2**{MOST_LATER} or less than "
                 f"2**-{LEAST_LATER} times the weights of the first call of partial_fit, which all "
                 "later ones are relative to. Use weights of similar size in all calls; without "
-                "any, each row weighs 1."
+                "weights, each sample weighs 1."
             )
         weight = factors.times(-unit)
         kept = weight.nonzero().view(-1)

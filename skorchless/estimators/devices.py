@@ -58,14 +58,38 @@ def resolve_device(
         chosen = torch.device(device)
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
-            f"device={shown(device)} is not a device that torch knows. Devices here: {names}."
+            f"device={shown(device)} is not a device that torch knows.{_guess(device)} "
+            f"Devices here: {names}."
         ) from error
     known = {torch.device(name) for name in names} | {torch.device(n.split(":")[0]) for n in names}
     if chosen.type != "cpu" and chosen not in known:
-        raise ValueError(f"device={str(chosen)!r} is not available. Devices here: {names}.")
+        raise ValueError(
+            f"device={str(chosen)!r} is not available{_reason(chosen)}. Devices here: {names}."
+        )
     if chosen.type == "cuda" and chosen.index is None:
         chosen = torch.device("cuda", torch.cuda.current_device())
     return chosen
+
+
+def _guess(device: str | int | torch.device) -> str:
+    """The device that was meant by another spelling, if there is one."""
+    if not isinstance(device, str):
+        return ""
+    meant = device.lower().replace("gpu", "cuda")
+    try:
+        torch.device(meant)
+    except RuntimeError:
+        return ""
+    return f" Did you mean {meant!r}?"
+
+
+def _reason(device: torch.device) -> str:
+    """Why there is no CUDA device, and what takes one where there is one."""
+    if device.type != "cuda" or torch.cuda.device_count():
+        return ""
+    is_cpu_build = torch.version.cuda is None and torch.version.hip is None
+    why = "this is a CPU build of torch" if is_cpu_build else "torch finds no CUDA device"
+    return f": {why}. device='auto' uses a GPU where there is one"
 
 
 def check_dtype(device: torch.device) -> None:

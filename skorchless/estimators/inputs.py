@@ -139,16 +139,49 @@ def features(estimator: Any, X: Any, *, reset: bool, name: str = "X", min_rows: 
 def array_features(estimator: Any, X: Any, *, reset: bool, **checks: Any) -> Any:
     """Check X and return it as an array of shape ``(n, D)``, or a CSR matrix if it is sparse."""
     check_indices(X)
-    array = validate_data(
-        estimator,
-        X,
-        reset=reset,
-        accept_sparse="csr",
-        dtype=[np.float64, np.float32],
-        **checks,
-    )
+    try:
+        array = validate_data(
+            estimator,
+            X,
+            reset=reset,
+            accept_sparse="csr",
+            dtype=[np.float64, np.float32],
+            **checks,
+        )
+    except (ValueError, TypeError) as error:
+        if re.search("convert|DType|argument must be", str(error)):
+            _name_column(X, error)
+        raise
     # scikit-learn leaves the sparse booleans of a pandas frame as they are.
     return array.astype(np.float64) if array.dtype == np.bool_ else array
+
+
+def _name_column(X: Any, error: Exception) -> None:
+    """Raise an error again that says which column holds no numbers, if one is found."""
+    kind = TypeError if isinstance(error, TypeError) else ValueError
+    for name, column in _columns(X):
+        values = np.asarray(column)
+        if values.dtype.kind in "mM":
+            raise kind(
+                f"column {name} is of dtype {values.dtype}. Pass numbers instead, for example the "
+                "days since a fixed date."
+            ) from error
+        try:
+            values.astype(np.float64)
+        except (ValueError, TypeError):
+            raise kind(
+                f"{error} (column {name}). Encode it as numbers first, for example with "
+                "OneHotEncoder in a ColumnTransformer."
+            ) from error
+
+
+def _columns(X: Any) -> Iterator[tuple[str, Any]]:
+    """The columns of a DataFrame by name, or those of an array or a list of lists by number."""
+    if hasattr(X, "columns"):
+        yield from ((repr(name), X[name]) for name in X.columns)
+    else:
+        array = np.asarray(X, dtype=object)
+        yield from ((str(i), array[:, i]) for i in range(array.shape[1] if array.ndim == 2 else 0))
 
 
 def check_indices(X: Any) -> None:
@@ -253,15 +286,22 @@ def numbers(y: Any, name: str) -> Tensor:
         if isinstance(y, Tensor):
             target = finite(y.detach(), name)
         else:
-            array = check_array(
-                y,
-                ensure_2d=False,
-                allow_nd=False,
-                dtype=[np.float64, np.float32],
-                ensure_min_samples=0,
-                ensure_min_features=0,
-                input_name=name,
-            )
+            try:
+                array = check_array(
+                    y,
+                    ensure_2d=False,
+                    allow_nd=False,
+                    dtype=[np.float64, np.float32],
+                    ensure_min_samples=0,
+                    ensure_min_features=0,
+                    input_name=name,
+                )
+            except ValueError as error:
+                if "could not convert" not in str(error):
+                    raise
+                raise ValueError(
+                    f"{error}. {name} must be numeric; for class labels use TorchSoftmaxClassifier."
+                ) from error
             target = as_tensor(array)
     if target.ndim not in (1, 2):
         raise ValueError(f"{name} must be of 1 or 2 dimensions, got {target.ndim}.")
@@ -339,7 +379,7 @@ def check_lengths(X: Any, other: Any, name: str) -> None:
             check_consistent_length(X, other)
         except ValueError as error:
             raise ValueError(
-                f"{error} (X, {name}). Pass one of {name} for each row of X."
+                f"{error} (X, {name}). Pass as many entries of {name} as X has rows."
             ) from error
 
 

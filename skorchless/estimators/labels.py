@@ -65,7 +65,8 @@ def sortable(y: Any, name: str) -> np.ndarray:
     try:
         array: np.ndarray = column_or_1d(as_numpy(y, name), warn=True)
     except ValueError as error:  # scikit-learn calls them y whatever they are
-        raise ValueError(str(error).replace("y should be", f"{name} should be")) from error
+        message = str(error).replace("y should be", f"{name} should be")
+        raise ValueError(message + _cure_of_columns(y, name)) from error
     if array.dtype == object:
         for label in array:
             if label is None or type(label).__name__ == "NAType":  # of pandas
@@ -78,6 +79,20 @@ def sortable(y: Any, name: str) -> np.ndarray:
         assert_all_finite(array, input_name=name)
         _check_one_kind(y, array, name)
     return array
+
+
+def _cure_of_columns(y: Any, name: str) -> str:
+    """What to pass in the place of labels that have several columns."""
+    array = np.asarray(as_numpy(y, name))
+    if array.ndim != 2 or array.shape[1] < 2 or array.dtype.kind not in "biuf":
+        return ""
+    if not ((array == 1).sum(axis=1) == 1).all() or not ((array == 0) | (array == 1)).all():
+        return (
+            " One label per sample is learned; for several, put the estimator into scikit-learn's "
+            "MultiOutputClassifier."
+        )
+    numbers = f"{name}.argmax(axis=1)" if hasattr(y, "argmax") else f"numpy.argmax({name}, axis=1)"
+    return f" For one-hot labels pass {numbers}."
 
 
 def _missing(label: Any, name: str) -> ValueError:
@@ -98,13 +113,13 @@ def _check_one_kind(y: Any, array: np.ndarray, name: str) -> None:
     if len(kinds) > 1:
         raise ValueError(
             f"Labels must be of one kind, but {name} has {' and '.join(sorted(kinds))}. Make them "
-            "all words, or all whole numbers."
+            "all strings or all integers."
         )
 
 
 def _kind(label: Any) -> str:
     if isinstance(label, str | bytes):
-        return "words" if isinstance(label, str) else "bytes"
+        return "strings" if isinstance(label, str) else "bytes"
     is_number = isinstance(label, Number | np.bool_)
     return "numbers" if is_number else f"labels of type {type(label).__name__}"
 

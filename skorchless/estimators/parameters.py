@@ -59,7 +59,8 @@ class Choice:
         return isinstance(value, str) and value in self.options
 
     def __str__(self) -> str:
-        return "one of {" + ", ".join(repr(option) for option in self.options) + "}"
+        options = ", ".join(map(repr, self.options))
+        return options if len(self.options) == 1 else f"one of {{{options}}}"
 
 
 @dataclass(frozen=True)

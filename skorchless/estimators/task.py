@@ -71,14 +71,17 @@ class Outcome:
             if weights is None or np.isfinite(weights).all():
                 return None
             return ValueError(
-                f"The coefficients leave the range of {weights.dtype}: y is too large beside X. "
-                "Pass X or y in other units, or raise alpha."
+                f"The coefficients exceed the range of {weights.dtype}: y is too large compared "
+                "with X. Pass X or y in other units, or raise alpha."
             )
-        what = "left the finite numbers in" if result.diverged else "rose and rose until"
-        cure = (
-            f"with learning rate {result.rate:.6g}. Use a smaller learning_rate or "
-            "learning_rate='auto', or put a StandardScaler in front."
-        )
         if self.optimizer == "quasi-newton":
-            cure = "at the weights to start from. Check coef_init and the sizes of X, y and alpha."
-        return ValueError(f"The loss {what} epoch {result.n_iter + passes_before} {cure}")
+            return ValueError(
+                "The loss is infinite or NaN at the initial coefficients. Check coef_init, and "
+                "whether X, y or alpha are too large."
+            )
+        what = "became infinite or NaN in" if result.diverged else "kept rising until"
+        return ValueError(
+            f"The loss {what} epoch {result.n_iter + passes_before}: it diverges with a learning "
+            f"rate of {result.rate:.6g} here. Use a smaller learning_rate or learning_rate='auto', "
+            "or put a StandardScaler in front of the estimator."
+        )

@@ -29,6 +29,7 @@ from skorchless.estimators.parameters import PARAMETERS, check_parameters
 from skorchless.estimators.predictions import raw_predictions
 from skorchless.estimators.settings import in_full_precision
 from skorchless.estimators.task import Task
+from skorchless.estimators.unused import keep_quiet
 from skorchless.estimators.working_columns import FoldBack
 from skorchless.optimizers.least_squares import Comoments
 from skorchless.restoring import without_numpy_warnings
@@ -86,9 +87,8 @@ class Prepared:
 
 def has_own_way(model: TorchLinearModel) -> bool:
     """Whether a subclass fits or predicts in a way of its own, which a stack would pass over."""
-    return any(
-        getattr(type(model), name) is not getattr(TorchLinearModel, name) for name in PASSED_OVER
-    )
+    ours = next(base for base in type(model).__mro__ if TorchLinearModel in base.__bases__)
+    return any(getattr(type(model), name) is not getattr(ours, name) for name in PASSED_OVER)
 
 
 @memory_errors()
@@ -210,6 +210,7 @@ def fit_known(
 def _fit_one_by_one(prepared: Prepared) -> None:
     for model, verdict in zip(prepared.models, prepared.verdicts, strict=True):
         try:
+            keep_quiet(model)
             model.fit(prepared.X, prepared.y, **prepared.fit_params)
         except Exception as error:
             verdict.error = error

@@ -647,7 +647,7 @@ class _Training:
         if bool(beyond.any()):
             raise ValueError(
                 f"A feature of X has no number above {float(largest[beyond].max()):.3g} in "
-                "magnitude: its coefficient would leave the range of float64. Pass X in other "
+                "magnitude: its coefficient would exceed the range of float64. Pass X in other "
                 "units."
             )
         mean = torch.where(odd, inside.mean.to(WIDE) / power, scaling.mean)

@@ -112,6 +112,13 @@ def check_ours(estimator: Any, owner: str) -> None:
         )
 
 
+def check_instance(estimator: Any, owner: str) -> None:
+    """Raise `TypeError` if one of our classes is in the place of an instance."""
+    final = final_of(estimator)
+    if isinstance(final, type) and issubclass(final, OURS):
+        raise TypeError(f"{owner} needs an instance. Pass {final.__name__}().")
+
+
 def _is_of(name: str, prefix: str) -> bool:
     """Whether a parameter belongs to the last step."""
     return name.startswith(prefix) and "__" not in name.removeprefix(prefix)

@@ -32,12 +32,14 @@ from skorchless.estimators.inputs import (
 )
 from skorchless.estimators.labels import checked_labels, sortable
 from skorchless.estimators.together import fit_known
+from skorchless.estimators.unused import in_words, keep_quiet, unused_by_all
 from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.fold import Entry, Evaluation, evaluate_folds, folds_at_once
-from skorchless.model_selection.groups import Group, check_ours, group
+from skorchless.model_selection.groups import Group, check_instance, check_ours, group
 from skorchless.model_selection.listeners import Listeners, listeners_of
 from skorchless.model_selection.messages import announce, report
 from skorchless.model_selection.moments import FoldMoments
+from skorchless.model_selection.pipelines import final_of
 from skorchless.optimizers.least_squares import Comoments
 
 #: Candidates that a warning names.
@@ -86,11 +88,12 @@ class _BatchedSearch(private.Search):
         ValueError
             If all fits fail, or if one does and ``error_score="raise"``.
         """
+        check_instance(self.estimator, type(self).__name__)
         if not isinstance(self.estimator, Pipeline):  # whose last step candidates may replace
             check_ours(self.estimator, type(self).__name__)
         scorer, refit_metric = self._resolve_scorers()
         if X is None:
-            raise TypeError("X is None. Pass the rows to learn from.")
+            raise TypeError("X is None. Pass the training data.")
         check_indices(X)
         X, y = with_rows(X, "X"), with_rows(y, "y")
         if issparse(y):
@@ -100,7 +103,7 @@ class _BatchedSearch(private.Search):
             )
         check_lengths(X, y, "y")
         if not (X.shape[0] if hasattr(X, "shape") else len(X)):
-            raise ValueError("X has no rows. Pass at least one for each split.")
+            raise ValueError("X has no samples. Pass at least one per split.")
         for name, value in {"X": X, "y": y}.items():
             if value is not None:
                 _pick_one(private.safe_indexing, value, name)
@@ -134,6 +137,7 @@ class _BatchedSearch(private.Search):
         with context.propagate_callback_context(best):
             context.call_on_fit_task_begin(estimator=self, **task)
             begun = time.time()
+            keep_quiet(final_of(best))
             fit_params = run.routed.estimator.fit
             if run.moments is not None and run.moments.serve(best):
                 fit_known(best, run.X, run.y, run.moments.whole, **fit_params)
@@ -243,6 +247,7 @@ class _Run:
         """One entry a candidate and split; folds are what workers share among themselves."""
         search = self.search
         groups = group(self.estimator, candidates, type(search).__name__)
+        self._warn_of_unused(groups)
         evaluation = Evaluation(
             groups=groups,
             scorer=self.scorer,
@@ -300,6 +305,17 @@ class _Run:
         finals = (final for group in groups for final in group.finals)
         return has_callbacks(self.search) or any(map(has_callbacks, finals))
 
+    def _warn_of_unused(self, groups: Sequence[Group]) -> None:
+        """One warning of what none of the candidates uses."""
+        names = unused_by_all(final for group in groups for final in group.finals)
+        if names:
+            warnings.warn(
+                f"Parameters that have no effect in any candidate of this "
+                f"{type(self.search).__name__}: {in_words(names)}.",
+                UserWarning,
+                stacklevel=2,
+            )
+
     def _warn(self, entries: list[tuple[Entry, ...]]) -> None:
         """One warning for all fits that would have warned for themselves."""
         short = [i for i, candidate in enumerate(entries) if not _converged(candidate)]
@@ -307,9 +323,9 @@ class _Run:
             named = ", ".join(str(i) for i in short[:MOST_NAMED])
             more = ", ..." if len(short) > MOST_NAMED else ""
             warnings.warn(
-                f"{len(short)} of {len(entries)} candidates did not converge on some split: "
-                f"{named}{more} (see converged_). Fit one of them alone: its warning gives the "
-                "reason and the cure. Often max_iter or tol has to be raised.",
+                f"{len(short)} of {len(entries)} candidates did not converge on at least one "
+                f"split: {named}{more} (see converged_). Fit one of them alone: its warning gives "
+                "the reason and the cure. Often max_iter or tol must be raised.",
                 ConvergenceWarning,
                 stacklevel=2,
             )
@@ -321,8 +337,8 @@ def _pick_one(pick: Callable[..., Any], values: Any, name: str) -> None:
         pick(values, indices=np.zeros(1, dtype=np.intp))
     except (ValueError, TypeError, LookupError, RuntimeError) as error:
         raise TypeError(
-            f"Rows of {name} cannot be picked, which a search has to do: {error}. Pass a NumPy "
-            f"array, as from numpy.asarray({name})."
+            f"A search selects rows, and {name} does not allow that: {error}. Pass a NumPy array, "
+            f"for example numpy.asarray({name})."
         ) from error
 
 

@@ -288,7 +288,7 @@ def test_an_error_of_the_fit_still_ends_the_callbacks(Estimator, data):
     X, y = data
     recorder = Recorder()
     model = Estimator(alpha=1.0, optimizer="sgd", learning_rate=1e300).set_callbacks(recorder)
-    with pytest.raises(ValueError, match="left the finite numbers"):
+    with pytest.raises(ValueError, match="became infinite or NaN"):
         model.fit(X, y)
     assert recorder.events[-1] == "teardown"
     assert not [name for name in vars(model) if "callback_fit" in name or "teardown" in name]

@@ -244,7 +244,8 @@ def in_unseeded_batches(rank, Estimator):
 def test_unequal_shards_make_equal_steps_without_a_seed(group, Estimator):
     results = group.run(in_unseeded_batches, Estimator)
     assert_same_on_all(results)
-    full = in_batches(None, Estimator, SHARES, optimizer="auto", learning_rate="auto", tol=1e-6)
+    auto = {"optimizer": "auto", "learning_rate": "auto", "batch_size": "auto"}
+    full = in_batches(None, Estimator, SHARES, **auto, tol=1e-6)
     # The mean loss of a pass depends on which rows a shard repeats; that of the model hardly.
     assert_allclose(mean_loss(Estimator, results[0]), mean_loss(Estimator, full), rtol=0.1)
 
@@ -401,8 +402,9 @@ def test_a_first_call_that_one_rank_cannot_make_is_an_error_on_all(group, name):
 def out_of_memory(rank, optimizer):
     X, y = classes()
     rows = rows_of(rank, len(X))
+    batches = {} if optimizer == "auto" else {"batch_size": 30}
     model = TorchSoftmaxClassifier(
-        optimizer=optimizer, distributed=True, max_iter=50, tol=1e-12, batch_size=30
+        optimizer=optimizer, distributed=True, max_iter=50, tol=1e-12, **batches
     )
     if rank == 2:
         values, calls = Objective.value, iter(range(4))

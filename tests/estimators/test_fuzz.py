@@ -360,6 +360,7 @@ def check(case):
         for category in (ConvergenceWarning, DataConversionWarning, *of_searches):
             warnings.simplefilter("always", category)
         warnings.filterwarnings("ignore", "X (has|does not have valid) feature names")
+        warnings.filterwarnings("ignore", "Parameters .* no effect")
         try:
             fitted = call(model, arguments, method)
         except (ValueError, TypeError, MemoryError) as error:

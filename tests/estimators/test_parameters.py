@@ -93,6 +93,7 @@ def test_numbers_may_be_of_numpy(Estimator, data):
     assert model.n_iter_ == 3
 
 
+@pytest.mark.filterwarnings("ignore:Parameters of this .* no effect")
 def test_parameters_without_meaning_for_the_optimizer_are_ignored(Estimator, data):
     def coef(**parameters):
         return Estimator(learning_rate=0.01, max_iter=3, tol=None, **parameters).fit(*data).coef_

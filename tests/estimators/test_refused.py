@@ -284,7 +284,7 @@ def test_coefficients_beyond_their_dtype(dtype):
     size, of_y = (1e-25, 1e15) if dtype == np.float32 else (1e-200, 1e130)
     X, y = (size * rows).astype(dtype), (of_y * rows[:, 0]).astype(dtype)
     model = TorchLinearRegressor()
-    words = "coefficients leave the range"
+    words = "coefficients exceed the range"
     assert words in refused(lambda: model.fit(X, y), model, "y")
     search = BatchedGridSearchCV(model, {"tol": [1e-4, 1e-3]}, cv=2, error_score="raise")
     with pytest.raises(ValueError, match=words):

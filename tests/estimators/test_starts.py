@@ -30,7 +30,8 @@ def test_it_starts_at_zero(Estimator, data):
 def test_it_starts_where_it_is_told(Estimator, data, optimizer):
     X, y = data
     optimum = Estimator(alpha=0.1, tol=1e-12).fit(X, y)
-    model = Estimator(alpha=0.1, optimizer=optimizer, batch_size=None, max_iter=1, tol=None)
+    batches = {} if optimizer == "auto" else {"batch_size": None}
+    model = Estimator(alpha=0.1, optimizer=optimizer, max_iter=1, tol=None, **batches)
     model.fit(X, y, coef_init=optimum.coef_, intercept_init=optimum.intercept_)
     assert model.loss_curve_[0] == pytest.approx(optimum.loss_curve_[-1], rel=1e-10)
     assert model.n_iter_ == 1

@@ -52,7 +52,7 @@ def test_a_round_trip_changes_nothing(Estimator, data, tmp_path, trip):
 
 
 def test_a_clone_has_the_parameters_and_not_the_fit(Estimator, data):
-    model = Estimator(alpha=0.5, batch_size=None, device=torch.device("cpu")).fit(*data)
+    model = Estimator(alpha=0.5, max_iter=50, device=torch.device("cpu")).fit(*data)
     fresh = clone(model)
     assert fresh.get_params() == model.get_params()
     assert vars(fresh) == vars(Estimator(**model.get_params()))

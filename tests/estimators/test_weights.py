@@ -25,7 +25,10 @@ FIXED = {"alpha": 0.05, "batch_size": None, "max_iter": 30, "tol": None, "random
 def one_batch(Estimator, settings):
     if Estimator is TorchSoftmaxClassifier:
         settings = {name: value for name, value in settings.items() if name != "loss"}
-    return Estimator(**{**FIXED, **settings, "max_iter": 30 if "optimizer" in settings else 1000})
+    settings = {**FIXED, **settings}
+    if "optimizer" not in settings:
+        settings |= {"batch_size": "auto", "max_iter": 1000}
+    return Estimator(**settings)
 
 
 def flat(model):
@@ -292,7 +295,7 @@ def test_without_weights_each_row_of_a_call_weighs_one(Estimator, data, first, l
     model = Estimator(optimizer="sgd", learning_rate=0.1, random_state=0)
     model.partial_fit(X, y, first, **classes)
     before = dict(vars(model))
-    with pytest.raises(ValueError, match="without any, each row weighs 1"):
+    with pytest.raises(ValueError, match="without weights, each sample weighs 1"):
         model.partial_fit(X, y, later)
     assert vars(model) == before
 

@@ -96,7 +96,7 @@ def test_a_transformer_that_fails_on_some_rows(sgd):
 def test_errors_are_raised_if_asked_for(numbers):
     model = TorchLinearRegressor(**{**SGD, "max_iter": 200})
     grid = {"learning_rate": [0.01, 1e6]}
-    with pytest.raises(ValueError, match="The loss left the finite numbers"):
+    with pytest.raises(ValueError, match="The loss became infinite or NaN"):
         BatchedGridSearchCV(model, grid, cv=3, error_score="raise").fit(*numbers)
 
 

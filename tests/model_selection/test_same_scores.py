@@ -78,6 +78,7 @@ def configurations(draw):
     return estimator, grid, data, options
 
 
+@pytest.mark.filterwarnings("ignore:Parameters .* no effect")
 @settings(max_examples=50)
 @given(configurations())
 def test_all_scores_are_those_of_grid_search(configuration):

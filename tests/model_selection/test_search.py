@@ -66,7 +66,13 @@ def test_a_list_of_grids_with_what_does_not_stack(classes, sgd):
     grid = [
         {"learning_rate": [0.1, 0.5], "batch_size": [8, None]},
         {"optimizer": ["adam"], "learning_rate": [0.01]},
-        {"optimizer": ["auto"], "learning_rate": ["auto"], "tol": [1e-9], "max_iter": [1000]},
+        {
+            "optimizer": ["auto"],
+            "learning_rate": ["auto"],
+            "batch_size": ["auto"],
+            "tol": [1e-9],
+            "max_iter": [1000],
+        },
     ]
     assert_same(*search_both(sgd, grid, *classes, cv=3), atol=1e-6)
 
@@ -166,7 +172,7 @@ def test_a_diverged_candidate_leaves_the_others_alone(numbers):
     grid = {"learning_rate": [0.01, 1e6, 0.05]}
     with pytest.warns(FitFailedWarning, match="3 fits failed out of a total of 9") as caught:
         search = BatchedGridSearchCV(model, grid, cv=3, error_score=-7.0).fit(X, y)
-    assert "The loss left the finite numbers" in str(caught[0].message)
+    assert "The loss became infinite or NaN" in str(caught[0].message)
     assert search.cv_results_["split1_test_score"][1] == -7.0
     alone = BatchedGridSearchCV(model, {"learning_rate": [0.01, 0.05]}, cv=3).fit(X, y)
     for key in ("split0_test_score", "split2_test_score"):
@@ -177,7 +183,7 @@ def test_a_diverged_candidate_leaves_the_others_alone(numbers):
 def test_an_error_is_raised_if_wanted(numbers):
     model = TorchLinearRegressor(**{**SGD, "max_iter": 200})
     search = BatchedGridSearchCV(model, {"learning_rate": [0.01, 1e6]}, error_score="raise")
-    with pytest.raises(ValueError, match="The loss left the finite numbers"):
+    with pytest.raises(ValueError, match="The loss became infinite or NaN"):
         search.fit(*numbers)
 
 

@@ -105,7 +105,7 @@ def test_what_has_no_rows(Estimator, name, kind):
 def test_no_rows_at_all(Estimator, X):
     for cv in SPLITTERS:
         search = BatchedGridSearchCV(Estimator(), {"alpha": [0.1, 1.0]}, cv=cv)
-        with pytest.raises(ValueError, match="X has no rows"):
+        with pytest.raises(ValueError, match="X has no samples"):
             search.fit(X, [])
 
 
