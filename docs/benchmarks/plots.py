@@ -89,6 +89,43 @@ def of_optima(tables: list[list[dict[str, str]]]) -> dict[str, float]:
     return times
 
 
+def draw_peers(searches: dict[str, float], specialists: dict[str, float]) -> plt.Figure:
+    """Searches above and solvers for L1 below, in other colours where they are faster than ours."""
+    heights = [len(searches), len(specialists)]
+    figure, both = plt.subplots(
+        2, figsize=(8, 1.2 + 0.27 * sum(heights)), height_ratios=heights, layout="constrained"
+    )
+    titles = ["Searches", "Specialists for L1"]
+    for ax, title, times in zip(both, titles, (searches, specialists), strict=True):
+        colours = ["tab:blue" if time >= 1 else "tab:orange" for time in times.values()]
+        bars = ax.barh(list(times), [time - 1 for time in times.values()], left=1, color=colours)
+        ax.bar_label(bars, [f" {time:.3g} " for time in times.values()])
+        ax.axvline(1, color="black", linewidth=1)
+        ax.set_title(title, loc="left", fontweight="bold")
+        ticks = [0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]
+        ax.set(xscale="log", xlim=(0.13, 400))
+        ax.set_xticks(ticks, [str(tick) for tick in ticks])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.invert_yaxis()
+    figure.supxlabel("time in multiples of skorchless's (above 1: skorchless is faster)", size=10)
+    return figure
+
+
+def of_specialists(tables: list[list[dict[str, str]]]) -> dict[str, float]:
+    """Times of the tables of L1, which are in multiples of ours."""
+    times = {}
+    for table in tables:
+        subject, _, *others = table[0]
+        if others[0].endswith(", times ours"):
+            others_of = others[0].removesuffix(", times ours").partition(", ")[0]
+            for row, other in itertools.product(table, others):
+                name = other.removesuffix(", times ours")
+                name = f"{others_of}, {name}" if name.startswith("n_jobs") else name
+                if row[other]:
+                    times[f"{row[subject]}: {name}"] = float(row[other])
+    return times
+
+
 def main() -> None:
     """Write the pictures beside the page, or into another folder."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -96,10 +133,16 @@ def main() -> None:
     folder = parser.parse_args().folder
     matplotlib.rcParams["svg.hashsalt"] = "skorchless"  # the same figures give the same file
     tables = tables_of((HERE / "README.md").read_text())
+    searches = {
+        name: time
+        for name, time in of_searches(tables).items()
+        if "batched" not in name and "skorch" not in name
+    }
     figures = {
         "step": draw_step(next(table for table in tables if "size" in table[0])),
         "grid": draw_times(of_searches(tables)),
         "optimum": draw_times(of_optima(tables)),
+        "peers": draw_peers(searches, of_specialists(tables)),
     }
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
