@@ -88,7 +88,11 @@ def _reason(device: torch.device) -> str:
     if device.type != "cuda" or torch.cuda.device_count():
         return ""
     is_cpu_build = torch.version.cuda is None and torch.version.hip is None
-    why = "this is a CPU build of torch" if is_cpu_build else "torch finds no CUDA device"
+    why = (
+        "this is a CPU build of torch; install a CUDA build"
+        if is_cpu_build
+        else "torch finds no CUDA device"
+    )
     return f": {why}. device='auto' uses a GPU where there is one"
 
 

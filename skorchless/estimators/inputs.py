@@ -357,8 +357,10 @@ def finite(values: Tensor, name: str) -> Tensor:
     check_plain(values, name)
     values = values.to(COMPUTE_DTYPE.get(values.dtype, torch.float64))
     if not bool(values.sum().isfinite()) and not bool(values.isfinite().all()):
-        kind = "NaN" if bool(values.isnan().any()) else "infinity or a value too large"
-        raise ValueError(f"Input {name} contains {kind}.")
+        if bool(values.isnan().any()):
+            cure = "Leave out samples with missing values, or impute them."
+            raise ValueError(f"Input {name} contains NaN. {cure}")
+        raise ValueError(f"Input {name} contains infinity or a value too large.")
     return values
 
 
@@ -433,8 +435,10 @@ def real(value: Any, name: str, dtype: Any = np.float64) -> np.ndarray:
 
 
 @without_numpy_warnings
-def initial(value: Any, name: str, shape: tuple[int, ...], dtype: Any = np.float64) -> np.ndarray:
-    """Check weights to start from, and return them in `dtype`.
+def initial(
+    value: Any, name: str, shape: tuple[int, ...], dtype: Any = np.float64, cure: str = ""
+) -> np.ndarray:
+    """Check weights to start from, and return them in `dtype`; `cure` ends the error of a shape.
 
     Raises
     ------
@@ -445,7 +449,7 @@ def initial(value: Any, name: str, shape: tuple[int, ...], dtype: Any = np.float
     if array.shape != shape and array.size == 1 == int(np.prod(shape)):
         array = array.reshape(shape)
     if array.shape != shape:
-        raise ValueError(f"{name} has shape {array.shape}; this data needs {shape}.")
+        raise ValueError(f"{name} has shape {array.shape}; this data needs {shape}.{cure}")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite in {array.dtype}. Got {value!r}.")
     return array

@@ -157,8 +157,11 @@ def check_parameters(
         if not any(rule.allows(value) for rule in rules):
             words = [str(rule) for rule in rules]
             allowed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+            is_schedule = name == "learning_rate" and PARAMETERS["schedule"][0].allows(value)
+            hint = f" Did you mean schedule={value!r}?" if is_schedule else ""
             raise InvalidParameterError(
-                f"The {name!r} parameter of {owner} must be {allowed}. Got {shown(value)} instead."
+                f"The {name!r} parameter of {owner} must be {allowed}. Got {shown(value)} "
+                f"instead.{hint}"
             )
     if parameters["nesterov"] and parameters["optimizer"] == "sgd" and parameters["momentum"] == 0:
         raise InvalidParameterError(

@@ -25,12 +25,14 @@ def start_weights(
     n_features = data.X.shape[1]
     start = np.zeros((1, data.n_outputs, n_features + 1), dtype=inputs.numpy_dtype(data.X))
     for name, value in init.items():
+        # Without "_init" it is the fit before.
+        cure = "" if name.endswith("_init") else " With warm_start=False, fit starts anew."
         if name.startswith("coef"):
-            start[0, :, :-1] = inputs.initial(value, name, coef_shape, start.dtype).reshape(
+            start[0, :, :-1] = inputs.initial(value, name, coef_shape, start.dtype, cure).reshape(
                 -1, n_features
             )
         elif fit_intercept:
-            start[0, :, -1] = inputs.initial(value, name, coef_shape[:-1], start.dtype)
+            start[0, :, -1] = inputs.initial(value, name, coef_shape[:-1], start.dtype, cure)
     return start
 
 

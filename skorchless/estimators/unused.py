@@ -90,13 +90,13 @@ def _text(model: Any, *, one_pass: bool = False) -> str:
     names = unused(model, one_pass=one_pass)
     if not names:
         return ""
-    chosen = ""
-    if model.optimizer == "auto" and not one_pass:
+    words, chosen = in_words(names), ""
+    if model.optimizer == "auto" and not one_pass and "optimizer=" in words:
         quasi_newton = chosen_optimizer(model._parameters()) == "quasi-newton"
         name = "the quasi-Newton method" if quasi_newton else "Adam"
         chosen = f" Here optimizer='auto' is {name}."
     owner = type(model).__name__
-    return f"Parameters of this {owner} that have no effect: {in_words(names)}.{chosen}"
+    return f"Parameters of this {owner} that have no effect: {words}.{chosen}"
 
 
 def unused(model: Any, *, one_pass: bool = False) -> list[str]:

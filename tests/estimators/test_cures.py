@@ -85,7 +85,8 @@ def test_a_device_that_resembles_none_is_not_guessed(Estimator, data, device):
 
 
 @pytest.mark.parametrize(
-    ("build", "why"), [(None, "CPU build of torch"), ("13.0", "torch finds no CUDA device")]
+    ("build", "why"),
+    [(None, "CPU build of torch; install a CUDA build"), ("13.0", "torch finds no CUDA device")],
 )
 def test_cuda_that_is_not_there_says_why(Estimator, data, monkeypatch, build, why):
     monkeypatch.setattr(torch.version, "cuda", build)
@@ -191,3 +192,34 @@ def test_a_loss_that_keeps_rising_names_the_rate_and_the_cures():
         StandardScaler(), TorchLinearRegressor(optimizer="sgd", learning_rate=10.0)
     )
     assert "learning_rate='auto'" in message_of(lambda: piped.fit(X, X.sum(axis=1)), ValueError)
+
+
+# Parameters, missing values and starts.
+
+
+def test_a_schedule_is_no_learning_rate(Estimator, data):
+    message = message_of(lambda: Estimator(learning_rate="adaptive").fit(*data), ValueError)
+    assert message.endswith("Got 'adaptive' instead. Did you mean schedule='adaptive'?")
+    assert "Did you mean" not in message_of(lambda: Estimator(learning_rate="x").fit(*data))
+
+
+def test_missing_values_in_a_tensor_tell_the_cure(Estimator, data):
+    X, y = torch.tensor(data[0]), data[1]
+    X[3, 1] = torch.nan
+    message = message_of(lambda: Estimator().fit(X, y), ValueError)
+    assert message == "Input X contains NaN. Leave out samples with missing values, or impute them."
+
+
+def test_a_warm_start_with_other_columns_tells_the_cure(Estimator, data):
+    X, y = data
+    model = Estimator(warm_start=True).fit(X, y)
+    message = message_of(lambda: model.fit(X[:, :3], y), ValueError)
+    assert "this data needs" in message
+    assert message.endswith("With warm_start=False, fit starts anew.")
+
+
+def test_what_has_no_effect_whatever_the_optimizer_is_said_without_it():
+    with pytest.warns(UserWarning, match="no effect") as caught:
+        TorchLinearRegressor(l1_ratio=1.0).fit(np.eye(4), np.arange(4.0))
+    [warning] = caught
+    assert "quasi-Newton" not in str(warning.message)
