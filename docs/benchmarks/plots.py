@@ -93,7 +93,7 @@ def draw_peers(searches: dict[str, float], specialists: dict[str, float]) -> plt
     """Searches above and solvers for L1 below, in other colours where they are faster than ours."""
     heights = [len(searches), len(specialists)]
     figure, both = plt.subplots(
-        2, figsize=(8, 1.2 + 0.27 * sum(heights)), height_ratios=heights, layout="constrained"
+        2, figsize=(7.2, 1.2 + 0.27 * sum(heights)), height_ratios=heights, layout="constrained"
     )
     titles = ["Searches", "Specialists for L1"]
     for ax, title, times in zip(both, titles, (searches, specialists), strict=True):
@@ -117,10 +117,13 @@ def of_specialists(tables: list[list[dict[str, str]]]) -> dict[str, float]:
     for table in tables:
         subject, _, *others = table[0]
         if others[0].endswith(", times ours"):
-            others_of = others[0].removesuffix(", times ours").partition(", ")[0]
-            for row, other in itertools.product(table, others):
-                name = other.removesuffix(", times ours")
-                name = f"{others_of}, {name}" if name.startswith("n_jobs") else name
+            names = [other.removesuffix(", times ours") for other in others]
+            searches = names[0].partition(", ")[0].split(" or ")  # one per row
+            for (i, row), (other, name) in itertools.product(
+                enumerate(table), zip(others, names, strict=True)
+            ):
+                if "n_jobs" in name:
+                    name = f"{searches[i]}, {name.rpartition(', ')[2]}"
                 if row[other]:
                     times[f"{row[subject]}: {name}"] = float(row[other])
     return times
