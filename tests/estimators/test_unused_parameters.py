@@ -1,5 +1,6 @@
 """A parameter that the chosen optimizer or loss does not use is said, once, by ``fit``."""
 
+import re
 import subprocess
 import sys
 import warnings
@@ -60,6 +61,29 @@ def unused(call):
         warnings.simplefilter("always")
         call()
     return [w for w in caught if "no effect" in str(w.message)]
+
+
+#: What the docstring of a parameter says of who uses it.
+USERS = {
+    "delta": ["huber"],
+    "schedule": ["SGD", "Adam"],
+    "momentum": ["SGD"],
+    "nesterov": ["SGD"],
+    "betas": ["Adam"],
+    "batch_size": ["SGD", "Adam"],
+    "shuffle": ["SGD", "Adam"],
+    "n_iter_no_change": ["SGD", "Adam"],
+    "validation_fraction": ["early stopping"],
+}
+
+
+@pytest.mark.parametrize("name", USERS)
+def test_the_docstring_says_who_uses_it(Estimator, name):
+    if name not in Estimator().get_params():
+        pytest.skip("not a parameter of this estimator")
+    parts = re.split(r"\n    (\w+) : ", Estimator.__doc__.partition("Attributes\n")[0])
+    text = parts[parts.index(name) + 1].lower().replace("_", " ")
+    assert [user for user in USERS[name] if user.lower() not in text] == []
 
 
 def test_every_entry_of_the_registry_is_tried():
