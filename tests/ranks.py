@@ -121,7 +121,8 @@ class Ranks:
 @contextlib.contextmanager
 def collectives_that_fail():
     """The names of torch's collectives that end in an error on this rank."""
-    failed, ordinary = [], {name: getattr(dist, name) for name in ("all_reduce", "all_gather")}
+    names = ("all_reduce", "all_gather_object")
+    failed, ordinary = [], {name: getattr(dist, name) for name in names}
 
     def recorded(name, *arguments):
         try:

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ranks import collectives_that_fail
 
-from skorchless.reducer import CAPACITY, ONE_PROCESS, Group, Shard
+from skorchless.reducer import ONE_PROCESS, Group, Shard
 
-SIZES = (1, CAPACITY, CAPACITY + 1, 3 * CAPACITY)
+SIZES = (1, 10_000)
 
 
 def drawn(rank, shape, dtype=torch.float64):
@@ -66,8 +66,6 @@ def test_rows_and_values_arrive_in_rank_order(group):
 
 
 NEXT = {
-    "a small sum": lambda group: group.sum_(torch.zeros(3)),
-    "a large sum": lambda group: group.sum_(torch.zeros(3 * CAPACITY)),
     "rows": lambda group: group.rows(torch.zeros(3, 2)),
     "an exchange": lambda group: group.exchange("something"),
     "the end": lambda group: None,
@@ -77,18 +75,18 @@ NEXT = {
 def fail(rank, failing, what):
     group = Group()
 
-    def work():
-        group.sum_(torch.zeros(2))
+    def check():
+        group.exchange(rank)
         if rank in failing:
             raise MemoryError(f"no room on {rank}, {'x' * 2000}")
         NEXT[what](group)
 
-    group.together(work)
+    group.together(lambda: group.checked(check))
 
 
 @pytest.mark.parametrize("what", NEXT)
 @pytest.mark.parametrize("failing", [[0], [1, 2]])
-def test_a_rank_that_fails_is_named_on_all_whatever_they_wait_for(group, what, failing):
+def test_a_rank_that_fails_a_check_is_named_on_all_whatever_they_wait_for(group, what, failing):
     for rank, result in enumerate(group.outcomes(fail, failing, what)):
         if rank in failing:
             assert result.kind == "MemoryError"
@@ -100,8 +98,21 @@ def test_a_rank_that_fails_is_named_on_all_whatever_they_wait_for(group, what, f
 
 
 def lose_step(rank):
-    group = Group()
-    group.together(lambda: group.sum_(torch.zeros(3 if rank else 4)))
+    """Let rank 1 be interrupted when it has done its work, and begin something else."""
+    group, undone = Group(), []
+
+    def work():
+        group.sum_(torch.zeros(3))
+        if rank == 1:
+            raise KeyboardInterrupt
+
+    try:
+        group.together(work, undo=lambda: undone.append(rank))
+    except KeyboardInterrupt:
+        group.exchange({})
+    except RuntimeError:
+        assert undone
+        raise
 
 
 def test_ranks_that_lose_step_are_told(group):
@@ -112,23 +123,23 @@ def test_ranks_that_lose_step_are_told(group):
 
 
 def interrupt(rank, path):
-    """Interrupt rank 1 after three sums; with a path, in the first, which the others wait with."""
+    """Interrupt rank 1 after three exchanges; with a path, in the first, which waits for others."""
     group = Group()
     reached = []
 
-    def work():
+    def check():
         if path is not None and rank == 1:
             threading.Thread(target=interrupt_collective, args=(group, path)).start()
         for i in range(3):
             if path is not None and rank != 1:
                 wait_for(path)
-            group.sum_(torch.zeros(3))
+            group.exchange(i)
             reached.append(i)
         if rank == 1:
             signal.raise_signal(signal.SIGINT)
 
     try:
-        group.together(work)
+        group.together(lambda: group.checked(check))
     except KeyboardInterrupt:
         return len(reached)
     return None
@@ -186,12 +197,12 @@ def test_what_all_ranks_have_done_is_undone_on_none(group, tmp_path):
 def undo(rank, failing):
     group, undone = Group(), []
 
-    def work():
+    def check():
         if rank == failing:
             raise KeyboardInterrupt
 
     try:
-        group.together(work, undo=lambda: undone.append(rank))
+        group.together(lambda: group.checked(check), undo=lambda: undone.append(rank))
     except BaseException as error:
         return type(error).__name__, set(undone)
     return None
@@ -210,7 +221,7 @@ def hang(rank, path):
     def work():
         if rank == 1:
             wait_for(path)
-        group.sum_(torch.zeros(3 * CAPACITY))
+        group.sum_(torch.zeros(10_000))
 
     with collectives_that_fail() as failed:
         try:
@@ -241,7 +252,7 @@ def test_without_a_group_the_cure_is_named():
 def test_one_process_changes_nothing():
     values = torch.arange(3.0)
     ONE_PROCESS.together(lambda: ONE_PROCESS.sum_(values))
-    ONE_PROCESS.together(lambda: ONE_PROCESS.first_(values))
+    ONE_PROCESS.checked(lambda: ONE_PROCESS.first_(values))
     assert values.tolist() == [0.0, 1.0, 2.0]
     assert ONE_PROCESS.rows(values) is values
     assert ONE_PROCESS.exchange("it") == ["it"]

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -24,7 +25,6 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from ranks import Ranks  # the processes of the tests
 
 from skorchless import TorchSoftmaxClassifier
-from skorchless.reducer import CAPACITY
 
 #: Blocks of rows that a data set is made of; a rank has whole ones.
 BLOCKS = 8
@@ -68,12 +68,15 @@ def fit(
 @contextlib.contextmanager
 def groups(*sizes: int) -> Iterator[dict[int, Ranks]]:
     """Groups of processes of several sizes."""
-    started = {size: Ranks(size, TIMEOUT) for size in sizes}
-    try:
-        yield started
-    finally:
+    with contextlib.ExitStack() as ends:
+        folder = ends.enter_context(tempfile.TemporaryDirectory())
+        started = {
+            size: Ranks(size, lambda: Path(tempfile.mkdtemp(dir=folder)), TIMEOUT) for size in sizes
+        }
         for ranks in started.values():
-            ranks.close()
+            ends.callback(ranks.close)
+            ranks.get_ready()
+        yield started
 
 
 def slowest(ranks: Ranks, size: int, *what: Any) -> tuple[float, np.ndarray, int, float]:
@@ -171,9 +174,7 @@ def terms(shape: tuple[int, int, int], size: int, cores: int) -> list[float]:
     n, d, k = shape
     own = n / min(size, cores)  # of each core
     outputs = 1 if k == 2 else k
-    numbers = outputs * (d + 1) + 1  # gradient and loss
-    messages = 1 + (numbers > CAPACITY)
-    pair, four = (float(messages if size == ranks else 0) for ranks in (2, 4))
+    pair, four = (float(size == ranks) for ranks in (2, 4))
     beyond = own * d * (4 * n * d > CACHE)
     return [own * d, beyond, own * d * outputs, own * outputs, 1.0, pair, four]
 

@@ -199,7 +199,9 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         init: tuple[Any, Any],
         held_out: tuple[Any, Any, Any],
     ) -> Outcome:
-        task = self._prepare(X, y, sample_weight, *init, *held_out, reducer=reducer)
+        task = reducer.checked(
+            partial(self._prepare, X, y, sample_weight, *init, *held_out, reducer=reducer)
+        )
         # Callbacks see the model between passes: nothing in it may be of the fit before.
         for name in OF_A_WHOLE_FIT:
             self.__dict__.pop(name, None)
@@ -266,18 +268,22 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         first: bool,
         classes: Any,
     ) -> None:
-        check_parameters(type(self).__name__, self._parameters())
-        self._check_pass(first=first, classes=classes)
         previous = dict(self.__dict__)
-        facts = {"the method": "partial_fit", "whether it is the first call": first}
-        data = self._training_data(X, y, sample_weight, reducer, facts, reset=first)
         memory = previous.get("_memory") or Memory()
-        unit = memory.weight_unit if memory.passes else None
-        data, unit = data.reweighted(self._class_weights(data, reducer), reducer, unit)
-        start = self._start(data, previous, {}, go_on=True)
-        check_start(reducer, start)
-        generator = rank_generator(reducer, self.random_state)
-        task = Task(data, start, generator, reducer=reducer)
+
+        def prepare() -> tuple[Task, int]:
+            check_parameters(type(self).__name__, self._parameters())
+            self._check_pass(first=first, classes=classes)
+            facts = {"the method": "partial_fit", "whether it is the first call": first}
+            data = self._training_data(X, y, sample_weight, reducer, facts, reset=first)
+            unit = memory.weight_unit if memory.passes else None
+            data, unit = data.reweighted(self._class_weights(data, reducer), reducer, unit)
+            start = self._start(data, previous, {}, go_on=True)
+            check_start(reducer, start)
+            generator = rank_generator(reducer, self.random_state)
+            return Task(data, start, generator, reducer=reducer), unit
+
+        task, unit = reducer.checked(prepare)
         outcome = self._train(task, memory=memory)
         self._publish(outcome, task)
         del self.converged_  # one pass is not meant to converge
@@ -317,9 +323,8 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
 
         def placed() -> Data:
             data = self._weighted_data(checked, y, sample_weight, reducer, reset=reset)
-            work = torch.tensor(float(checked.numel()) * data.n_outputs, device="cpu")
-            reducer.sum_(work)
-            device = resolve_device(self.device, own, int(work), distributed=bool(self.distributed))
+            work = sum(reducer.exchange(checked.numel() * data.n_outputs))
+            device = resolve_device(self.device, own, work, distributed=bool(self.distributed))
             check_dtype(device)
             return data.to(device)
 

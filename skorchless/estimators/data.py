@@ -266,6 +266,6 @@ def _balanced(n_classes: int, data: Data, reducer: Reducer) -> Factors:
     unit = unit.scatter_reduce(0, index, rows.exponent, "amax")
     unit = reducer.rows(unit.unsqueeze(0)).amax(dim=0)
     totals = torch.bincount(index, weights=rows.times(-unit[index]), minlength=n_classes).double()
-    reducer.sum_(totals)
+    totals = reducer.rows(totals.unsqueeze(0)).sum(dim=0)
     total = Factors(totals, unit - unit.max()).times(0).sum()
     return Factors.of(total / (n_classes * totals), -unit)

@@ -1,5 +1,6 @@
 """``distributed=True``: what the ranks of a group have to agree on before they train."""
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -61,9 +62,10 @@ def facts_of(estimator: Any, X: Matrix) -> dict[str, Any]:
 
 def check_start(reducer: Reducer, start: np.ndarray) -> None:
     """Raise ValueError on a rank that would not start where rank 0 does."""
-    first = torch.from_numpy(start.copy())
-    reducer.first_(first)
-    if not np.array_equal(first.numpy(), start):
+    if reducer.size == 1:
+        return
+    digest = hashlib.sha256((start + 0.0).tobytes()).digest()  # 0.0 for -0.0 too
+    if reducer.exchange(digest)[0] != digest:
         raise ValueError(
             "All ranks must start from the same weights: coef_init, intercept_init, or with "
             "warm_start=True or partial_fit the fit before, differ from rank 0's."
@@ -72,9 +74,7 @@ def check_start(reducer: Reducer, start: np.ndarray) -> None:
 
 def check_some_rows(reducer: Reducer, n_rows: int, message: str) -> None:
     """Raise ValueError on every rank if none has a row."""
-    rows = torch.tensor(float(n_rows), device="cpu")
-    reducer.sum_(rows)
-    if not bool(rows):
+    if not sum(reducer.exchange(n_rows)):
         raise ValueError(message)
 
 
