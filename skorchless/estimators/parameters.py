@@ -1,9 +1,8 @@
 """What each constructor parameter may be, checked at ``fit`` before any work."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from numbers import Integral, Real
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,122 +10,84 @@ import torch
 from skorchless.optimizers import SCHEDULES
 
 
-class Rule(Protocol):
-    """One kind of value that a parameter may have."""
+class Rule(NamedTuple):
+    """One kind of value that a parameter may have, and the words for it in an error message."""
 
-    def allows(self, value: Any) -> bool:
-        """Whether `value` is of this kind."""
-
-    def __str__(self) -> str:
-        """The kind in words, for an error message."""
+    allows: Callable[[Any], bool]
+    words: str
 
 
-@dataclass(frozen=True)
-class Number:
-    """A real number, or a whole one, between bounds; booleans are none."""
+def number(low: float, high: float = np.inf, bounds: str = "[)", *, whole: bool = False) -> Rule:
+    """A real number, or a whole one, between bounds that belong to it or not; no boolean."""
+    kind, word = (Integral, "an int") if whole else (Real, "a float")
 
-    low: float
-    high: float = np.inf
-    closed: str = "left"
-    whole: bool = False
-
-    def allows(self, value: Any) -> bool:
-        kind = Integral if self.whole else Real
+    def allows(value: Any) -> bool:
         if isinstance(value, bool | np.bool_) or not isinstance(value, kind):
             return False
         try:
-            number: Any = value if self.whole else float(value)
+            size: Any = value if whole else float(value)
         except OverflowError:
             return False
-        above = number >= self.low if self.closed in ("left", "both") else number > self.low
-        below = number <= self.high if self.closed in ("right", "both") else number < self.high
-        return bool(above and below)
+        inside = low < size < high
+        return bool(inside or (size == low and "[" in bounds) or (size == high and "]" in bounds))
 
-    def __str__(self) -> str:
-        left = "[" if self.closed in ("left", "both") else "("
-        right = "]" if self.closed in ("right", "both") else ")"
-        kind = "an int" if self.whole else "a float"
-        return f"{kind} in the range {left}{self.low}, {self.high}{right}"
+    return Rule(allows, f"{word} in the range {bounds[0]}{low}, {high}{bounds[1]}")
 
 
-@dataclass(frozen=True)
-class Choice:
+def choice(*options: str) -> Rule:
     """One of some strings."""
-
-    options: Sequence[str]
-
-    def allows(self, value: Any) -> bool:
-        return isinstance(value, str) and value in self.options
-
-    def __str__(self) -> str:
-        options = ", ".join(map(repr, self.options))
-        return options if len(self.options) == 1 else f"one of {{{options}}}"
+    words = ", ".join(repr(option) for option in options)
+    words = words if len(options) == 1 else f"one of {{{words}}}"
+    return Rule(lambda value: isinstance(value, str) and value in options, words)
 
 
-@dataclass(frozen=True)
-class OneOf:
-    """An instance of some types, described in words."""
+def instance(*types: type, words: str) -> Rule:
+    """An instance of some types; a boolean, which Python counts as an int, only by its own name."""
 
-    types: tuple[type, ...]
-    words: str
+    def allows(value: Any) -> bool:
+        return isinstance(value, types) and (bool in types or not isinstance(value, bool))
 
-    def allows(self, value: Any) -> bool:
-        if isinstance(value, bool) and bool not in self.types:  # to Python it is an int
-            return False
-        return isinstance(value, self.types)
-
-    def __str__(self) -> str:
-        return self.words
+    return Rule(allows, words)
 
 
-class Pair:
-    """Two numbers in [0, 1), as Adam's betas."""
-
-    def allows(self, value: Any) -> bool:
-        number = Number(0.0, 1.0)
-        return (
-            isinstance(value, tuple | list)
-            and len(value) == 2
-            and all(number.allows(item) for item in value)
-        )
-
-    def __str__(self) -> str:
-        return "a pair of floats in the range [0.0, 1.0)"
+def _are_betas(value: Any) -> bool:
+    are_two = isinstance(value, tuple | list) and len(value) == 2
+    return are_two and all(number(0.0, 1.0).allows(item) for item in value)
 
 
-NOTHING = OneOf((type(None),), "None")
-BOOLEAN = OneOf((bool, np.bool_), "a bool")
-AUTO = Choice(["auto"])
+NOTHING = instance(type(None), words="None")
+BOOLEAN = instance(bool, np.bool_, words="a bool")
+COUNT = number(1, 2**63, whole=True)
 
 PARAMETERS: dict[str, list[Rule]] = {
-    "loss": [Choice(["squared_error", "huber"])],
-    "delta": [Number(0.0, closed="neither")],
-    "alpha": [Number(0.0)],
-    "l1_ratio": [Number(0.0, 1.0, closed="both")],
+    "loss": [choice("squared_error", "huber")],
+    "delta": [number(0.0, bounds="()")],
+    "alpha": [number(0.0)],
+    "l1_ratio": [number(0.0, 1.0, bounds="[]")],
     "fit_intercept": [BOOLEAN],
-    "optimizer": [Choice(["auto", "sgd", "adam"])],
-    "learning_rate": [Number(0.0, closed="neither"), AUTO],
-    "schedule": [Choice(list(SCHEDULES))],
-    "momentum": [Number(0.0, 1.0)],
+    "optimizer": [choice("auto", "sgd", "adam")],
+    "learning_rate": [number(0.0, bounds="()"), choice("auto")],
+    "schedule": [choice(*SCHEDULES)],
+    "momentum": [number(0.0, 1.0)],
     "nesterov": [BOOLEAN],
-    "betas": [Pair()],
-    "batch_size": [Number(1, 2**63, whole=True), NOTHING, AUTO],
-    "max_iter": [Number(1, 2**63, whole=True)],
-    "tol": [Number(0.0), NOTHING],
-    "n_iter_no_change": [Number(1, 2**63, whole=True)],
+    "betas": [Rule(_are_betas, "a pair of floats in the range [0.0, 1.0)")],
+    "batch_size": [COUNT, NOTHING, choice("auto")],
+    "max_iter": [COUNT],
+    "tol": [number(0.0), NOTHING],
+    "n_iter_no_change": [COUNT],
     "shuffle": [BOOLEAN],
     "early_stopping": [BOOLEAN],
-    "validation_fraction": [Number(0.0, 1.0, closed="neither")],
-    "class_weight": [OneOf((dict,), "a dict"), Choice(["balanced"]), NOTHING],
+    "validation_fraction": [number(0.0, 1.0, bounds="()")],
+    "class_weight": [instance(dict, words="a dict"), choice("balanced"), NOTHING],
     "warm_start": [BOOLEAN],
-    "device": [OneOf((str, int, torch.device), "'auto' or whatever torch.device takes")],
+    "device": [instance(str, int, torch.device, words="'auto' or whatever torch.device takes")],
     "distributed": [BOOLEAN],
     "random_state": [
-        Number(0, 2**63, whole=True),
-        OneOf((np.random.RandomState,), "a numpy.random.RandomState"),
+        number(0, 2**63, whole=True),
+        instance(np.random.RandomState, words="a numpy.random.RandomState"),
         NOTHING,
     ],
-    "verbose": [Number(0, 2**63, whole=True), BOOLEAN],
+    "verbose": [number(0, 2**63, whole=True), BOOLEAN],
 }
 
 
@@ -155,7 +116,7 @@ def check_parameters(
             continue
         rules = PARAMETERS[name]
         if not any(rule.allows(value) for rule in rules):
-            words = [str(rule) for rule in rules]
+            words = [rule.words for rule in rules]
             allowed = words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
             is_schedule = name == "learning_rate" and PARAMETERS["schedule"][0].allows(value)
             hint = f" Did you mean schedule={value!r}?" if is_schedule else ""
