@@ -80,9 +80,10 @@ def measure(kind: str, rule: str, folder: str, limit: int | None) -> dict[str, f
     return dict(zip(names, map(float, output.split()), strict=True))
 
 
-def resident() -> int:
-    """Bytes of this process in memory, mapped files included."""
-    return resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[1])
+def anonymous() -> int:
+    """Bytes of this process in memory that are no file's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
 def run(kind: str, rule: str, folder: str, limit: int) -> None:
@@ -90,20 +91,19 @@ def run(kind: str, rule: str, folder: str, limit: int) -> None:
     if limit:
         resource.setrlimit(resource.RLIMIT_DATA, (limit * MIB, limit * MIB))
     if kind == "array":  # as if it were small: a permutation of all rows, targets that are kept
-        from skorchless.sources import limits
+        from skorchless.sources import large
 
-        limits.LARGE_BYTES = 2**62
-        limits.MEMORY_SHARE = 1
+        large.LARGE_BYTES = 2**62
     X = np.load(Path(folder) / "X.npy", mmap_mode="r" if kind == "map" else None)
     y = np.load(Path(folder) / "y.npy")
     TorchSoftmaxClassifier(random_state=0, **OPTIMUM[rule]).fit(np.array(X[:5000]), y[:5000])
 
-    before, most, done = resident(), 0, threading.Event()
+    before, most, done = anonymous(), 0, threading.Event()
 
     def watch() -> None:
         nonlocal most
         while not done.wait(0.005):
-            most = max(most, resident())
+            most = max(most, anonymous())
 
     watcher = threading.Thread(target=watch)
     watcher.start()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from skorchless.estimators.settings import on_enough_threads
 from skorchless.restoring import without_numpy_warnings
-from skorchless.sources import LargeMatrix, Matrix, SparseRows, Stored, is_large
+from skorchless.sources import LargeMatrix, Matrix, SparseRows, is_large
 from skorchless.stack import shared
 
 #: Half precision is widened; everything else keeps its own or becomes double.
@@ -113,7 +113,7 @@ def features(estimator: Any, X: Any, *, reset: bool, name: str = "X", min_rows: 
         check_plain(X, name)
         matrix = large_matrix(estimator, X, reset=reset)
         if matrix is not None:
-            if matrix.stored.rows.is_floating_point():
+            if matrix.stored.is_floating_point():
                 for run in matrix.runs():
                     if isinstance(X, Tensor):
                         finite(run, name)
@@ -260,7 +260,7 @@ def large_matrix(estimator: Any, X: Any, *, reset: bool) -> LargeMatrix | None:
         validate_data(estimator, X, reset=reset, skip_check_array=True)
     else:
         validate_data(estimator, X, reset=reset, dtype=None, ensure_all_finite=False)
-    return LargeMatrix(Stored(stored), dtype)
+    return LargeMatrix(stored, dtype)
 
 
 def _as_it_lies(X: Any) -> tuple[Tensor | None, torch.dtype]:

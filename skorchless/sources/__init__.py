@@ -7,15 +7,13 @@ from torch import Tensor
 from skorchless.sources.base import Batch, Chunk, Source
 from skorchless.sources.csr import SparseRows, are_right_on_threads
 from skorchless.sources.dense import DenseSource
-from skorchless.sources.large import LargeMatrix
-from skorchless.sources.limits import is_large
+from skorchless.sources.large import LargeMatrix, is_large
 from skorchless.sources.matrix import Matrix, affords_gram, dense_blocks
 from skorchless.sources.moments import Moments
 from skorchless.sources.scaling import Scaling
 from skorchless.sources.shards import ShardedSource
 from skorchless.sources.side_by_side import SideBySide
 from skorchless.sources.sparse import SparseSource
-from skorchless.sources.stored import Stored
 from skorchless.sources.streamed import StreamedSource
 
 __all__ = [
@@ -31,7 +29,6 @@ __all__ = [
     "Source",
     "SparseRows",
     "SparseSource",
-    "Stored",
     "StreamedSource",
     "affords_gram",
     "are_right_on_threads",

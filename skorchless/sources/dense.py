@@ -20,7 +20,6 @@ from skorchless.sources.chunk import (
 )
 from skorchless.sources.large import LargeMatrix
 from skorchless.sources.matrix_source import MatrixSource
-from skorchless.sources.order import Order
 
 #: Laid-out targets are kept where they are this many times smaller than the rows.
 MUCH_SMALLER = 8
@@ -82,7 +81,7 @@ class DenseSource(MatrixSource[Tensor | LargeMatrix]):
         chunk = self._new_chunk((1, self._parts(rows), rows // self._parts(rows)))
         return self._fill(chunk, chosen, 0, rows)
 
-    def _shuffled(self, generator: torch.Generator) -> "Order":
+    def _shuffled(self, generator: torch.Generator) -> Tensor:
         """The rows in random order."""
         order = torch.randperm(self.n_rows, generator=generator, device="cpu")
         return order.to(self.device)
@@ -106,7 +105,7 @@ class DenseSource(MatrixSource[Tensor | LargeMatrix]):
         """Whether laid-out targets are so much smaller than the rows that they are kept."""
         return MUCH_SMALLER * self.n_outputs <= self.n_columns
 
-    def _pass(self, order: Order | None) -> Iterator[DenseChunk]:
+    def _pass(self, order: Tensor | None) -> Iterator[DenseChunk]:
         batch, most = self.batch_size, self._chunk_rows
         if batch > most:
             for start, stop in slices(self.n_rows, batch):
@@ -152,7 +151,7 @@ class DenseSource(MatrixSource[Tensor | LargeMatrix]):
         assert isinstance(self.X, Tensor)
         return self.X[start:stop]
 
-    def _spanning(self, order: Order | None, start: int, stop: int) -> Iterator[DenseChunk]:
+    def _spanning(self, order: Tensor | None, start: int, stop: int) -> Iterator[DenseChunk]:
         """Chunks of one batch that is larger than a chunk."""
         scale = 1.0 / (stop - start)
         in_place = order is None and self._lies_ready and self.batch_size == self.n_rows
@@ -167,7 +166,7 @@ class DenseSource(MatrixSource[Tensor | LargeMatrix]):
             chunk.starts, chunk.ends = first == 0, start + last == stop
             yield chunk
 
-    def _fill(self, chunk: DenseChunk, order: Order | None, start: int, stop: int) -> DenseChunk:
+    def _fill(self, chunk: DenseChunk, order: Tensor | None, start: int, stop: int) -> DenseChunk:
         """Gather rows ``order[start:stop]`` (in their own order if None) into `chunk`."""
         features = chunk.rows[:, :-1]
         self._read(order, start, stop, features)
@@ -182,7 +181,7 @@ class DenseSource(MatrixSource[Tensor | LargeMatrix]):
             chunk.weight.copy_(weight.view_as(chunk.weight))
         return chunk
 
-    def _read(self, order: Order | None, start: int, stop: int, out: Tensor) -> None:
+    def _read(self, order: Tensor | None, start: int, stop: int, out: Tensor) -> None:
         """Write rows ``order[start:stop]`` to `out`."""
         assert isinstance(self.X, Tensor)
         if order is None:
@@ -217,7 +216,7 @@ class DenseSource(MatrixSource[Tensor | LargeMatrix]):
         return torch.empty(*size, dtype=self.dtype, device=self.device)
 
 
-def _gather(rows: Tensor, order: Order | None, start: int, stop: int) -> Tensor:
+def _gather(rows: Tensor, order: Tensor | None, start: int, stop: int) -> Tensor:
     if order is None:
         return rows[start:stop]
     return rows.index_select(0, order[start:stop].to(rows.device))

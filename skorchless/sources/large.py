@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from skorchless.sources.chunk import slices
-from skorchless.sources.reading import Window, run_reader
-from skorchless.sources.stored import Stored
 
+#: More bytes than this, in the dtype to compute in, are read where they lie and never copied.
+LARGE_BYTES = 2**29
 #: Rows that are read at random lie in blocks of so many bytes: small ones mix the rows better,
 #: large ones take a disk fewer seeks.
 BLOCK_BYTES = 2**17
 #: Bytes of such a block that lie together where columns do, not rows.
 COLUMN_RUN_BYTES = 2**16
-#: What is in memory at a time, and as much again that is being read.
+#: Rows are shuffled within blocks of so many bytes together.
 WINDOW_BYTES = 2**26
 #: A selection of rows of at most so many bytes is copied.
 COPIED_BYTES = 2**27
@@ -27,13 +27,35 @@ RUN_BYTES = 2**24
 DEVICE_SHARE = 2
 
 
+def is_large(n_bytes: int) -> bool:
+    """Whether a matrix of so many bytes, in the dtype to compute in, is never held twice.
+
+    Its container does not matter, so that a memory map and an array are trained on alike.
+    """
+    return n_bytes > LARGE_BYTES
+
+
+def block_permutation(
+    n_rows: int, block_rows: int, window_blocks: int, generator: torch.Generator
+) -> Tensor:
+    """Blocks of rows in random order, and rows in random order within windows of some blocks."""
+    blocks = torch.randperm(-(-n_rows // block_rows), generator=generator, device="cpu")
+    within = torch.arange(block_rows, device="cpu")
+    windows = []
+    for some in torch.split(blocks, window_blocks):
+        rows = (some.unsqueeze(1) * block_rows + within).view(-1)
+        rows = rows[rows < n_rows]
+        windows.append(rows[torch.randperm(len(rows), generator=generator, device="cpu")])
+    return torch.cat(windows)
+
+
 class LargeMatrix:
     """Rows of a matrix, converted and moved as they are read.
 
     Parameters
     ----------
-    stored : Stored
-        As the user holds it.
+    stored : Tensor of shape (N, D)
+        As the user holds it, in any real dtype and with any strides; only read.
     dtype : torch.dtype
         What is computed in.
     device : torch.device, optional
@@ -44,21 +66,21 @@ class LargeMatrix:
 
     def __init__(
         self,
-        stored: Stored,
+        stored: Tensor,
         dtype: torch.dtype,
         device: torch.device | None = None,
         chosen: Tensor | None = None,
     ) -> None:
         self.stored, self.dtype, self.chosen = stored, dtype, chosen
-        self.device = stored.rows.device if device is None else device
+        self.device = stored.device if device is None else device
 
     def __len__(self) -> int:
-        return len(self.stored.rows) if self.chosen is None else len(self.chosen)
+        return len(self.stored) if self.chosen is None else len(self.chosen)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
-        return len(self), self.stored.rows.shape[1]
+        return len(self), self.stored.shape[1]
 
     def numel(self) -> int:
         """How many numbers."""
@@ -76,63 +98,44 @@ class LargeMatrix:
     @property
     def is_here(self) -> bool:
         """Whether the rows are on the device where they are wanted."""
-        return self.stored.rows.device == self.device
+        return self.stored.device == self.device
 
     @property
     def lies_ready(self) -> bool:
         """Whether runs of rows can be computed with where they lie."""
-        rows = self.stored.rows
-        return (
-            self.chosen is None
-            and self.is_here
-            and rows.dtype == self.dtype
-            and rows.is_contiguous()
-        )
+        ready = self.stored.dtype == self.dtype and self.stored.is_contiguous()
+        return ready and self.chosen is None and self.is_here
 
-    @property
-    def block_rows(self) -> int:
-        """Rows that are read together when rows are read at random."""
-        if self.stored.rows_lie_together:
-            return max(1, BLOCK_BYTES // self._row_bytes)
-        return COLUMN_RUN_BYTES // self.stored.rows.element_size()
-
-    @property
-    def window_blocks(self) -> int:
-        """Blocks that rows are shuffled over."""
-        return max(1, WINDOW_BYTES // (self.block_rows * self._row_bytes))
-
-    def windows(self) -> Iterator[Window]:
-        """What is read together when rows are read in their order."""
-        share = len(self) / len(self.stored.rows)
-        for start, stop in slices(len(self), max(1, int(share * WINDOW_BYTES / self._row_bytes))):
-            if self.chosen is None:
-                yield stop - start, start, stop
-            else:
-                yield stop - start, int(self.chosen[start]), int(self.chosen[stop - 1]) + 1
+    def permutation(self, generator: torch.Generator) -> Tensor:
+        """All rows by number, in an order that is random and reads few places at a time."""
+        rows_lie_together = self.shape[1] == 1 or self.stored.stride(1) == 1
+        if rows_lie_together:
+            block = max(1, BLOCK_BYTES // self._row_bytes)
+        else:
+            block = COLUMN_RUN_BYTES // self.stored.element_size()
+        window = max(1, WINDOW_BYTES // (block * self._row_bytes))
+        return block_permutation(len(self), block, window, generator)
 
     def runs(self) -> Iterator[Tensor]:
-        """All rows in their order, as they are stored, some at a time and the next being read."""
+        """All rows in their order, as they are stored, some at a time."""
         assert self.chosen is None
-        with run_reader(self.stored, self.windows()) as reader:
-            for start, stop in slices(len(self), max(1, RUN_BYTES // self._row_bytes)):
-                yield self.stored.rows[start:stop]
-                if reader is not None:
-                    reader.advance(stop - start)
+        for start, stop in slices(len(self), self._run_rows):
+            yield self.stored[start:stop]
 
     def read(self, start: int, stop: int, out: Tensor) -> None:
         """Write consecutive rows to `out`."""
         if self.chosen is None:
-            self.stored.read(start, stop, out)
+            out.copy_(self.stored[start:stop])
         else:
-            self.stored.gather(self.chosen[start:stop], out)
+            self.gather(torch.arange(start, stop, device="cpu"), out)
 
     def gather(self, rows: Tensor, out: Tensor) -> None:
         """Write some rows, by number, to `out`."""
-        self.stored.gather(self._in_stored(rows), out)
-
-    def copy(self, rows: Tensor, out: Tensor) -> None:
-        """The same from places all over the file, none of which becomes resident."""
-        self.stored.copy(self._in_stored(rows), out)
+        rows = self._in_stored(rows).to(self.stored.device)
+        if self.stored.dtype == out.dtype and self.stored.device == out.device:
+            torch.index_select(self.stored, 0, rows, out=out)
+        else:
+            out.copy_(self.stored.index_select(0, rows))
 
     def __getitem__(self, run: slice) -> Tensor:
         """Consecutive rows, to compute with."""
@@ -153,7 +156,7 @@ class LargeMatrix:
 
     def _blocks(self) -> Iterator[Tensor]:
         """All rows in their order, some at a time, to compute with."""
-        for start, stop in slices(len(self), max(1, RUN_BYTES // self._row_bytes)):
+        for start, stop in slices(len(self), self._run_rows):
             yield self[start:stop]
 
     def to(self, where: torch.device | torch.dtype) -> "LargeMatrix":
@@ -161,25 +164,27 @@ class LargeMatrix:
         if isinstance(where, torch.dtype):
             return LargeMatrix(self.stored, where, self.device, self.chosen)
         stored = self.stored
-        if where != stored.rows.device and self._fits(where):
-            moved, done = torch.empty_like(stored.rows, dtype=self.dtype, device=where), 0
-            for run in LargeMatrix(stored, self.dtype).runs():
-                moved[done : done + len(run)].copy_(run)
-                done += len(run)
-            stored = Stored(moved)
+        if where != stored.device and self._fits(where):
+            stored = torch.empty_like(stored, dtype=self.dtype, device=where)
+            for start, stop in slices(len(stored), self._run_rows):
+                stored[start:stop].copy_(self.stored[start:stop])
         return LargeMatrix(stored, self.dtype, where, self.chosen)
 
     def _fits(self, device: torch.device) -> bool:
         free, _ = torch.cuda.mem_get_info(device) if device.type == "cuda" else (2**63, 0)
-        return self.stored.rows.numel() * self.dtype.itemsize <= free // DEVICE_SHARE
+        return self.stored.numel() * self.dtype.itemsize <= free // DEVICE_SHARE
 
     def _copied(self, rows: Tensor) -> Tensor:
         out = torch.empty(len(rows), self.shape[1], dtype=self.dtype, device=self.device)
-        self.copy(rows, out)
+        self.gather(rows, out)
         return out
 
     def _in_stored(self, rows: Tensor) -> Tensor:
         return rows if self.chosen is None else self.chosen.index_select(0, rows.cpu())
+
+    @property
+    def _run_rows(self) -> int:
+        return max(1, RUN_BYTES // self._row_bytes)
 
     @property
     def _row_bytes(self) -> int:

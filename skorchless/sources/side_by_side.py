@@ -8,7 +8,6 @@ from torch import Tensor
 
 from skorchless.sources.chunk import DenseChunk
 from skorchless.sources.dense import DenseSource
-from skorchless.sources.order import Order
 
 
 class SideBySide(DenseSource):
@@ -53,7 +52,7 @@ class SideBySide(DenseSource):
         batches = order[:whole].view(-1, 1, batch) + offset
         return torch.cat([batches.flatten(), (order[whole:] + offset).flatten()])
 
-    def _fill(self, chunk: DenseChunk, order: Order | None, start: int, stop: int) -> DenseChunk:
+    def _fill(self, chunk: DenseChunk, order: Tensor | None, start: int, stop: int) -> DenseChunk:
         super()._fill(chunk, order, start, stop)
         chunk.scale = [self.sets * scale for scale in chunk.scale]
         return chunk

@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from large import mapped
 
 from skorchless.estimators.inputs import as_tensor
-from skorchless.sources import LargeMatrix, Stored
+from skorchless.sources import LargeMatrix
+from skorchless.sources.large import block_permutation
 
 pytestmark = pytest.mark.usefixtures("everything_is_large")
 N_ROWS, N_COLUMNS = 301, 40  # more columns than are read together where they lie apart
@@ -33,7 +36,7 @@ def make_matrix(kind, folder, dtype=torch.float64):
     order = "F" if "Fortran" in kind else "C"
     stored = mapped(array, folder, order) if "map" in kind else np.asarray(array, order=order)
     stored = as_tensor(np.asarray(stored[:, :N_COLUMNS]))
-    return LargeMatrix(Stored(stored), dtype), torch.from_numpy(numbers.astype(np.float64))
+    return LargeMatrix(stored, dtype), torch.from_numpy(numbers.astype(np.float64))
 
 
 kinds = pytest.mark.parametrize("kind", KINDS)
@@ -47,10 +50,8 @@ def test_rows_are_read_in_runs_and_by_number(kind, dtype, tmp_path):
     assert matrix.shape == (N_ROWS, N_COLUMNS) and len(matrix) == N_ROWS
     rows = torch.randint(N_ROWS, (100,), generator=torch.Generator().manual_seed(0))
     out = torch.empty(100, N_COLUMNS, dtype=dtype)
-    for read in (matrix.gather, matrix.copy):
-        out.zero_()
-        read(rows, out)
-        assert torch.equal(out, expected[rows])
+    matrix.gather(rows, out)
+    assert torch.equal(out, expected[rows])
     matrix.read(50, 150, out)
     assert torch.equal(out, expected[50:150])
     assert torch.equal(matrix[7:9], expected[7:9])
@@ -68,7 +69,6 @@ def test_few_rows_are_copied_and_many_stay_where_they_are(kind, tmp_path):
     assert torch.equal(some[0 : len(some)], expected[most])
     some = some.index_select(0, torch.arange(100, 200))
     assert torch.equal(some[0:100], expected[most][100:200])
-    assert [n for n, *_ in some.windows()] and sum(n for n, *_ in some.windows()) == 100
 
 
 def test_rows_in_the_right_dtype_lie_ready(tmp_path):
@@ -79,8 +79,33 @@ def test_rows_in_the_right_dtype_lie_ready(tmp_path):
 
 def test_half_precision_of_torch_is_widened(tmp_path):
     rows = torch.arange(1000).view(-1, 4).to(torch.bfloat16)
-    matrix = LargeMatrix(Stored(rows), torch.float32)
+    matrix = LargeMatrix(rows, torch.float32)
     assert torch.equal(matrix[3:5], rows[3:5].float())
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@given(n_rows=st.integers(1, 200), block=st.integers(1, 30), window=st.integers(1, 9))
+def test_every_row_comes_once(n_rows, block, window):
+    rows = block_permutation(n_rows, block, window, generator())
+    assert rows.sort().values.tolist() == list(range(n_rows))
+
+
+def test_windows_are_whole_blocks_from_all_over_the_file_mixed():
+    windows = block_permutation(10_000, 10, 50, generator()).view(20, 500)
+    for rows in windows:
+        assert (rows // 10).unique().numel() == 50
+        assert (rows[1:] - rows[:-1] == 1).sum() < 20
+    assert windows.double().mean(dim=1).sub(5000).abs().max() < 1500
+
+
+def test_a_seed_gives_an_order_and_a_pass_moves_the_generator_on():
+    shared = generator(1)
+    first, second = (block_permutation(100, 3, 4, shared) for _ in range(2))
+    assert torch.equal(first, block_permutation(100, 3, 4, generator(1)))
+    assert not torch.equal(first, second)
 
 
 @pytest.mark.cuda

@@ -5,7 +5,7 @@ import pytest
 import torch
 from large import mapped
 
-from skorchless.sources import DenseSource, LargeMatrix, Scaling, Stored, StreamedSource, as_source
+from skorchless.sources import DenseSource, LargeMatrix, Scaling, StreamedSource, as_source
 from skorchless.stack import WIDE
 
 pytestmark = pytest.mark.usefixtures("everything_is_large")
@@ -33,7 +33,7 @@ def make_source(kind, batch_size, folder, *, weighted=True, scaling=None):
             mapped(rows.numpy(), folder, "F" if "Fortran" in kind else "C", "r+")
         )
     return as_source(
-        LargeMatrix(Stored(rows), WIDE, chosen=chosen),
+        LargeMatrix(rows, WIDE, chosen=chosen),
         torch.stack([10.0 * number, 7.0 - number], dim=1),
         number + 1.0 if weighted else None,
         n_outputs=2,
@@ -120,7 +120,6 @@ def test_a_sample_is_the_one_of_a_dense_source(kind, tmp_path):
 @kinds
 @pytest.mark.parametrize("shuffled", [True, False])
 def test_a_pass_may_end_early_and_be_begun_again(kind, shuffled, tmp_path):
-    """An error in mid-pass, or Ctrl-C, leaves no thread behind."""
     source = make_source(kind, 7, tmp_path)
     generator = torch.Generator().manual_seed(0) if shuffled else None
     begun = source.chunks(generator)
@@ -131,10 +130,10 @@ def test_a_pass_may_end_early_and_be_begun_again(kind, shuffled, tmp_path):
 
 def test_nothing_is_written_to_the_file(tmp_path):
     source = make_source("map", 64, tmp_path)
-    before = source.X.stored.rows.clone()
+    before = source.X.stored.clone()
     rows_of(source, torch.Generator().manual_seed(0))
     rows_of(source)
-    assert torch.equal(source.X.stored.rows, before)
+    assert torch.equal(source.X.stored, before)
 
 
 @pytest.mark.cuda
@@ -161,7 +160,7 @@ def test_rows_are_brought_to_a_device(batch_size, shuffled, tmp_path):
 def test_an_integer_file_is_trained_on_in_double(tmp_path):
     stored = torch.from_numpy(mapped(np.arange(300).reshape(-1, 3), tmp_path, mode="r+"))
     source = as_source(
-        LargeMatrix(Stored(stored), WIDE),
+        LargeMatrix(stored, WIDE),
         torch.zeros(100, 1, dtype=WIDE),
         None,
         n_outputs=1,
