@@ -37,7 +37,6 @@ from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.fold import Entry, Evaluation, evaluate_folds, folds_at_once
 from skorchless.model_selection.groups import Group, check_instance, check_ours, group
 from skorchless.model_selection.listeners import Listeners, listeners_of
-from skorchless.model_selection.messages import announce, report
 from skorchless.model_selection.moments import FoldMoments
 from skorchless.model_selection.pipelines import final_of
 from skorchless.optimizers.least_squares import Comoments
@@ -192,14 +191,17 @@ class _Run:
         """Evaluate some candidates; return the results of all so far."""
         candidates = list(candidate_params)
         splits = self._splits(cv or self.cv)
-        announce(self.search.verbose, len(candidates), len(splits))
+        if self.search.verbose > 0:
+            print(
+                f"Fitting {len(splits)} folds for each of {len(candidates)} candidates, totalling "
+                f"{len(candidates) * len(splits)} fits"
+            )
         entries = self._entries(candidates, splits, callback_ctx)
         if not entries:
             raise ValueError(
                 "No fits were performed. Was the CV iterator empty? Were there no candidates?"
             )
         out = [entry.result for candidate in entries for entry in candidate]
-        report(self.search.verbose, candidates, entries)
         self._warn(entries)
         private.warn_or_raise_about_fit_failures(out, self.search.error_score)
         if callable(self.search.scoring):
@@ -375,7 +377,7 @@ class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
     cv : int, splitter or iterable, default=None
         Splitting strategy. By default there are 5 folds, stratified for classifiers.
     verbose : int, default=0
-        1 prints the number of fits; 2 adds a line per fit, after all fits are done; 3 adds scores.
+        If above 0, the number of fits is printed.
     pre_dispatch : int or str, default="2*n_jobs"
         Number of folds that are dispatched to workers at once.
     error_score : "raise" or float, default=nan
@@ -459,7 +461,7 @@ class BatchedRandomizedSearchCV(_BatchedSearch, RandomizedSearchCV):
     cv : int, splitter or iterable, default=None
         Splitting strategy. By default there are 5 folds, stratified for classifiers.
     verbose : int, default=0
-        1 prints the number of fits; 2 adds a line per fit, after all fits are done; 3 adds scores.
+        If above 0, the number of fits is printed.
     pre_dispatch : int or str, default="2*n_jobs"
         Number of folds that are dispatched to workers at once.
     random_state : int, RandomState instance or None, default=None

@@ -365,15 +365,6 @@ def test_a_pipelines_own_memory_is_used_and_kept(classes, sgd, counter, tmp_path
     assert search.estimator.memory == str(tmp_path)
 
 
-def test_messages(classes, sgd, capsys):
-    BatchedGridSearchCV(sgd, RATES, cv=2, verbose=3, refit=False).fit(*classes)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "Fitting 2 folds for each of 3 candidates, totalling 6 fits"
-    assert len(lines) == 7
-    assert lines[1].startswith("[CV 1/2] END ..")
-    assert "learning_rate=0.01;, score=0." in lines[1]
-
-
 def test_nothing_is_warned_about_otherwise(classes, sgd):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
