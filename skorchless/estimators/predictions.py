@@ -73,19 +73,13 @@ def _in_numpy(
 def _in_torch(
     rows: Tensor | LargeMatrix, coef: np.ndarray, intercept: np.ndarray, n_logits: int | None
 ) -> Tensor:
+    if isinstance(rows, LargeMatrix):
+        runs = (run.to(rows.dtype) for run in rows.runs())
+        return torch.cat([_in_torch(run, coef, intercept, n_logits) for run in runs])
     weights = shared(coef).to(rows.device, rows.dtype).T
     bias = shared(intercept).to(rows.device, rows.dtype)
-    if isinstance(rows, Tensor):
-        raw = torch.addmm(bias, rows, weights)
-        in_range(raw, rows, coef, intercept, n_logits)
-        return raw
-    raw = torch.empty(len(rows), len(bias), dtype=rows.dtype, device=rows.device)
-    done = 0
-    for run in rows.runs():
-        out = raw[done : done + len(run)]
-        torch.addmm(bias, run.to(rows.dtype), weights, out=out)
-        in_range(out, run, coef, intercept, n_logits)
-        done += len(run)
+    raw = torch.addmm(bias, rows, weights)
+    in_range(raw, rows, coef, intercept, n_logits)
     return raw
 
 
@@ -100,14 +94,10 @@ def _in_runs(
     dtype = np.float32 if matrix.dtype == torch.float32 else np.float64
     raw = np.empty((len(matrix), len(coef)), dtype=dtype)
     done = 0
-    weights, bias = (array.astype(dtype, copy=False) for array in (coef.T, intercept))
     for run in matrix.runs():
         block = check_array(
             run.numpy(), dtype=[np.float64, np.float32], estimator=estimator, input_name="X"
         )
-        out = raw[done : done + len(block)]
-        np.matmul(block, weights, out=out)
-        out += bias
-        in_range(out, block, coef, intercept, n_logits)
+        raw[done : done + len(block)] = _in_numpy(block, coef, intercept, n_logits)
         done += len(block)
     return raw

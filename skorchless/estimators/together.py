@@ -7,10 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
-from scipy.sparse import issparse
-from sklearn.base import clone, is_classifier
-from torch import Tensor
+from sklearn.base import clone
 
 from skorchless.estimators import inputs
 from skorchless.estimators.alphas import fit_candidates
@@ -24,10 +21,8 @@ from skorchless.estimators.callbacks import (
 )
 from skorchless.estimators.candidates import STACKED, models_a_stack, share_steps, size_of
 from skorchless.estimators.out_of_memory import memory_errors
-from skorchless.estimators.overflow import in_range
 from skorchless.estimators.parameters import PARAMETERS, check_parameters
 from skorchless.estimators.predictions import raw_predictions
-from skorchless.estimators.settings import in_full_precision
 from skorchless.estimators.task import Task
 from skorchless.estimators.unused import keep_quiet
 from skorchless.estimators.working_columns import FoldBack
@@ -297,23 +292,7 @@ def predict_together(models: Sequence[TorchLinearModel], X: Any) -> np.ndarray:
     coef = np.stack([np.atleast_2d(model.coef_) for model in models])  # (M, K, D)
     intercept = np.stack([np.atleast_1d(model.intercept_) for model in models])
     outputs = coef.shape[0] * coef.shape[1]
-    flat_models = coef.reshape(outputs, -1), intercept.reshape(outputs)
-    n_logits = coef.shape[1] if is_classifier(first) else None
-    if inputs.large_matrix(first, X, reset=False) is not None:
-        raw = raw_predictions(first, X, *flat_models)
-        raw = inputs.as_numpy(raw).T
-    elif isinstance(X, Tensor):
-        rows = inputs.tensor_features(first, X, reset=False)
-        weights, bias = (torch.from_numpy(part).to(rows) for part in flat_models)
-        product = partial(torch.addmm, bias.unsqueeze(1), weights, rows.T)
-        by_model = in_full_precision(rows.device, product)
-        in_range(by_model.T, rows, *flat_models, n_logits)
-        raw = by_model.numpy(force=True)
-    else:
-        array = inputs.array_features(first, X, reset=False)
-        flat = flat_models[0].astype(array.dtype, copy=False)
-        raw = np.ascontiguousarray((array @ flat.T).T) if issparse(array) else flat @ array.T
-        raw += intercept.reshape(outputs, 1).astype(array.dtype)
-        in_range(raw.T, array, *flat_models, n_logits)
-    shaped: np.ndarray = raw.reshape(*coef.shape[:2], -1)
+    raw = raw_predictions(first, X, coef.reshape(outputs, -1), intercept.reshape(outputs))
+    by_model = np.ascontiguousarray(inputs.as_numpy(raw).T)
+    shaped: np.ndarray = by_model.reshape(*coef.shape[:2], -1)
     return shaped
