@@ -30,7 +30,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: Sizes in bytes at which large matrices are treated as such, made small.
 SMALL = {
-    "large.LARGE_BYTES": 2**12,
+    "limits.LARGE_BYTES": 2**12,
     "large.BLOCK_BYTES": 2**9,
     "large.COLUMN_RUN_BYTES": 2**7,
     "large.WINDOW_BYTES": 2**12,

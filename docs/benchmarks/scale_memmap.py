@@ -91,9 +91,9 @@ def run(kind: str, rule: str, folder: str, limit: int) -> None:
     if limit:
         resource.setrlimit(resource.RLIMIT_DATA, (limit * MIB, limit * MIB))
     if kind == "array":  # as if it were small: a permutation of all rows, targets that are kept
-        from skorchless.sources import large
+        from skorchless.sources import limits
 
-        large.LARGE_BYTES = 2**62
+        limits.LARGE_BYTES = 2**62
     X = np.load(Path(folder) / "X.npy", mmap_mode="r" if kind == "map" else None)
     y = np.load(Path(folder) / "y.npy")
     TorchSoftmaxClassifier(random_state=0, **OPTIMUM[rule]).fit(np.array(X[:5000]), y[:5000])

@@ -7,7 +7,8 @@ from torch import Tensor
 from skorchless.sources.base import Batch, Chunk, Source
 from skorchless.sources.csr import SparseRows, are_right_on_threads
 from skorchless.sources.dense import DenseSource
-from skorchless.sources.large import LargeMatrix, is_large
+from skorchless.sources.large import LargeMatrix
+from skorchless.sources.limits import is_large
 from skorchless.sources.matrix import Matrix, affords_gram, dense_blocks
 from skorchless.sources.moments import Moments
 from skorchless.sources.scaling import Scaling

@@ -123,34 +123,24 @@ class Source(Protocol):
         What is computed in, and where.
     """
 
-    batch_size: int
+    n_rows: int
+    n_columns: int
     n_outputs: int
+    batch_size: int
     stack_width: int
     mean_weight: float
+    affords_gram: bool
+    dtype: torch.dtype
+    device: torch.device
 
     @property
     def X(self) -> Matrix: ...
-
-    @property
-    def n_rows(self) -> int: ...
-
-    @property
-    def n_columns(self) -> int: ...
 
     @property
     def n_batches(self) -> int: ...
 
     @property
     def fits_chunk(self) -> bool: ...
-
-    @property
-    def affords_gram(self) -> bool: ...
-
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-    @property
-    def device(self) -> torch.device: ...
 
     def scaled(self, scaling: Scaling) -> Self:
         """The same rows, standardised."""

@@ -9,14 +9,10 @@ from torch import Tensor
 from skorchless.sources.chunk import (
     BARE_CHUNK_BYTES,
     CHUNK_BYTES,
-    MOST_BATCHES,
     DenseChunk,
-    by_weight,
     count_parts,
-    drawn,
     even_slices,
     lay_out,
-    slices,
 )
 from skorchless.sources.large import LargeMatrix
 from skorchless.sources.matrix_source import MatrixSource
@@ -25,7 +21,7 @@ from skorchless.sources.matrix_source import MatrixSource
 MUCH_SMALLER = 8
 
 
-class DenseSource(MatrixSource[Tensor | LargeMatrix]):
+class DenseSource(MatrixSource[Tensor | LargeMatrix, DenseChunk]):
     """Batches of a dense ``X``; its parameters are those of `MatrixSource`."""
 
     def __init__(
@@ -57,14 +53,6 @@ class DenseSource(MatrixSource[Tensor | LargeMatrix]):
         else:
             yield from self._pass(None)
 
-    def sample(self, n_rows: int) -> DenseChunk:
-        """As many rows at random, by weight, or all if that is about as many."""
-        chosen = drawn(self.n_rows, n_rows)
-        if chosen is not None and self.sample_weight is not None:
-            chosen, weight = by_weight(self.sample_weight, n_rows)
-            return self._weighed(self.rows(chosen), weight)
-        return self._all_rows() if chosen is None and self._is_one_chunk else self.rows(chosen)
-
     @property
     def _is_one_chunk(self) -> bool:
         """Whether a pass is one batch of all rows in one chunk, which is then filled once."""
@@ -76,7 +64,9 @@ class DenseSource(MatrixSource[Tensor | LargeMatrix]):
         return self._whole
 
     def rows(self, chosen: Tensor | None) -> DenseChunk:
-        """The rows of some numbers in ascending order, or all of them, as one batch."""
+        """As of `Source`."""
+        if chosen is None and self._is_one_chunk:
+            return self._all_rows()
         rows = self.n_rows if chosen is None else len(chosen)
         chunk = self._new_chunk((1, self._parts(rows), rows // self._parts(rows)))
         return self._fill(chunk, chosen, 0, rows)
@@ -105,18 +95,8 @@ class DenseSource(MatrixSource[Tensor | LargeMatrix]):
         """Whether laid-out targets are so much smaller than the rows that they are kept."""
         return MUCH_SMALLER * self.n_outputs <= self.n_columns
 
-    def _pass(self, order: Tensor | None) -> Iterator[DenseChunk]:
-        batch, most = self.batch_size, self._chunk_rows
-        if batch > most:
-            for start, stop in slices(self.n_rows, batch):
-                yield from self._spanning(order, start, stop)
-            return
-        whole = self.n_rows // batch * batch
-        for start, stop in slices(whole, min(most // batch, MOST_BATCHES) * batch):
-            yield self._fill(self._chunk(stop - start, batch), order, start, stop)
-        if whole < self.n_rows:
-            rest = self.n_rows - whole
-            yield self._fill(self._chunk(rest, rest), order, whole, self.n_rows)
+    def _filled(self, order: Tensor | None, start: int, stop: int, size: int) -> DenseChunk:
+        return self._fill(self._chunk(stop - start, size), order, start, stop)
 
     def _bare(self, start: int, stop: int, scale: float) -> DenseChunk:
         """Rows as they lie, without a copy: part of one batch of all rows in their own order.
@@ -152,7 +132,6 @@ class DenseSource(MatrixSource[Tensor | LargeMatrix]):
         return self.X[start:stop]
 
     def _spanning(self, order: Tensor | None, start: int, stop: int) -> Iterator[DenseChunk]:
-        """Chunks of one batch that is larger than a chunk."""
         scale = 1.0 / (stop - start)
         in_place = order is None and self._lies_ready and self.batch_size == self.n_rows
         most = self._rows_in(BARE_CHUNK_BYTES) if in_place else self._chunk_rows

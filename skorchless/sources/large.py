@@ -10,8 +10,6 @@ from torch import Tensor
 
 from skorchless.sources.chunk import slices
 
-#: More bytes than this, in the dtype to compute in, are read where they lie and never copied.
-LARGE_BYTES = 2**29
 #: Rows that are read at random lie in blocks of so many bytes: small ones mix the rows better,
 #: large ones take a disk fewer seeks.
 BLOCK_BYTES = 2**17
@@ -25,14 +23,6 @@ COPIED_BYTES = 2**27
 RUN_BYTES = 2**24
 #: Share of a device's free memory that the rows may take.
 DEVICE_SHARE = 2
-
-
-def is_large(n_bytes: int) -> bool:
-    """Whether a matrix of so many bytes, in the dtype to compute in, is never held twice.
-
-    Its container does not matter, so that a memory map and an array are trained on alike.
-    """
-    return n_bytes > LARGE_BYTES
 
 
 def block_permutation(
@@ -110,10 +100,10 @@ class LargeMatrix:
         """All rows by number, in an order that is random and reads few places at a time."""
         rows_lie_together = self.shape[1] == 1 or self.stored.stride(1) == 1
         if rows_lie_together:
-            block = max(1, BLOCK_BYTES // self._row_bytes)
+            block = max(1, BLOCK_BYTES // self.row_bytes)
         else:
             block = COLUMN_RUN_BYTES // self.stored.element_size()
-        window = max(1, WINDOW_BYTES // (block * self._row_bytes))
+        window = max(1, WINDOW_BYTES // (block * self.row_bytes))
         return block_permutation(len(self), block, window, generator)
 
     def runs(self) -> Iterator[Tensor]:
@@ -184,8 +174,9 @@ class LargeMatrix:
 
     @property
     def _run_rows(self) -> int:
-        return max(1, RUN_BYTES // self._row_bytes)
+        return max(1, RUN_BYTES // self.row_bytes)
 
     @property
-    def _row_bytes(self) -> int:
+    def row_bytes(self) -> int:
+        """Bytes of a row in the dtype to compute in."""
         return self.shape[1] * self.dtype.itemsize

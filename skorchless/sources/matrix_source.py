@@ -1,11 +1,13 @@
 """What sources have in common that hold all their rows as one matrix."""
 
+from collections.abc import Iterator
 from typing import Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from skorchless.sources.base import Chunk
+from skorchless.sources.chunk import MOST_BATCHES, by_weight, drawn, slices
 from skorchless.sources.matrix import Matrix, affords_gram
 from skorchless.sources.scaling import Scaling
 from skorchless.stack import WIDE
@@ -14,7 +16,7 @@ MatrixT = TypeVar("MatrixT", bound=Matrix)
 ChunkT = TypeVar("ChunkT", bound=Chunk)
 
 
-class MatrixSource(Generic[MatrixT]):
+class MatrixSource(Generic[MatrixT, ChunkT]):
     """Batches of a matrix ``X``, which is only ever read.
 
     Parameters
@@ -58,21 +60,12 @@ class MatrixSource(Generic[MatrixT]):
             ones = torch.ones(len(X), dtype=WIDE, device=X.device)
             weight = ones if sample_weight is None else sample_weight
             self.sample_weight = (weight / self.mean_weight).to(X.dtype)
-        self.n_outputs = n_outputs
+        self.n_rows, self.n_columns, self.n_outputs = len(X), X.shape[1] + 1, n_outputs
+        self.dtype, self.device, self.affords_gram = X.dtype, X.device, affords_gram(X)
         self.fit_intercept = fit_intercept
         self.batch_size = min(batch_size, len(X))
         self.stack_width = stack_width
         self.scaling = scaling
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows."""
-        return self.X.shape[0]
-
-    @property
-    def n_columns(self) -> int:
-        """Columns of a batch, D + 1."""
-        return self.X.shape[1] + 1
 
     @property
     def n_batches(self) -> int:
@@ -80,26 +73,46 @@ class MatrixSource(Generic[MatrixT]):
         return -(-self.n_rows // self.batch_size)
 
     @property
-    def dtype(self) -> torch.dtype:
-        """What is computed in."""
-        return self.X.dtype
+    def _chunk_rows(self) -> int:
+        """Rows of a chunk at most."""
+        raise NotImplementedError
 
-    @property
-    def device(self) -> torch.device:
-        """Where X is."""
-        return self.X.device
+    def rows(self, chosen: Tensor | None) -> ChunkT:
+        """The rows of some numbers in ascending order, or all of them, as one batch."""
+        raise NotImplementedError
 
-    @property
-    def affords_gram(self) -> bool:
-        """As of `Source`."""
-        return affords_gram(self.X)
+    def _filled(self, order: Tensor | None, start: int, stop: int, size: int) -> ChunkT:
+        """Rows ``order[start:stop]`` (in their own order if None) in batches of `size`."""
+        raise NotImplementedError
 
-    def _weighed(self, chunk: ChunkT, weight: Tensor) -> ChunkT:
-        """A chunk of sampled rows with the weights that they stand for."""
+    def _spanning(self, order: Tensor | None, start: int, stop: int) -> Iterator[ChunkT]:
+        """Chunks of one batch that is larger than a chunk."""
+        raise NotImplementedError
+
+    def sample(self, n_rows: int) -> ChunkT:
+        """As many rows at random, by weight, or all if that is about as many."""
+        chosen = drawn(self.n_rows, n_rows)
+        if chosen is None or self.sample_weight is None:
+            return self.rows(chosen)
+        chosen, weight = by_weight(self.sample_weight, n_rows)
+        chunk = self.rows(chosen)
         assert chunk.weight is not None
         chunk.weight.view(-1).copy_(weight)
         chunk.scale = [1.0 / self.n_rows]
         return chunk
+
+    def _pass(self, order: Tensor | None) -> Iterator[ChunkT]:
+        """The rows in chunks, the last batch of fewer rows in one of its own."""
+        batch, most = self.batch_size, self._chunk_rows
+        if batch > most:
+            for start, stop in slices(self.n_rows, batch):
+                yield from self._spanning(order, start, stop)
+            return
+        whole = self.n_rows // batch * batch
+        for start, stop in slices(whole, min(most // batch, MOST_BATCHES) * batch):
+            yield self._filled(order, start, stop, batch)
+        if whole < self.n_rows:
+            yield self._filled(order, whole, self.n_rows, self.n_rows - whole)
 
     def scaled(self, scaling: Scaling) -> Self:
         """The same rows, standardised."""

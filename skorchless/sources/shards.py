@@ -8,7 +8,7 @@ import torch
 from skorchless.reducer import Shard
 from skorchless.sources.base import Chunk, Source
 from skorchless.sources.chunk import DenseChunk, drawn
-from skorchless.sources.matrix import Matrix, affords_gram
+from skorchless.sources.matrix import affords_gram
 from skorchless.sources.scaling import Scaling
 
 
@@ -33,8 +33,10 @@ class ShardedSource:
         self._asked = batch_size
         self._batches = shard.batches(batch_size)
         self.batch_size = sum(self._batches)
-        self.n_outputs, self.stack_width = own.n_outputs, own.stack_width
-        self.mean_weight = own.mean_weight
+        self.X, self.dtype, self.device = own.X, own.dtype, own.device
+        self.n_rows, self.n_columns, self.n_outputs = shard.total, own.n_columns, own.n_outputs
+        self.stack_width, self.mean_weight = own.stack_width, own.mean_weight
+        self.affords_gram = affords_gram(own.X, shard.total)
         self._nothing: DenseChunk | None = None
 
     @classmethod
@@ -43,45 +45,15 @@ class ShardedSource:
         return cls(own(batch_size=shard.batches(batch_size)[shard.rank]), shard, batch_size)
 
     @property
-    def n_rows(self) -> int:
-        """Rows of all ranks together."""
-        return self.shard.total
-
-    @property
-    def n_columns(self) -> int:
-        """Columns of a batch, D + 1."""
-        return self.own.n_columns
-
-    @property
     def n_batches(self) -> int:
         """Steps of a pass: as many as the rank that needs most of them."""
         sizes = zip(self.shard.sizes, self._batches, strict=True)
         return max(-(-size // batch) for size, batch in sizes if size)
 
     @property
-    def X(self) -> Matrix:
-        """Rows of this rank."""
-        return self.own.X
-
-    @property
-    def affords_gram(self) -> bool:
-        """Whether second moments are worth their cost, by the rows of all ranks."""
-        return affords_gram(self.X, self.n_rows)
-
-    @property
     def fits_chunk(self) -> bool:
         """Whether all rows of this rank fit one chunk."""
         return self.own.fits_chunk
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What is computed in."""
-        return self.own.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where this rank computes."""
-        return self.own.device
 
     def scaled(self, scaling: Scaling) -> Self:
         """The same rows, standardised."""

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skorchless.sources.chunk import MOST_BATCHES, by_weight, drawn, lay_out, slices
+from skorchless.sources.chunk import lay_out, slices
 from skorchless.sources.csr import WINDOW_NUMBERS, SparseRows, with_values
 from skorchless.sources.matrix_source import MatrixSource
 from skorchless.sources.moments import Moments
@@ -238,7 +238,7 @@ class SparseChunk:
             yield (start, stop), torch.cat([rows, last], dim=1)
 
 
-class SparseSource(MatrixSource[SparseRows]):
+class SparseSource(MatrixSource[SparseRows, SparseChunk]):
     """Batches of a sparse ``X``; its parameters are those of `MatrixSource`."""
 
     def __init__(
@@ -277,46 +277,27 @@ class SparseSource(MatrixSource[SparseRows]):
         else:
             yield from self._pass(torch.randperm(self.n_rows, generator=generator, device="cpu"))
 
-    def sample(self, n_rows: int) -> SparseChunk:
-        """As many rows at random, by weight, or all if that is about as many."""
-        chosen = drawn(self.n_rows, n_rows)
-        if chosen is not None and self.sample_weight is not None:
-            chosen, weight = by_weight(self.sample_weight, n_rows)
-            return self._weighed(self.rows(chosen), weight)
-        return self.rows(chosen)
-
     def rows(self, chosen: Tensor | None) -> SparseChunk:
-        """The rows of some numbers in ascending order, or all of them, as one batch."""
+        """As of `Source`."""
         if chosen is None and self.n_batches == 1 and len(list(self.chunks())) == 1:
             return self._chunks[0]
         size = self.n_rows if chosen is None else len(chosen)
-        return self._chunk(chosen, 0, size, size)
+        return self._filled(chosen, 0, size, size)
 
     @property
     def _chunk_rows(self) -> int:
-        """Rows of a chunk at most."""
         a_row = self.X.numel() / self.n_rows + 2 * self.stack_width
         numbers = max(CHUNK_NUMBERS, CHUNK_WEIGHTS * self.stack_width * self.n_columns)
         return max(1, int(numbers / a_row))
 
-    def _pass(self, order: Tensor | None) -> Iterator[SparseChunk]:
-        batch, most = self.batch_size, self._chunk_rows
-        if batch > most:
-            for start, stop in slices(self.n_rows, batch):
-                for first, last in slices(stop - start, most):
-                    chunk = self._chunk(order, start + first, start + last, last - first)
-                    chunk.scale = [1.0 / (stop - start)]
-                    chunk.starts, chunk.ends = first == 0, start + last == stop
-                    yield chunk
-            return
-        whole = self.n_rows // batch * batch
-        for start, stop in slices(whole, min(most // batch, MOST_BATCHES) * batch):
-            yield self._chunk(order, start, stop, batch)
-        if whole < self.n_rows:
-            yield self._chunk(order, whole, self.n_rows, self.n_rows - whole)
+    def _spanning(self, order: Tensor | None, start: int, stop: int) -> Iterator[SparseChunk]:
+        for first, last in slices(stop - start, self._chunk_rows):
+            chunk = self._filled(order, start + first, start + last, last - first)
+            chunk.scale = [1.0 / (stop - start)]
+            chunk.starts, chunk.ends = first == 0, start + last == stop
+            yield chunk
 
-    def _chunk(self, order: Tensor | None, start: int, stop: int, size: int) -> SparseChunk:
-        """Rows ``order[start:stop]`` (in their own order if None) in batches of `size`."""
+    def _filled(self, order: Tensor | None, start: int, stop: int, size: int) -> SparseChunk:
         if order is None:
             rows, target = self._rows.between(start, stop), self.target[start:stop]
             weight = None if self.sample_weight is None else self.sample_weight[start:stop]

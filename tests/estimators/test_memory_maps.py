@@ -56,7 +56,7 @@ def test_a_map_is_trained_on_as_an_array_is(make, way, weighted, make_data, tmp_
 def test_what_needs_no_order_ends_where_it_does_in_memory(make, way, make_data, monkeypatch):
     X, y = make_data(n=600, d=5)
     model = make(way).fit(X, y)
-    monkeypatch.setattr("skorchless.sources.large.LARGE_BYTES", 2**40)
+    monkeypatch.setattr("skorchless.sources.limits.LARGE_BYTES", 2**40)
     assert_allclose(model.coef_, make(way).fit(X, y).coef_, rtol=1e-5, atol=1e-6)
 
 
@@ -214,9 +214,9 @@ GROWTH = '''
 import sys, threading
 import numpy as np
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.sources import large
+from skorchless.sources import large, limits
 
-large.LARGE_BYTES, large.WINDOW_BYTES, large.COPIED_BYTES = 2**26, 2**24, 2**24
+limits.LARGE_BYTES, large.WINDOW_BYTES, large.COPIED_BYTES = 2**26, 2**24, 2**24
 X = np.load(sys.argv[1], mmap_mode="r")
 y = np.load(sys.argv[2])
 textbook = {"optimizer": "sgd", "max_iter": 1, "tol": None, "random_state": 0}
