@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -29,8 +29,8 @@ def nothing() -> None:
     """Undo nothing."""
 
 
-class Reducer(Protocol):
-    """What processes that train together ask of each other.
+class Reducer:
+    """What processes that train together ask of each other; by itself, one process alone.
 
     Attributes
     ----------
@@ -38,8 +38,7 @@ class Reducer(Protocol):
         Which of how many processes this is.
     """
 
-    rank: int
-    size: int
+    rank, size = 0, 1
 
     def sum_(self, *tensors: Tensor) -> None:
         """Add each tensor up over the ranks, in place; all ranks get the same bits."""
@@ -49,49 +48,25 @@ class Reducer(Protocol):
 
     def rows(self, rows: Tensor) -> Tensor:
         """All ranks' rows in rank order, from ``(n, ...)`` with an n of each rank's own."""
+        return rows
 
     def exchange(self, value: T) -> list[T]:
         """Every rank's value, in rank order."""
+        return [value]
 
     def checked(self, check: Callable[[], T]) -> T:
         """Return what `check` gives; if it fails on one rank, all raise.
 
         The ranks may not talk in it but by `exchange` and `rows`.
         """
-
-    def together(self, work: Callable[[], T], undo: Callable[[], object] = nothing) -> T:
-        """Return what `work` gives once all ranks have done it; otherwise all `undo` it."""
-
-
-class OneProcess:
-    """Nobody else: sums are what they are."""
-
-    rank, size = 0, 1
-
-    def sum_(self, *tensors: Tensor) -> None:
-        """As of `Reducer`."""
-
-    def first_(self, *tensors: Tensor) -> None:
-        """As of `Reducer`."""
-
-    def rows(self, rows: Tensor) -> Tensor:
-        """As of `Reducer`."""
-        return rows
-
-    def exchange(self, value: T) -> list[T]:
-        """As of `Reducer`."""
-        return [value]
-
-    def checked(self, check: Callable[[], T]) -> T:
-        """As of `Reducer`."""
         return check()
 
     def together(self, work: Callable[[], T], undo: Callable[[], object] = nothing) -> T:
-        """As of `Reducer`."""
+        """Return what `work` gives once all ranks have done it; otherwise all `undo` it."""
         return undone_on_error(work, undo)
 
 
-ONE_PROCESS = OneProcess()
+ONE_PROCESS = Reducer()
 
 
 def local_rank_device() -> torch.device:
@@ -112,7 +87,7 @@ class _Failure:
     why: str
 
 
-class Group:
+class Group(Reducer):
     """The ranks of the initialised ``torch.distributed`` group.
 
     Raises
