@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from skorchless.objective import Objective
-from skorchless.optimizers.base import Rule
+from skorchless.optimizers.base import PassOutcome, Rule
 from skorchless.optimizers.schedules import ADAPTIVE_DIVISOR, ADAPTIVE_FLOOR, SCHEDULES
 from skorchless.restoring import undone_on_error
 from skorchless.sources import Source
@@ -228,6 +228,9 @@ class _Run:
         self._begun = time.perf_counter()
         self.rate = controls.rate.astype(float)
         self.floor = np.broadcast_to(controls.floor, self.rate.shape)
+        #: Rates before the schedule's factor, and those of the last pass, where the weights are.
+        self._base_rate: Tensor | None = None
+        self._told: tuple[np.ndarray, Tensor] | None = None
         keeps = controls.early_stopping or controls.keeps_best
         rounding = ROUNDING if controls.keeps_best else None
         self.best = BestWeights(weights, rounding) if keeps else None
@@ -266,8 +269,7 @@ class _Run:
             total += self.objective.value(chunk)
         if source.n_batches > 1:  # processes cut their batches into chunks of their own
             self.objective.reducer.first_(total)
-        mean = (total / source.n_batches).numpy(force=True)
-        outcome = self.rule.on_pass(self.weights, mean)
+        outcome, largest = self._end_pass(total / source.n_batches)
         moved = self.running & (outcome.moved | outcome.converged | outcome.stuck)
         models: np.ndarray = self.stack[moved]
         if not moved.any():
@@ -275,18 +277,20 @@ class _Run:
         self.n_iter += moved & started
 
         value = outcome.value
-        largest = torch.linalg.vector_norm(outcome.accepted, torch.inf, dim=(1, 2))
-        finite = np.isfinite(largest.numpy(force=True)) & np.isfinite(value)
+        finite = np.isfinite(largest) & np.isfinite(value)
         recorded = finite & moved
         judged, seen, validation_loss = value, None, None
+        accepted = outcome.accepted
+        if validation is not None or self.best is not None:  # a rule may have them on the CPU
+            accepted = accepted.to(self.weights.device)
         if validation is not None:
-            losses = self.objective.mean_loss(validation.chunks(), outcome.accepted)
+            losses = self.objective.mean_loss(validation.chunks(), accepted)
             validation_loss = losses.numpy(force=True)
         if self.best is not None and validation_loss is not None and started:
-            judged, seen = validation_loss, outcome.accepted
+            judged, seen = validation_loss, accepted
         elif self.best is not None and self.controls.keeps_best:
             # The loss of a single batch is that of the weights before their step.
-            seen = begun if source.n_batches == 1 else outcome.accepted
+            seen = begun if source.n_batches == 1 else accepted
 
         def write_down() -> None:
             if self.best is not None and seen is not None:
@@ -298,6 +302,18 @@ class _Run:
         converged = outcome.converged | self._stale(judged, moved & started)
         self._let_go(converged, ~finite, outcome.stuck & ~converged)
         return models
+
+    def _end_pass(self, mean: Tensor) -> tuple[PassOutcome, np.ndarray]:
+        """Let the rule end a pass; what it says, and the largest magnitude of each model's weights.
+
+        Each look at a tensor of a device waits for it. A rule that steps per batch accepts the
+        weights as they are, so one look is enough.
+        """
+        if self.rule.full_batch:
+            outcome = self.rule.on_pass(self.weights, mean.numpy(force=True))
+            return outcome, _largest(outcome.accepted).numpy(force=True)
+        seen, largest = torch.stack([mean, _largest(self.weights)]).numpy(force=True)
+        return self.rule.on_pass(self.weights, seen), largest
 
     def progress(self, model: int) -> Progress:
         """How far a model is."""
@@ -333,13 +349,17 @@ class _Run:
         """Hand the rule this pass's learning rates; return them, shape ``(M,)``."""
         controls = self.controls
         epoch = controls.first_pass + int(self.n_iter.max())
-        rates = self.rate * SCHEDULES[controls.schedule](epoch, controls.horizon)
-        like = self.weights
-        stacked = stack(rates, dtype=like.dtype, device=like.device)
-        if controls.units is not None:
-            units = torch.from_numpy(controls.units).to(stacked).view(1, -1, 1)
-            stacked = stacked * units
-        self.rule.set_rate(stacked)
+        factor = SCHEDULES[controls.schedule](epoch, controls.horizon)
+        rates = self.rate * factor
+        if self._told is None or not np.array_equal(rates, self._told[0]):
+            device = self.weights.device
+            if self._base_rate is None:
+                self._base_rate = stack(self.rate, dtype=WIDE, device=device)
+            stacked = (self._base_rate * factor).to(self.weights.dtype)
+            if controls.units is not None:
+                stacked = stacked * torch.from_numpy(controls.units).to(stacked).view(1, -1, 1)
+            self._told = rates, stacked
+        self.rule.set_rate(self._told[1])
         return rates
 
     def _record(
@@ -374,6 +394,7 @@ class _Run:
         stale = self.patience.update(judged, iterated)
         if self.controls.schedule == "adaptive":
             self.rate = np.where(stale, self.rate / ADAPTIVE_DIVISOR, self.rate)
+            self._base_rate = None
             self.patience.forgive(stale)
             stale = stale & (self.rate < self.floor)
         return stale
@@ -405,6 +426,7 @@ class _Run:
         self.stack, self.running = self.stack[keep], self.running[keep]
         self.n_iter = self.n_iter[keep]
         self.rate, self.floor = self.rate[keep], self.floor[keep]
+        self._base_rate = self._told = None
         index = torch.from_numpy(np.flatnonzero(keep)).to(self.weights.device)
         self.weights = self.weights.index_select(0, index)
         self.objective.select(index)
@@ -413,3 +435,9 @@ class _Run:
             self.patience.select(keep)
         if self.best is not None:
             self.best.select(keep)
+
+
+def _largest(weights: Tensor) -> Tensor:
+    """The largest magnitude of each model's weights, shape ``(M,)``, in double precision."""
+    largest: Tensor = torch.linalg.vector_norm(weights, torch.inf, dim=(1, 2))
+    return largest.to(WIDE)

@@ -3,7 +3,8 @@ r"""Losses of the raw predictions ``z = x W + b``: value, residual and curvature
 Conventions
 -----------
 ``raw`` has shape ``(..., M, K, rows)`` and ``target`` ``(..., 1, K, rows)``. For classes the target
-is one-hot (softmax) or 0 and 1 (logistic). Every loss has
+is 0 and 1 (logistic) or one-hot (softmax); of many classes it is their number, an integer, of shape
+``(..., 1, 1, rows)``. Every loss has
 
 * ``value``: :math:`\ell(z, y)` summed over the K outputs, shape ``(..., M, rows)``,
 * ``residual``: :math:`\partial \ell / \partial z`, written to ``out``, shape as ``raw``,
@@ -25,7 +26,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from skorchless.reducer import ONE_PROCESS, Reducer, Shard
-from skorchless.stack import WIDE
+from skorchless.stack import WIDE, median
 
 #: Rows of a sample that tells a median.
 MEDIAN_ROWS = 4096
@@ -185,7 +186,7 @@ class Huber:
     constant_curvature = False
 
     def __init__(self, delta: Tensor) -> None:
-        self.delta = delta
+        self.delta, self._minus_delta = delta, -delta
 
     def value(self, raw: Tensor, target: Tensor) -> Tensor:
         error = (raw - target).abs_()
@@ -194,7 +195,7 @@ class Huber:
 
     def residual(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
         torch.sub(raw, target, out=out)
-        return torch.clamp(out, -self.delta, self.delta, out=out)
+        return torch.clamp(out, self._minus_delta, self.delta, out=out)
 
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
         error = (raw - target).abs_()
@@ -238,7 +239,7 @@ def rough_median(target: Tensor, reducer: Reducer) -> Tensor:
     shard = Shard.of(reducer, len(target))
     every = -(-shard.total // MEDIAN_ROWS)
     own = shard.own(torch.arange(0, shard.total, every, device="cpu")).to(target.device)
-    return reducer.rows(target.index_select(0, own)).median(dim=0).values
+    return median(reducer.rows(target.index_select(0, own)), dim=0)
 
 
 class SoftmaxCrossEntropy(_SharedLoss):
@@ -253,10 +254,16 @@ class SoftmaxCrossEntropy(_SharedLoss):
     shift_invariant = True
 
     def value(self, raw: Tensor, target: Tensor) -> Tensor:
-        return over_outputs(torch.log_softmax(raw, dim=-2).mul_(target)).neg_()
+        log_p = torch.log_softmax(raw, dim=-2)
+        if target.is_floating_point():
+            return over_outputs(log_p.mul_(target)).neg_()
+        return log_p.gather(-2, _of_models(target, raw)).squeeze(-2).neg_()
 
     def residual(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
-        return torch.softmax(raw, dim=-2, out=out).sub_(target)
+        p = torch.softmax(raw, dim=-2, out=out)
+        if target.is_floating_point():
+            return p.sub_(target)
+        return p.scatter_(-2, _of_models(target, raw), -1.0, reduce="add")
 
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
         return (1.0 - torch.softmax(raw, dim=-2).square_().sum(dim=-2)).div_(raw.shape[-2])
@@ -277,13 +284,26 @@ class SoftmaxCrossEntropy(_SharedLoss):
     ) -> NullModel:
         share = torch.full((n_outputs,), 1.0 / n_outputs, dtype=WIDE, device=target.device)
         if fit_intercept:
-            # Without rows it counts whole numbers, whatever the weights.
-            counts = torch.bincount(target, weights=weight.to(WIDE), minlength=n_outputs).to(WIDE)
+            counts = torch.zeros(n_outputs, dtype=WIDE, device=target.device)
+            counts.index_add_(0, target, weight.to(WIDE))
             reducer.sum_(counts)
             share = counts / counts.sum()
         logits = share.clamp(min=torch.finfo(WIDE).tiny).log()
         intercept = (logits - logits.mean()).view(1, -1)
         return NullModel(intercept, torch.special.entr(share).sum().view(1))
+
+
+def _of_models(classes: Tensor, raw: Tensor) -> Tensor:
+    """Numbers of classes, ``(..., 1, 1, rows)``, beside each model, ``(..., M, 1, rows)``."""
+    return classes.expand(*raw.shape[:-2], 1, raw.shape[-1])
+
+
+def is_class(raw: Tensor, target: Tensor) -> Tensor:
+    """Which of the outputs is each row's class, shape ``(..., K, rows)``, from either target."""
+    if target.is_floating_point():
+        return target > 0
+    nothing = torch.zeros_like(raw, dtype=torch.bool)
+    return nothing.scatter_(-2, _of_models(target, raw), True)
 
 
 def _logistic_majorizer(size: Tensor) -> Tensor:

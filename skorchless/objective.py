@@ -165,7 +165,8 @@ class Objective:
         sums = self.sum_of_losses(raw, chunk.target, chunk.weight)
         if len(sums) == 1:
             return sums[0] * chunk.scale[0]
-        return torch.tensor(chunk.scale, dtype=WIDE, device=raw.device) @ sums
+        # Batches of a chunk are of one size. Filling a tensor takes no copy to a device.
+        return torch.full(sums.shape[:1], chunk.scale[0], dtype=WIDE, device=raw.device) @ sums
 
     def sum_of_losses(self, raw: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         """Sums over the rows of a batch, or of several, shape ``(..., sets * M)``."""

@@ -8,6 +8,8 @@ with :math:`\lambda^{(2)}_j = \alpha (1 - \rho) f_j^2` and
 multiplied by to be one on the user's columns (1 where nothing is standardised).
 """
 
+from copy import copy
+
 import torch
 from torch import Tensor
 
@@ -39,6 +41,7 @@ class ElasticNet:
         self.has_l2 = bool(self.l2.any())
         self.is_active = self.has_l1 or self.has_l2
         self._l2_of_each: Tensor | None = None
+        self._thresholds: tuple[Tensor, Tensor, Tensor] | None = None
 
     def value(self, weights: Tensor) -> Tensor:
         """Penalty of each model, shape ``(M,)``."""
@@ -59,8 +62,19 @@ class ElasticNet:
         threshold is ``metric * l1``, and weights inside it become exactly zero.
         """
         if self.has_l1:
-            threshold = self.l1 * metric
-            weights.sub_(torch.clamp(weights, -threshold, threshold))
+            if self._thresholds is None:  # made once, since steps are to make no tensors
+                like = self.l1 * metric
+                self._thresholds = like, torch.empty_like(like), torch.empty_like(weights)
+            upper, lower, shrunk = self._thresholds
+            torch.neg(torch.mul(self.l1, metric, out=upper), out=lower)
+            weights.sub_(torch.clamp(weights, lower, upper, out=shrunk))
+
+    def to(self, device: torch.device) -> "ElasticNet":
+        """The same penalty on another device."""
+        moved = copy(self)
+        moved.l1, moved.l2 = self.l1.to(device), self.l2.to(device)
+        moved._l2_of_each = moved._thresholds = None
+        return moved
 
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
@@ -76,13 +90,14 @@ class PenaltySum:
         self.penalty = penalty
         self._squares = torch.zeros_like(like) if penalty.has_l2 else None
         self._magnitudes = torch.zeros_like(like) if penalty.has_l1 else None
+        self._room = torch.empty_like(like)
 
     def add(self, weights: Tensor) -> None:
         """Add the penalty at `weights`."""
         if self._squares is not None:
             self._squares.addcmul_(weights, weights)
         if self._magnitudes is not None:
-            self._magnitudes.add_(weights.abs())
+            self._magnitudes.add_(torch.abs(weights, out=self._room))
 
     def take(self) -> Tensor | float:
         """The sum of each model, shape ``(M,)``, and start again from zero."""

@@ -53,6 +53,11 @@ def pack(coef: Tensor, intercept: Tensor) -> Tensor:
     return torch.cat([coef, intercept.unsqueeze(-1)], dim=-1)
 
 
+def median(values: Tensor, dim: int) -> Tensor:
+    """The lower median along an axis. torch's own is not deterministic on every device."""
+    return values.sort(dim=dim).values.select(dim, (values.shape[dim] - 1) // 2)
+
+
 def private_generator(random_state: int | np.random.RandomState | None) -> torch.Generator:
     """A CPU generator of our own: the global ones are neither read nor moved.
 

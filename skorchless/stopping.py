@@ -83,8 +83,13 @@ class BestWeights:
             better = value <= (1.0 + self.rounding) * self.value
         lowest = np.where(better, np.minimum(value, self.value), self.value)
         n_iter = np.where(better, n_iter, self.n_iter)
-        mask = torch.from_numpy(better).to(weights.device).view(-1, 1, 1)
-        weights = torch.where(mask, weights, self.weights)
+        if better.all():
+            weights = weights.clone()
+        elif not better.any():
+            weights = self.weights
+        else:
+            mask = torch.from_numpy(better).to(weights.device).view(-1, 1, 1)
+            weights = torch.where(mask, weights, self.weights)
         # At once: Ctrl-C does not come in between.
         self.value, self.n_iter, self.weights = lowest, n_iter, weights
 

@@ -22,8 +22,9 @@ from skorchless.estimators.callbacks import (
     has_callbacks,
     with_callbacks,
 )
+from skorchless.estimators.candidates import is_worth_moving
 from skorchless.estimators.data import Data, Factors
-from skorchless.estimators.devices import check_dtype, resolve_device
+from skorchless.estimators.devices import resolve_device, where_double_is
 from skorchless.estimators.holdout import check_complete, hold_out
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.out_of_memory import memory_errors
@@ -318,15 +319,21 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
                 f"This {owner} estimator requires y to be passed, but the target y is None."
             )
         own = X.device if isinstance(X, Tensor) else None
+        place = partial(resolve_device, self.device, own, distributed=bool(self.distributed))
+        if own is not None:
+            inputs.check_same_device(X, y=y, sample_weight=sample_weight)
+            place()  # refuses a device before there is work on it
+            X, y, sample_weight = where_double_is(X, y, sample_weight)
         checked = inputs.features(self, X, reset=reset, min_rows=2 - min(reducer.size, 2))
         check_agreement(reducer, facts_of(self, checked) | facts)
 
         def placed() -> Data:
             data = self._weighted_data(checked, y, sample_weight, reducer, reset=reset)
-            work = sum(reducer.exchange(checked.numel() * data.n_outputs))
-            device = resolve_device(self.device, own, work, distributed=bool(self.distributed))
-            check_dtype(device)
-            return data.to(device)
+            sizes = reducer.exchange((checked.numel() * data.n_outputs, len(checked)))
+            work, n_rows = map(sum, zip(*sizes, strict=True))
+            one_pass = facts["the method"] == "partial_fit"
+            worth = is_worth_moving(self._parameters(), work, n_rows, one_pass=one_pass)
+            return data.to(place(worth_moving=worth))
 
         return on_enough_threads(checked.numel(), placed)
 
@@ -381,6 +388,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         X_val, y_val, sample_weight_val = held_out
         check_complete(*held_out)
         if X_val is not None:
+            X_val, y_val, sample_weight_val = where_double_is(*held_out)
             min_rows = 2 - min(reducer.size, 2)
             checked = inputs.features(self, X_val, reset=False, name="X_val", min_rows=min_rows)
             validation = self._weighted_data(

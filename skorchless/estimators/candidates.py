@@ -17,6 +17,11 @@ Parameters = dict[str, Any]
 #: Parameters that every model of a stack has for itself, as long as they are numbers.
 STACKED = ("learning_rate", "alpha", "l1_ratio", "momentum", "delta", "tol")
 
+#: Multiply-adds from which device="auto" moves to a GPU: of a pass over all rows, which launches
+#: some forty kernels and waits for a few numbers, and of a step of SGD or Adam, which launches some
+#: fifteen.
+WORTH_A_PASS, WORTH_A_STEP = 2**24, 2**22
+
 #: Memory that the state of one stack may take, in bytes. More candidates are trained in turns.
 STACK_BYTES = 2**30
 
@@ -50,6 +55,24 @@ def batch_rows(parameters: Parameters, n: int) -> int:
     if batch is None:
         return n
     return min(n, DEFAULT_BATCH if batch == "auto" else int(batch))
+
+
+def is_worth_moving(parameters: Parameters, work: int, n_rows: int, *, one_pass: bool) -> bool:
+    """Whether there is so much work between two decisions of the host that a GPU is faster.
+
+    Parameters
+    ----------
+    parameters : dict
+        Constructor parameters of an estimator.
+    work : int
+        Multiply-adds of a product with all rows.
+    n_rows : int
+    one_pass : bool
+        Whether it is a call of ``partial_fit``, which takes steps whatever the optimizer.
+    """
+    if chosen_optimizer(parameters) == "quasi-newton" and not one_pass:
+        return work >= WORTH_A_PASS
+    return work * batch_rows(parameters, n_rows) >= WORTH_A_STEP * n_rows
 
 
 def stack_key(parameters: Parameters) -> Parameters:

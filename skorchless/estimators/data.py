@@ -13,7 +13,7 @@ from skorchless.estimators.inputs import named, weights
 from skorchless.estimators.ranks import check_some_rows
 from skorchless.reducer import Reducer
 from skorchless.restoring import without_numpy_warnings
-from skorchless.sources import Matrix, SparseRows
+from skorchless.sources import LargeMatrix, Matrix, SparseRows
 from skorchless.sources.matrix_source import mean_of
 from skorchless.stack import WIDE
 
@@ -235,7 +235,11 @@ class Data:
                     "X is. Pass X as float64, or y in other units."
                 )
         weight = None if self.weight is None else self.weight.to(device)
-        return Data(self.X.to(device), target, weight, self.n_outputs)
+        X = self.X
+        if isinstance(X, Tensor) and X.device != device != torch.device("cpu"):
+            moved = LargeMatrix(X, X.dtype).to(device)
+            X = moved.stored if moved.is_here else moved
+        return Data(X.to(device), target, weight, self.n_outputs)
 
 
 @without_numpy_warnings

@@ -1,32 +1,36 @@
 """Where to train."""
 
+from functools import cache
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from skorchless.estimators.parameters import shown
 from skorchless.reducer import local_rank_device
-
-#: Multiply-adds a pass from which moving to an accelerator pays.
-WORTH_MOVING = 2**24
+from skorchless.stack import WIDE
 
 
 def available_devices() -> list[str]:
     """Names of the devices on this machine."""
-    names = ["cpu"]
-    names += [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    names = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     other = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if other is not None and other.type != "cuda":
-        names.append(other.type)
+        names += [f"{other.type}:{i}" for i in range(torch.accelerator.device_count())]
     return names
 
 
 def resolve_device(
     device: str | int | torch.device,
     own: torch.device | None,
-    work: int,
     *,
+    worth_moving: bool = False,
     distributed: bool = False,
 ) -> torch.device:
     """The device to train on.
+
+    CUDA is only asked for where the work would go there: asking initialises it, after which the
+    process must not fork.
 
     Parameters
     ----------
@@ -34,41 +38,40 @@ def resolve_device(
         The estimator's parameter.
     own : torch.device or None
         Where X is, if it is a tensor.
-    work : int
-        Multiply-adds a pass.
+    worth_moving : bool
+        Whether there is so much work that "auto" takes it to CUDA, if that is there.
     distributed : bool
         Whether each rank of a group is to have a GPU of its own.
 
     Raises
     ------
     ValueError
-        If there is no such device here, or no such device at all.
+        If there is no such device here, or no such device at all, or if it has no float64.
     """
     if isinstance(device, str) and device == "auto":
         if own is not None:
-            return own
-        worth = torch.cuda.is_available() and work >= WORTH_MOVING
-        if not worth:
+            return _with_double(own)
+        if not worth_moving or not torch.cuda.is_available():
             return torch.device("cpu")
-        if distributed:
-            return local_rank_device()
-        return torch.device("cuda", torch.cuda.current_device())
-    names = available_devices()
+        return local_rank_device() if distributed else _numbered(torch.device("cuda"))
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"device={shown(device)} is not a device that torch knows.{_guess(device)} "
-            f"Devices here: {names}."
+            f"Devices here: {available_devices()}."
         ) from error
-    known = {torch.device(name) for name in names} | {torch.device(n.split(":")[0]) for n in names}
-    if chosen.type != "cpu" and chosen not in known:
+    if chosen.type == "cpu":
+        return chosen
+    names = available_devices()
+    if str(chosen) not in {*names, *(name.split(":")[0] for name in names)}:
         raise ValueError(
             f"device={str(chosen)!r} is not available{_reason(chosen)}. Devices here: {names}."
         )
-    if chosen.type == "cuda" and chosen.index is None:
-        chosen = torch.device("cuda", torch.cuda.current_device())
-    return chosen
+    if chosen.index is None:
+        own_gpu = distributed and chosen.type == "cuda"
+        chosen = local_rank_device() if own_gpu else _numbered(chosen)
+    return _with_double(chosen)
 
 
 def _guess(device: str | int | torch.device) -> str:
@@ -96,10 +99,37 @@ def _reason(device: torch.device) -> str:
     return f": {why}. device='auto' uses a GPU where there is one"
 
 
-def check_dtype(device: torch.device) -> None:
-    """Raise ValueError for a device without float64, in which sums are kept."""
-    if device.type == "mps":
+def _numbered(device: torch.device) -> torch.device:
+    """The current one of the devices of a kind."""
+    return torch.empty(0, device=device).device
+
+
+@cache
+def has_double(device: torch.device) -> bool:
+    """Whether a device has float64, which Apple's and some others lack."""
+    if device.type in ("cpu", "cuda"):
+        return True
+    try:
+        torch.ones(1, dtype=WIDE, device=device)
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def _with_double(device: torch.device) -> torch.device:
+    """A device, if it has float64."""
+    if not has_double(device):
         raise ValueError(
-            f"device={str(device)!r} has no float64, in which losses and statistics are summed. "
-            "Set device='cpu'."
+            f"Training on device {str(device)!r} is not possible: it has no float64, in which "
+            "losses and statistics are summed. Set device='cpu'; the model can still predict "
+            "tensors that are there."
         )
+    return device
+
+
+def where_double_is(*values: Any) -> list[Any]:
+    """Tensors of devices without float64 on the CPU, and everything else as it is."""
+    return [
+        value.cpu() if isinstance(value, Tensor) and not has_double(value.device) else value
+        for value in values
+    ]

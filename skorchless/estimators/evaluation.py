@@ -15,7 +15,8 @@ from skorchless.objective import Objective
 from skorchless.optimizers.descent import WORSE, stop_distance
 from skorchless.reducer import Reducer
 from skorchless.sources import Scaling, Source
-from skorchless.sources.chunk import lay_out, slices
+from skorchless.sources.chunk import lay_out, room_for_targets, slices
+from skorchless.sources.limits import numbers_at_once
 from skorchless.stack import WIDE, pack
 
 #: Numbers of a table that are evaluated at once.
@@ -83,8 +84,9 @@ class Evaluation:
             rows = block.X.to(stacked.dtype)
             raw = predicted_by(rows, flat[:, :-1], flat[:, -1], n_logits).to(WIDE)
             raw = raw.T.reshape(models, outputs, -1)
-            target = lay_out(block.target, out=raw.new_empty(1, 1, 1, *raw.shape[1:]))
-            losses = loss.value(raw, target.view(1, *raw.shape[1:]))  # (M, rows)
+            shape = (1, 1, raw.shape[2])
+            room = room_for_targets(shape, block.target, outputs, raw.dtype)
+            losses = loss.value(raw, lay_out(block.target, room)[0, 0])  # (M, rows)
             if block.weight is None:
                 return losses.mean(dim=1)
             share = block.weight.to(WIDE)
@@ -105,7 +107,8 @@ class Evaluation:
         """Objectives from the mean loss of each block of rows, shape ``(M,)``."""
         data = self.data
         total = torch.zeros(len(weights) + 1, dtype=WIDE, device=weights.device)
-        rows = max(1, BLOCK_NUMBERS * len(data.X) // max(data.X.numel(), 1))
+        numbers = numbers_at_once(BLOCK_NUMBERS, data.X.device)
+        rows = max(1, numbers * len(data.X) // max(data.X.numel(), 1))
         for start, stop in slices(len(data.X), rows):
             block = data.between(start, stop)
             weight = stop - start if block.weight is None else block.weight.sum()

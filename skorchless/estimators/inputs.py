@@ -256,6 +256,8 @@ def large_matrix(estimator: Any, X: Any, *, reset: bool) -> LargeMatrix | None:
     stored, dtype = _as_it_lies(X)
     if stored is None or not is_large(stored.numel() * dtype.itemsize):
         return None
+    if stored.device.type != "cpu" and stored.dtype == dtype and stored.is_contiguous():
+        return None  # an accelerator's memory that needs no copy of X
     if isinstance(X, Tensor):
         validate_data(estimator, X, reset=reset, skip_check_array=True)
     else:

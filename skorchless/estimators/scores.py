@@ -9,12 +9,14 @@ from torch import Tensor
 
 from skorchless.estimators import inputs
 from skorchless.estimators.data import relative_weights
+from skorchless.estimators.devices import where_double_is
 from skorchless.restoring import without_numpy_warnings
 
 
 @without_numpy_warnings
 def accuracy(y: Any, found: Any, sample_weight: Any) -> float:
     """Share of right labels, as `accuracy_score`."""
+    y, found, sample_weight = where_double_is(y, found, sample_weight)
     on_a_device = _on_a_device(y, found, sample_weight)
     weight = relative_weights(sample_weight, len(found))
     with inputs.named("y"):
@@ -26,6 +28,7 @@ def accuracy(y: Any, found: Any, sample_weight: Any) -> float:
 
 def r_squared(y: Any, found: Any, sample_weight: Any) -> float:
     """Coefficient of determination, as `r2_score`."""
+    y, found, sample_weight = where_double_is(y, found, sample_weight)
     on_a_device = _on_a_device(y, found, sample_weight)
     weight = relative_weights(sample_weight, len(found))
     with inputs.named("y"):

@@ -64,10 +64,12 @@ def own_settings(device: torch.device, work: int, run: Callable[[], T]) -> T:
     run : callable
     """
     inference = torch.inference_mode()
+    # For an accelerator the CPU only gathers rows, if it has to: with all threads.
+    enough = partial(on_enough_threads, work, run) if device.type == "cpu" else run
     return with_setting(
         partial(_enter, inference),
         partial(_leave, inference),
-        partial(in_full_precision, device, partial(on_enough_threads, work, run)),
+        partial(in_full_precision, device, enough),
     )
 
 
@@ -141,15 +143,22 @@ class _FullPrecision:
 
 
 def _precision_changes() -> list[tuple[Callable[[], None], Callable[[], None]]]:
-    """What to do to multiply in full precision, and what puts the user's setting back."""
+    """What to do to multiply in full precision, and what puts the user's setting back.
+
+    Before torch 2.9 there is one setting for all products. From then on each kind of device has its
+    own as well, and torch refuses to tell the old one if these contradict it: so what was lowered
+    by the old one is raised by it too.
+    """
     kinds = (torch.backends.cuda, torch.backends.mkldnn)
     products = [kind.matmul for kind in kinds if hasattr(kind, "matmul")]
     products = [product for product in products if hasattr(product, "fp32_precision")]
-    if not products:  # before torch 2.9 there is one setting for all
-        legacy, change = torch.get_float32_matmul_precision(), torch.set_float32_matmul_precision
-        lowered = legacy != "highest"
-        return [(partial(change, "highest"), partial(change, legacy))] if lowered else []
-    return [
+    of_all, change = "highest", torch.set_float32_matmul_precision
+    with contextlib.suppress(RuntimeError):  # they do contradict each other
+        of_all = torch.get_float32_matmul_precision()
+    changes: list[tuple[Callable[[], None], Callable[[], None]]] = []
+    if of_all != "highest":
+        changes = [(partial(change, "highest"), partial(change, of_all))]
+    return changes + [
         (
             partial(setattr, product, "fp32_precision", "ieee"),
             partial(_lower, product, product.fp32_precision),
@@ -161,6 +170,8 @@ def _precision_changes() -> list[tuple[Callable[[], None], Callable[[], None]]]:
 
 def _lower(product: Any, precision: str) -> None:
     """Set a precision again, or have it inherited again if that comes to the same."""
+    if product.fp32_precision == precision:
+        return
     product.fp32_precision = "none"
     if product.fp32_precision != precision:
         product.fp32_precision = precision

@@ -307,9 +307,8 @@ class _Training:
         X = self.data.X
         numbers = torch.tensor(float(X.numel()), dtype=WIDE, device="cpu")
         self.reducer.sum_(numbers)
-        self._is_small = float(numbers) <= DOUBLE_NUMBERS
+        self._is_small = float(numbers) <= DOUBLE_NUMBERS and X.device.type == "cpu"
         small = self._is_small and float(numbers) * self.stack_width <= DOUBLE_WORK
-        small &= X.device.type == "cpu"
         if small and X.dtype != WIDE:
             held_out = self.task.validation
             held_out = None if held_out is None else held_out.in_double()
@@ -815,7 +814,8 @@ class _Training:
             return None
         if scaling is None:
             return weights.to(self.dtype).numpy(force=True).copy()
-        folded, mean = scaling.fold_back(weights), scaling.mean.to(WIDE)
+        folded = scaling.fold_back(weights.to(scaling.mean.device))
+        mean = scaling.mean.to(WIDE)
         if self.row_space is not None:
             folded, mean = self.row_space.fold_back(folded), self.row_space.mean
         return self._rounded(folded, mean)

@@ -171,8 +171,9 @@ class _Run:
             name: as_numpy(value, name) for name, value in routed.splitter.split.items()
         }
         with self._splitting():
-            self.cv = check_cv(search.cv, as_numpy(y), classifier=is_classifier(search.estimator))
-            search.n_splits_ = self.cv.get_n_splits(X, y, **self.split_params)
+            target = as_numpy(y)  # no splitter of scikit-learn's reads tensors of a device
+            self.cv = check_cv(search.cv, target, classifier=is_classifier(search.estimator))
+            search.n_splits_ = self.cv.get_n_splits(X, target, **self.split_params)
         self.candidates: list[Candidate] = []
         self.out: list[dict[str, Any]] = []
         self.loss_curves: list[list[np.ndarray]] = []

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skorchless.losses import SecondDerivative
+from skorchless.losses import SecondDerivative, is_class
 from skorchless.objective import Objective, raw_predictions
 from skorchless.optimizers.history import dot
 from skorchless.optimizers.joint import Joint, joint_moments, own_blocks
@@ -62,6 +62,8 @@ class Curvature:
     source : Source
         Rows as the weights see them.
     objective : Objective
+    home : torch.device, optional
+        Where preconditioners are wanted; with the rows by default.
 
     Attributes
     ----------
@@ -73,8 +75,11 @@ class Curvature:
         Whether the preconditioner is the inverse of the loss's own second derivative, on all rows.
     """
 
-    def __init__(self, source: Source, objective: Objective) -> None:
+    def __init__(
+        self, source: Source, objective: Objective, home: torch.device | None = None
+    ) -> None:
         self.source, self.objective = source, objective
+        self.home = source.device if home is None else home
         self.noise = float(torch.finfo(source.dtype).eps ** 0.8)
         self.constant = objective.loss.constant_curvature
         columns = source.n_columns
@@ -217,7 +222,8 @@ class Curvature:
         kept : Tensor of bool, shape (M, K, n), optional
             Outputs of the rows of the sample that count, where it is the Hessian; as of `lasting`.
         """
-        l2 = self.objective.penalty.l2.to(WIDE)
+        home, l2 = self.home, self.objective.penalty.l2.to(self.home, WIDE)
+        basis = None if self.basis is None else self.basis.to(home)
         scaling = self.objective.scaling
         if self.wants_pass and self._moments is not None:
             self._summed(self._moments)
@@ -225,10 +231,10 @@ class Curvature:
         if self._sample is None:
             assert self._moments is not None
             gram = self._moments if scaling is None else scaling.standardise_gram(self._moments)
-            return Factored(gram.unsqueeze(0), l2, None, self.noise)
+            return Factored(gram.unsqueeze(0).to(home), l2, None, self.noise)
         if self.constant and self.basis is None and not self._diagonal:
             gram = self._summed(self._sample.gram().unsqueeze(0) * self._sample.scale[0])
-            return Factored(self._with_missed(gram, 1.0), l2, None, self.noise)
+            return Factored(self._with_missed(gram, 1.0).to(home), l2, None, self.noise)
         if self._diagonal:
             return self._diagonal_preconditioner(weights, l2, damping)
         outputs = weights.shape[1]
@@ -237,15 +243,15 @@ class Curvature:
             if damping is not None:
                 added = self._majorizer(weights)[0] * damping.view(-1, 1, 1)
                 own_blocks(moments, outputs).add_(added.unsqueeze(1))
-            return Joint(moments, l2, self.basis, self.noise, outputs)
+            return Joint(moments.to(home), l2, basis, self.noise, outputs)
         if self._by_output:
             moments = self._moments_by_output(weights, kept)
             if damping is not None:
                 added = self._majorizer(weights)[0] * damping.view(-1, 1, 1)
                 moments = moments + added.repeat_interleave(outputs, dim=0)
             if outputs == 1:
-                return Factored(moments, l2, self.basis, self.noise)
-            return ByOutput(moments, l2, self.basis, self.noise, outputs)
+                return Factored(moments.to(home), l2, basis, self.noise)
+            return ByOutput(moments.to(home), l2, basis, self.noise, outputs)
         moments, total = self._measure(weights)
         if damping is not None:
             added, total_added = self._majorizer(weights)
@@ -253,7 +259,8 @@ class Curvature:
             total = total + total_added * damping.unsqueeze(1)
         if self.basis is None:
             moments = self._with_missed(moments, total)
-        return Factored(moments, l2, self.basis, self.noise, self.objective.loss.shift_invariant)
+        shift_invariant = self.objective.loss.shift_invariant
+        return Factored(moments.to(home), l2, basis, self.noise, shift_invariant)
 
     def _majorizer(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """As of `_second_moments`, with the curvature of quadratics that lie above the loss."""
@@ -398,7 +405,7 @@ class Curvature:
             part = part.view(kept.shape) * shares.unsqueeze(1)
             kept &= part * kept[0].numel() >= negligible.view(-1, 1, 1)
         if before.coupled:
-            kept |= _by_model(target > 0).bool()
+            kept |= _by_model(is_class(raw, target)).bool()
         return lost.numpy(force=True), kept
 
     def of_others(self, weights: Tensor, kept: Tensor) -> tuple[Tensor, np.ndarray]:
@@ -478,7 +485,8 @@ class Curvature:
         squares = self._all_squares().clone()
         if self._least_norm:
             squares[:-1] = squares[:-1].mean()
-        return Diagonal(squares * total, l2, self.objective.loss.shift_invariant)
+        diagonal = (squares * total).to(self.home)
+        return Diagonal(diagonal, l2, self.objective.loss.shift_invariant)
 
     def _measure(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Second moments at `weights`, ``(M, r, r)``, and mean curvatures ``(M, 1)``.

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from skorchless.optimizers.preconditioner import Factored, apart
-from skorchless.sources.chunk import WIDE_ROWS, slices
+from skorchless.sources.chunk import slices, wide_rows
 
 
 def joint_moments(rows: Tensor, share: Tensor, p: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ def joint_moments(rows: Tensor, share: Tensor, p: Tensor) -> Tensor:
     models, outputs, _ = p.shape
     rank = rows.shape[1]
     moments = rows.new_zeros(models, outputs * rank, outputs * rank)
-    for start, stop in slices(len(rows), WIDE_ROWS):
+    for start, stop in slices(len(rows), wide_rows(models * outputs * rank, rows.device)):
         inside = rows[start:stop]
         columns, h = inside.T.contiguous(), share[:, None, None, start:stop]
         scaled = p[..., start:stop].unsqueeze(2) * columns  # (M, K, r, rows)

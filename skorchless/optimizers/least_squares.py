@@ -22,6 +22,7 @@ from torch import Tensor
 
 from skorchless.optimizers.elastic_net_path import ElasticNetPath
 from skorchless.sources import Matrix, dense_blocks
+from skorchless.sources.limits import numbers_at_once
 from skorchless.stack import WIDE, pack
 
 #: Rows that are taken to double precision at once.
@@ -54,9 +55,11 @@ class Comoments:
     @classmethod
     def of(cls, X: Matrix, target: Tensor, weight: Tensor | None) -> "Comoments":
         """Of rows X ``(n, D)`` with targets ``(n, K)`` and weights ``(n,)``."""
-        targets = torch.split(target, BLOCK_ROWS)
-        weights = repeat(None) if weight is None else torch.split(weight, BLOCK_ROWS)
-        blocks = zip(dense_blocks(X, BLOCK_ROWS), targets, weights, strict=False)
+        columns = X.shape[1] + target.shape[1]
+        n_rows = numbers_at_once(BLOCK_ROWS * columns, X.device) // columns
+        targets = torch.split(target, n_rows)
+        weights = repeat(None) if weight is None else torch.split(weight, n_rows)
+        blocks = zip(dense_blocks(X, n_rows), targets, weights, strict=False)
         return reduce(cls.merge, (cls._of_block(*block) for block in blocks))
 
     @classmethod

@@ -28,6 +28,7 @@ from skorchless.optimizers.base import PassOutcome, Setup
 from skorchless.optimizers.curvature import Curvature
 from skorchless.optimizers.descent import WORSE, Descent
 from skorchless.optimizers.history import History, dot
+from skorchless.optimizers.host import CurvatureElsewhere, home_of
 from skorchless.optimizers.newton import newton_direction
 from skorchless.optimizers.preconditioner import Preconditioner
 from skorchless.optimizers.proximal import minimise_model
@@ -96,8 +97,13 @@ class QuasiNewton:
     full_batch = True
 
     def __init__(self, setup: Setup) -> None:
-        self.curvature = Curvature(setup.source, setup.objective)
+        device = setup.weights.device
+        self._home = home = home_of(setup.source, setup.weights)
+        curvature = Curvature(setup.source, setup.objective, home)
+        self.curvature = CurvatureElsewhere.of(curvature, device)
         self.penalty = setup.objective.penalty
+        if home != device:
+            self.penalty = self.penalty.to(home)
         self.shift_invariant = setup.objective.loss.shift_invariant
         self.solves_squares = self.curvature.constant and not self.penalty.has_l1
         assert setup.constant_loss is not None and setup.constant_weights is not None
@@ -115,10 +121,10 @@ class QuasiNewton:
         self.singular = False
         self._refuses_dependent = setup.refuses_dependent
         self._lengths, self._short_lengths = (
-            torch.tensor(lengths, dtype=WIDE, device=setup.weights.device)
-            for lengths in (LENGTHS, SHORT_LENGTHS)
+            torch.tensor(lengths, dtype=WIDE, device=home) for lengths in (LENGTHS, SHORT_LENGTHS)
         )
         self._batch_gradient: Tensor | None = None
+        self._trial: Tensor | None = None
         self._preconditioner: Preconditioner | None = None
         self._weights: Tensor | None = None
 
@@ -136,11 +142,13 @@ class QuasiNewton:
 
     def on_batch(self, weights: Tensor, gradient: Tensor) -> None:
         """Keep the gradient until the pass's objective is known."""
-        self._batch_gradient = gradient.to(WIDE, copy=True)
+        self._batch_gradient = gradient.to(self._home, WIDE, copy=True)
 
     def on_pass(self, weights: Tensor, value: np.ndarray) -> PassOutcome:
         """Accept the trial or shorten the step, and move `weights` to the next trial."""
-        trial = weights.to(WIDE, copy=True)
+        trial = self._trial
+        if trial is None:
+            trial = weights.to(self._home, WIDE, copy=True)
         if self._weights is None:
             if self._replaces_start(weights, value):
                 never = np.zeros(len(value), dtype=bool)
@@ -153,6 +161,8 @@ class QuasiNewton:
         if accepted.any():
             self._point = self._weights.to(self._dtype)
             if accepted.all():
+                if isinstance(self.curvature, CurvatureElsewhere):
+                    self.curvature.has(self._point, weights.clone())
                 self.curvature.is_at(self._point)
         self._follow_curvature(anew=bool(damped.any()))
         aims = accepted | damped
@@ -166,7 +176,9 @@ class QuasiNewton:
             self._choose_length(aims, self._lengths)
             self._choose_length(~(aims | converged), self._short_lengths)
         length = torch.from_numpy(self.descent.length).to(self._weights)
-        weights.copy_(self._weights + length.view(-1, 1, 1) * self._direction)
+        trial = (self._weights + length.view(-1, 1, 1) * self._direction).to(self._dtype)
+        weights.copy_(trial)
+        self._trial = trial.to(WIDE)
         return PassOutcome(self._point, self.descent.value, converged, self.descent.stuck, accepted)
 
     def _begin(self, start: Tensor, value: np.ndarray) -> np.ndarray:
@@ -637,11 +649,17 @@ class QuasiNewton:
         """Keep only some of the models."""
         index = keep.numpy(force=True)
         self.descent.select(index)
+        if self._home != keep.device:
+            self.penalty.select(keep.to(self._home))
         if self._weights is None:  # some starts were not finite, others are replaced
             if self._constant_weights is not None:
                 self._constant_weights = self._constant_weights.index_select(0, keep)
             self._damping = self._damping[index]
             return
+        self.curvature.select(keep)
+        keep = keep.to(self._home)
+        if self._trial is not None:
+            self._trial = self._trial.index_select(0, keep)
         self._mean_curvature = self._mean_curvature[index]
         self._damping = self._damping[index]
         self._weights = self._weights.index_select(0, keep)
@@ -650,5 +668,4 @@ class QuasiNewton:
         self._point = self._point.index_select(0, keep)
         self._measured_at = self._measured_at.index_select(0, keep)
         self.history.select(keep)
-        self.curvature.select(keep)
         self._measure()

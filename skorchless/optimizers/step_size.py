@@ -15,7 +15,7 @@ from skorchless.losses import Huber, Loss
 from skorchless.objective import Objective
 from skorchless.reducer import Reducer
 from skorchless.sources import Chunk, Moments, Source
-from skorchless.stack import WIDE
+from skorchless.stack import WIDE, median
 
 SAMPLE_ROWS = 4096
 POWER_STEPS = 30
@@ -41,7 +41,9 @@ def safe_rates(
     momentum : ndarray of shape (M,)
     """
     chunk = source.sample(SAMPLE_ROWS)
-    largest = max(_largest_eigenvalue(chunk, source.n_columns, objective.reducer), TINY)
+    largest = max(
+        _largest_eigenvalue(chunk, source.n_columns, source.dtype, objective.reducer), TINY
+    )
     if optimizer == "adam":
         return np.full(len(momentum), ADAM_SHARE / max(largest, 1.0) ** 0.5)
     n, batch = source.n_rows, source.batch_size
@@ -69,10 +71,10 @@ def target_moments(source: Source, loss: Loss, reducer: Reducer) -> Moments:
     target = chunk.target.squeeze(2).mT.reshape(-1, source.n_outputs).to(WIDE)
     if isinstance(loss, Huber):
         rows = reducer.rows(target)
-        median = rows.median(dim=0).values
-        spread = (rows - median).abs().median(dim=0).values
+        middle = median(rows, dim=0)
+        spread = median((rows - middle).abs(), dim=0)
         reach = OUTLIER * torch.maximum(spread, loss.delta.max().to(WIDE))
-        target = torch.clamp(target, median - reach, median + reach)
+        target = torch.clamp(target, middle - reach, middle + reach)
     return Moments.of(target, chunk.shares().squeeze(0) * source.n_rows).over(reducer)
 
 
@@ -87,10 +89,12 @@ def target_units(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
     return moments.mean.numpy(force=True), size.numpy(force=True)
 
 
-def _largest_eigenvalue(chunk: Chunk, n_columns: int, reducer: Reducer) -> float:
+def _largest_eigenvalue(
+    chunk: Chunk, n_columns: int, dtype: torch.dtype, reducer: Reducer
+) -> float:
     """Of the second moments of a chunk of one batch, by power iteration."""
     (batch,), (_, parts, rows) = chunk.batches, chunk.shape
-    share = chunk.shares().view(parts, 1, rows).to(chunk.target)
+    share = chunk.shares().view(parts, 1, rows).to(dtype)
     generator = torch.Generator(device="cpu").manual_seed(0)
     vector = torch.randn(n_columns, generator=generator, dtype=WIDE, device="cpu").to(share)
     raw = share.new_empty(parts, 1, rows)

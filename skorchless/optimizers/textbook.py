@@ -74,6 +74,7 @@ class SGD(TextbookRule):
         self.nesterov = setup.nesterov
         moves_on = bool(self.momentum.any())
         self.velocity = torch.zeros_like(setup.weights) if moves_on else None
+        self._ahead = torch.empty_like(setup.weights)
 
     def set_rate(self, rate: Tensor) -> None:
         """Take the learning rates of the coming pass, of shape ``(M, 1, 1)``."""
@@ -85,7 +86,7 @@ class SGD(TextbookRule):
         if self.velocity is not None:
             self.velocity.mul_(self.momentum).add_(gradient)
             if self.nesterov:
-                gradient = gradient.addcmul(self.velocity, self.momentum)
+                gradient = torch.addcmul(gradient, self.velocity, self.momentum, out=self._ahead)
             else:
                 gradient = self.velocity
         weights.addcmul_(gradient, self._minus_rate)
@@ -96,6 +97,7 @@ class SGD(TextbookRule):
         self.momentum = self.momentum.index_select(0, keep)
         if self.velocity is not None:
             self.velocity = self.velocity.index_select(0, keep)
+            self._ahead = torch.empty_like(self.velocity)
 
     def state(self) -> State:
         """The velocity."""
@@ -123,8 +125,9 @@ class Adam(TextbookRule):
     """
 
     EPS = 1e-8
-    #: Bias corrections are tensors, made for this many steps at once: a tensor made or a Python
-    #: number passed at every step costs as much as the update.
+    #: Bias corrections are tensors, made for this many steps at once, always in the same place: a
+    #: tensor made or a Python number passed at every step costs as much as the update, and no step
+    #: that is recorded, as in a CUDA graph, could have other ones.
     AHEAD = 128
 
     def __init__(self, setup: Setup) -> None:
@@ -135,43 +138,43 @@ class Adam(TextbookRule):
         self.steps = 0
         self.mean = torch.zeros_like(like)
         self.square = torch.zeros_like(like)
-        self._metric = torch.empty_like(like)
+        self._metric, self._step = torch.empty_like(like), torch.empty_like(like)
         self._decay = torch.as_tensor(self.betas[1], dtype=like.dtype, device=like.device)
         self._rate: Tensor | None = None
+        self._tables: list[Tensor] = []
 
     def set_rate(self, rate: Tensor) -> None:
         """Take the learning rates of the coming pass, of shape ``(M, 1, 1)``."""
-        if self._rate is None or not torch.equal(rate, self._rate):
+        if rate is not self._rate:
             self._rate = rate
             self._corrections = self._correct(rate)
 
-    def _correct(self, rate: Tensor) -> Iterator[tuple[float, Tensor, Tensor]]:
-        """Factor of m, rate and epsilon of each coming step, bias corrections included."""
+    def _correct(self, rate: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Minus the factor of m, rate and epsilon of each coming step, corrections included."""
         steps = self.steps
         while True:
-            t = torch.arange(steps + 1, steps + 1 + self.AHEAD, dtype=WIDE, device="cpu")
-            first = 1.0 / (1.0 - self.betas[0] ** t)
+            t = torch.arange(steps + 1, steps + 1 + self.AHEAD, dtype=WIDE, device=rate.device)
+            first = (-1.0 / (1.0 - self.betas[0] ** t)).to(rate).view(-1, 1, 1, 1)
             second = (1.0 - self.betas[1] ** t).sqrt()
             shared = (second * self._share_of_rate(t)).to(rate).view(-1, 1, 1, 1)
-            second = second.to(rate).view(-1, 1, 1, 1)
-            yield from zip(
-                first.tolist(),
-                (shared * rate).unbind(),
-                (second * self._eps).unbind(),
-                strict=True,
-            )
+            tables = [first, shared * rate, second.to(rate).view(-1, 1, 1, 1) * self._eps]
+            if not self._tables:
+                self._tables = tables
+            for table, values in zip(self._tables, tables, strict=True):
+                table.copy_(values)
+            yield from zip(*(table.unbind() for table in self._tables), strict=True)
             steps += self.AHEAD
 
     def on_batch(self, weights: Tensor, gradient: Tensor) -> None:
         """Take one step."""
-        correction, rate, eps = next(self._corrections)
+        minus_correction, rate, eps = next(self._corrections)
         self.steps += 1
         self.mean.lerp_(gradient, 1.0 - self.betas[0])
         self.square.mul_(self._decay).addcmul_(gradient, gradient, value=1.0 - self.betas[1])
         # rate / (sqrt(v_hat) + epsilon), the correction of v moved out of the root
         metric = self._root_of_squares().add_(eps)
         torch.div(rate, metric, out=metric)
-        weights.addcmul_(self.mean, metric, value=-correction)
+        weights.addcmul_(torch.mul(self.mean, minus_correction, out=self._step), metric)
         self.penalty.prox_(weights, metric)
 
     def _share_of_rate(self, steps: Tensor) -> Tensor:
@@ -186,8 +189,8 @@ class Adam(TextbookRule):
         """Keep only some of the models."""
         self.mean = self.mean.index_select(0, keep)
         self.square = self.square.index_select(0, keep)
-        self._metric = torch.empty_like(self.mean)
-        self._rate = None
+        self._metric, self._step = torch.empty_like(self.mean), torch.empty_like(self.mean)
+        self._rate, self._tables = None, []
 
     def state(self) -> State:
         """Both moments and the number of steps."""

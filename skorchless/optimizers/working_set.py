@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from skorchless.stack import median
+
 #: Working sets above this size are solved by conjugate gradients, not by Cholesky factors.
 LARGEST_DIRECT = 1000
 #: Numbers in the submatrices that are factored at once.
@@ -137,10 +139,10 @@ class Model:
         if flat is None:
             return at
         weights = at.view(self.shape)
-        median = weights.median(dim=1, keepdim=True).values
+        middle = median(weights, dim=1).unsqueeze(1)
         moved = (weights - self.start.view(self.shape)).mean(dim=1, keepdim=True)
         penalised = self.l1.view(self.shape)[:, :1] > 0
-        return self.flat(weights - torch.where(flat, torch.where(penalised, median, moved), 0.0))
+        return self.flat(weights - torch.where(flat, torch.where(penalised, middle, moved), 0.0))
 
     def working_set(self, at: Tensor, slope: Tensor) -> Tensor:
         """Which weights may move, shape ``(P, N)``.
@@ -281,7 +283,9 @@ def minimum_on_line(
     when = torch.where(crosses, -at / torch.where(crosses, direction, 1.0), torch.inf)
     jump = torch.where(crosses, 2.0 * l1 * direction.abs(), 0.0)
     when, order = when.sort(dim=1)
-    constant = torch.cat([first, first + jump.gather(1, order).cumsum(dim=1)], dim=1)
+    # On the host: torch has no deterministic cumulative sum on a GPU.
+    passed = jump.gather(1, order).cpu().cumsum(dim=1).to(jump.device)
+    constant = torch.cat([first, first + passed], dim=1)
     begins = torch.cat([torch.zeros_like(first), when], dim=1)
     ends = torch.cat([when, torch.full_like(first, torch.inf)], dim=1)
     flat = torch.where(constant < 0, torch.inf, 0.0)

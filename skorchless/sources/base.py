@@ -17,7 +17,7 @@ class Batch(Protocol):
     Attributes
     ----------
     target : Tensor of shape (parts, 1, K, rows)
-        Samples last, classes one-hot.
+        Samples last, classes one-hot; of many classes their numbers, ``(parts, 1, 1, rows)``.
     weight : Tensor of shape (parts, 1, 1, rows), or None
     """
 

@@ -7,6 +7,7 @@ from itertools import repeat
 import torch
 from torch import Tensor
 
+from skorchless.sources.limits import numbers_at_once
 from skorchless.sources.moments import Moments
 from skorchless.stack import WIDE
 
@@ -22,7 +23,7 @@ SQUARED_NUMBERS = 2**18
 #: So few columns are squared sooner by a product of all with all.
 NARROW = 16
 
-#: Rows that are taken to double precision at once.
+#: Rows that are taken to double precision at once on a CPU.
 WIDE_ROWS = 1024
 
 #: A row block of fewer numbers than this is not worth a core of its own.
@@ -34,6 +35,10 @@ MOST_PARTS = 8
 
 #: Rows of a symmetric product that are computed at once, from the diagonal on.
 PANEL = 200
+
+#: From so many classes on targets are their numbers: one-hot they would be as large as all raw
+#: predictions, and read as often. Of few classes they are the faster ones on a CPU.
+MANY_CLASSES = 32
 
 #: From this many rows of weights on, one matrix product keeps every core busy by itself.
 WIDE_STACK = 48
@@ -173,7 +178,7 @@ class DenseChunk:
         """Of squares and of numbers of many columns, some rows at a time, ``(2, columns)``."""
         rows = self.rows
         sums = torch.zeros(2, rows.shape[1], dtype=WIDE, device=rows.device)
-        most = -(-SQUARED_NUMBERS // rows.shape[1])
+        most = -(-numbers_at_once(SQUARED_NUMBERS, rows.device) // rows.shape[1])
         squared = torch.empty_like(rows[:most])
         for start, stop in slices(len(rows), most):
             block, share = rows[start:stop], weight[start:stop]
@@ -203,8 +208,12 @@ class DenseChunk:
         columns = self.n_columns if basis is None else basis.shape[1]
         moments = share.new_zeros(share.shape[0], columns, columns)
         for rows, weight in self._wide_blocks(share):
-            inside = rows if basis is None else rows @ basis
-            moments.baddbmm_(inside.T * weight.unsqueeze(1), inside.expand(share.shape[0], -1, -1))
+            inside = rows if basis is None else rows @ basis.to(rows.dtype)
+            weighted = inside.T * weight.unsqueeze(1)
+            if inside.dtype == WIDE:
+                moments.baddbmm_(weighted, inside.expand(share.shape[0], -1, -1))
+            else:
+                moments += weighted @ inside
         return moments
 
     def second_squares(self, share: Tensor) -> Tensor:
@@ -224,15 +233,25 @@ class DenseChunk:
         return self.rows.to(WIDE)
 
     def _wide_blocks(self, share: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Some rows at a time, in double precision, with their shares."""
-        for start, stop in slices(self.rows.shape[0], WIDE_ROWS):
-            yield self.rows[start:stop].to(WIDE), share[:, start:stop]
+        """Some rows at a time with their shares.
+
+        They are in double precision on a CPU. On other devices, where that may be slow by far, they
+        are in their own, and sums are in double.
+        """
+        dtype = WIDE if share.device.type == "cpu" else self.X.dtype
+        for start, stop in slices(len(self.rows), wide_rows(self.n_columns, share.device)):
+            yield self.rows[start:stop].to(dtype), share[:, start:stop].to(dtype)
+
+
+def wide_rows(n_columns: int, device: torch.device) -> int:
+    """Rows that are taken to double precision at once."""
+    return max(1, numbers_at_once(WIDE_ROWS * n_columns, device) // n_columns)
 
 
 def _symmetric_product(left: Tensor, right: Tensor) -> Tensor:
     """``left.T @ right`` where that is symmetric: its upper half is computed, and mirrored."""
     columns = right.shape[1]
-    if columns < 2 * PANEL:
+    if columns < 2 * PANEL or right.device.type != "cpu":
         return left.T @ right
     product = right.new_empty(columns, columns)
     for start, stop in slices(columns, PANEL):
@@ -298,14 +317,30 @@ def by_weight(weight: Tensor, n_sample: int) -> tuple[Tensor, Tensor]:
     return rows, count[rows] * (total[-1] / n_sample)
 
 
-def lay_out(target: Tensor, out: Tensor) -> Tensor:
-    """Write targets, of shape ``(n, K)`` or ``(n,)``, samples last and classes one-hot.
+def room_for_targets(
+    shape: tuple[int, int, int], target: Tensor, n_outputs: int, dtype: torch.dtype
+) -> Tensor:
+    """Where `lay_out` writes targets, ``(n, K)`` numbers or ``(n,)`` classes, beside them.
 
-    `out` is of shape ``(batches, parts, 1, K, rows)``.
+    `shape` is batches, row blocks a batch, and rows a block; `dtype` what is computed in.
+    """
+    batches, parts, rows = shape
+    if target.ndim == 1 and n_outputs >= MANY_CLASSES:
+        n_outputs, dtype = 1, torch.int64
+    return torch.empty(batches, parts, 1, n_outputs, rows, dtype=dtype, device=target.device)
+
+
+def lay_out(target: Tensor, out: Tensor) -> Tensor:
+    """Write targets, of shape ``(n, K)`` or ``(n,)``, samples last.
+
+    `out` is of shape ``(batches, parts, 1, K, rows)``, where classes are one-hot, or
+    ``(batches, parts, 1, 1, rows)``, where they are numbers.
     """
     samples_last = out.squeeze(2)  # (batches, parts, K, rows)
     batches, parts, outputs, rows = samples_last.shape
-    if target.ndim == 2:
+    if not out.is_floating_point():
+        out.copy_(target.view_as(out))
+    elif target.ndim == 2:
         samples_last.copy_(target.view(batches, parts, rows, outputs).mT)
     else:
         samples_last.zero_().scatter_(2, target.view(batches, parts, 1, rows), 1.0)

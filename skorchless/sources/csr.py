@@ -81,6 +81,8 @@ class SparseRows:
 
     def index_select(self, dim: int, chosen: Tensor) -> "SparseRows":
         """Some of the rows, or of the columns, by index."""
+        if dim == 0 and self.device.type != "cpu":
+            return RowsThere(self, chosen.cpu())
         index = chosen.numpy(force=True)
         return SparseRows(self.matrix[index] if dim == 0 else self.matrix[:, index], self.device)
 
@@ -88,6 +90,8 @@ class SparseRows:
         """Consecutive rows."""
         if (start, stop) == (0, len(self)):
             return self
+        if self.device.type != "cpu":
+            return RowsThere(self, torch.arange(start, stop, device="cpu"))
         first, last = self.matrix.indptr[start], self.matrix.indptr[stop]
         parts = (
             self.matrix.data[first:last],
@@ -105,7 +109,13 @@ class SparseRows:
 
     def dense(self) -> Tensor:
         """All of them as a dense tensor in double precision: for few rows."""
-        return torch.from_numpy(self.matrix.toarray()).to(self.device, WIDE)
+        if self.device.type == "cpu":
+            return torch.from_numpy(self.matrix.toarray()).to(WIDE)
+        n, d = self.shape
+        rows, columns = self._row_numbers.long(), self.by_row.col_indices()
+        filled = torch.zeros(n * d, dtype=WIDE, device=self.device)
+        filled[rows * d + columns] = self.by_row.values().to(WIDE)
+        return filled.view(n, d)
 
     @cached_property
     def by_row(self) -> Tensor:
@@ -116,15 +126,93 @@ class SparseRows:
     def by_column(self) -> Tensor:
         """The CSR tensor of shape ``(D, n)``: the transpose."""
         n, d = self.shape
-        return _csr_tensor(self.matrix.tocsc(), (d, n), self.device)
+        if self.device.type == "cpu":
+            return _csr_tensor(self.matrix.tocsc(), (d, n), self.device)
+        columns, values = self.by_row.col_indices(), self.by_row.values()
+        order = columns.argsort(stable=True)
+        every = torch.arange(d + 1, dtype=columns.dtype, device=self.device)
+        starts = torch.searchsorted(columns[order], every).to(columns.dtype)
+        return _as_csr(starts, self._row_numbers[order], values[order], (d, n))
+
+    @property
+    def _row_numbers(self) -> Tensor:
+        """The row of each stored number, on a device that is no CPU."""
+        starts = self.by_row.crow_indices()
+        rows = torch.arange(len(self), dtype=starts.dtype, device=self.device)
+        return rows.repeat_interleave(starts.diff(), output_size=self.numel())
+
+
+class RowsThere(SparseRows):
+    """Some of the rows that a device has: they are cut and turned there, and do not travel again.
+
+    Parameters
+    ----------
+    whole : SparseRows
+        On a device that is no CPU.
+    chosen : Tensor of int64, shape (n,)
+        Which of them, on the host.
+    """
+
+    def __init__(self, whole: SparseRows, chosen: Tensor) -> None:
+        self.whole: SparseRows = whole
+        self.chosen: Tensor = chosen
+        self.device = whole.device
+        if isinstance(whole, RowsThere):
+            self.whole, self.chosen = whole.whole, whole.chosen[chosen]
+
+    @cached_property
+    def matrix(self) -> Any:
+        """The same rows on the host."""
+        return self.whole.matrix[self.chosen.numpy()]
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return len(self), self.whole.shape[1]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What is computed in."""
+        return self.whole.dtype
+
+    @cached_property
+    def _numbers(self) -> int:
+        lengths = np.diff(self.whole.matrix.indptr)
+        return int(lengths[self.chosen.numpy()].sum())
+
+    def numel(self) -> int:
+        """How many numbers are stored."""
+        return self._numbers
+
+    @cached_property
+    def by_row(self) -> Tensor:
+        """The CSR tensor of shape ``(n, D)``."""
+        whole = self.whole.by_row
+        starts, rows = whole.crow_indices(), self.chosen.to(self.device)
+        first = starts[rows]
+        lengths = starts[rows + 1] - first
+        ends = lengths.cumsum(0).to(starts.dtype)
+        begins = torch.cat([ends.new_zeros(1), ends])
+        step = (first - begins[:-1]).repeat_interleave(lengths, output_size=self.numel())
+        places = step + torch.arange(self.numel(), dtype=step.dtype, device=self.device)
+        columns, values = whole.col_indices()[places], whole.values()[places]
+        return _as_csr(begins, columns, values, self.shape)
 
 
 def _csr_tensor(compressed: Any, shape: tuple[int, int], device: torch.device) -> Tensor:
     """SciPy's three arrays as a tensor; they are shared on the CPU, and never written to."""
     arrays = (compressed.indptr, compressed.indices, compressed.data)
     indptr, indices, values = (shared(array).to(device) for array in arrays)
+    return _as_csr(indptr, indices, values, shape)
+
+
+def _as_csr(indptr: Tensor, indices: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The three arrays as a tensor, which shares their memory."""
     return torch.sparse_csr_tensor(
-        indptr, indices, values, shape, device=device, check_invariants=False
+        indptr, indices, values, shape, device=values.device, check_invariants=False
     )
 
 
@@ -151,7 +239,4 @@ def are_right_on_threads() -> bool:
 
 def with_values(pattern: Tensor, values: Tensor) -> Tensor:
     """A CSR tensor with other values in the places of `pattern`'s."""
-    indptr, indices = pattern.crow_indices(), pattern.col_indices()
-    return torch.sparse_csr_tensor(
-        indptr, indices, values, pattern.shape, device=values.device, check_invariants=False
-    )
+    return _as_csr(pattern.crow_indices(), pattern.col_indices(), values, pattern.shape)

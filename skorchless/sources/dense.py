@@ -1,6 +1,7 @@
 """Rows of a dense tensor, shuffled, standardised and gathered chunk by chunk."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,8 +14,10 @@ from skorchless.sources.chunk import (
     count_parts,
     even_slices,
     lay_out,
+    room_for_targets,
 )
 from skorchless.sources.large import LargeMatrix
+from skorchless.sources.limits import bytes_at_once
 from skorchless.sources.matrix_source import MatrixSource
 
 #: Laid-out targets are kept where they are this many times smaller than the rows.
@@ -77,13 +80,19 @@ class DenseSource(MatrixSource[Tensor | LargeMatrix, DenseChunk]):
         return order.to(self.device)
 
     def _rows_in(self, n_bytes: int) -> int:
-        """Rows whose features, raw predictions and residuals take so much memory."""
+        """Rows whose features, raw predictions and residuals take so much memory of a CPU's."""
         width = self.n_columns + 2 * self.stack_width
+        n_bytes = bytes_at_once(n_bytes, self.device)
         return max(1, n_bytes // (self.dtype.itemsize * width))
 
-    @property
+    @cached_property
     def _chunk_rows(self) -> int:
         return self._rows_in(CHUNK_BYTES)
+
+    @cached_property
+    def _bare_rows(self) -> int:
+        """The same of rows that are used where they lie."""
+        return self._rows_in(BARE_CHUNK_BYTES)
 
     @property
     def _lies_ready(self) -> bool:
@@ -134,7 +143,7 @@ class DenseSource(MatrixSource[Tensor | LargeMatrix, DenseChunk]):
     def _spanning(self, order: Tensor | None, start: int, stop: int) -> Iterator[DenseChunk]:
         scale = 1.0 / (stop - start)
         in_place = order is None and self._lies_ready and self.batch_size == self.n_rows
-        most = self._rows_in(BARE_CHUNK_BYTES) if in_place else self._chunk_rows
+        most = self._bare_rows if in_place else self._chunk_rows
         for first, last in even_slices(stop - start, most):
             if in_place:
                 yield self._bare(first, last, scale)
@@ -169,8 +178,7 @@ class DenseSource(MatrixSource[Tensor | LargeMatrix, DenseChunk]):
             torch.index_select(self.X, 0, order[start:stop].to(self.device), out=out)
 
     def _new_target(self, shape: tuple[int, int, int]) -> Tensor:
-        batches, parts, rows = shape
-        return self._empty(batches, parts, 1, self.n_outputs, rows)
+        return room_for_targets(shape, self.target, self.n_outputs, self.dtype)
 
     def _parts(self, n_rows: int) -> int:
         return count_parts(n_rows, self.n_columns, self.stack_width, self.device)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from skorchless.sources.chunk import slices
+from skorchless.sources.limits import free_memory
 
 #: Rows that are read at random lie in blocks of so many bytes: small ones mix the rows better,
 #: large ones take a disk fewer seeks.
@@ -21,7 +22,7 @@ WINDOW_BYTES = 2**26
 COPIED_BYTES = 2**27
 #: Bytes that are checked, or moved to a device, at once.
 RUN_BYTES = 2**24
-#: Share of a device's free memory that the rows may take.
+#: Rows may take one in so many bytes of a device's free memory.
 DEVICE_SHARE = 2
 
 
@@ -154,15 +155,21 @@ class LargeMatrix:
         if isinstance(where, torch.dtype):
             return LargeMatrix(self.stored, where, self.device, self.chosen)
         stored = self.stored
-        if where != stored.device and self._fits(where):
-            stored = torch.empty_like(stored, dtype=self.dtype, device=where)
+        if where != stored.device and (moved := self._room(where)) is not None:
             for start, stop in slices(len(stored), self._run_rows):
-                stored[start:stop].copy_(self.stored[start:stop])
+                moved[start:stop].copy_(self.stored[start:stop])
+            stored = moved
         return LargeMatrix(stored, self.dtype, where, self.chosen)
 
-    def _fits(self, device: torch.device) -> bool:
-        free, _ = torch.cuda.mem_get_info(device) if device.type == "cuda" else (2**63, 0)
-        return self.stored.numel() * self.dtype.itemsize <= free // DEVICE_SHARE
+    def _room(self, device: torch.device) -> Tensor | None:
+        """Memory of a device for all rows; None if it has too little."""
+        free = None if device.type == "cpu" else free_memory(device)
+        if free is not None and self.stored.numel() * self.dtype.itemsize > free // DEVICE_SHARE:
+            return None
+        try:
+            return torch.empty_like(self.stored, dtype=self.dtype, device=device)
+        except torch.OutOfMemoryError:
+            return None
 
     def _copied(self, rows: Tensor) -> Tensor:
         out = torch.empty(len(rows), self.shape[1], dtype=self.dtype, device=self.device)

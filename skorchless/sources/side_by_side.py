@@ -1,6 +1,7 @@
 """Sets of rows that train side by side, such as the folds of a search: one row block of each."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -60,6 +61,6 @@ class SideBySide(DenseSource):
     def _parts(self, n_rows: int) -> int:
         return self.sets
 
-    @property
+    @cached_property
     def _chunk_rows(self) -> int:
         return max(super()._chunk_rows, self.batch_size)

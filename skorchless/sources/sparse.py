@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skorchless.sources.chunk import lay_out, slices
+from skorchless.sources.chunk import lay_out, room_for_targets, slices
 from skorchless.sources.csr import WINDOW_NUMBERS, SparseRows, with_values
+from skorchless.sources.limits import numbers_at_once
 from skorchless.sources.matrix_source import MatrixSource
 from skorchless.sources.moments import Moments
 from skorchless.sources.scaling import Scaling
@@ -231,7 +232,8 @@ class SparseChunk:
     def _windows(self) -> Iterator[tuple[tuple[int, int], Tensor]]:
         """A few rows at a time as they would be if they were filled in, in double."""
         frame, columns = self.frame, self.rows.shape[1] + 1
-        for start, stop in slices(len(self.rows), max(1, WINDOW_NUMBERS // columns)):
+        numbers = numbers_at_once(WINDOW_NUMBERS, self.target.device)
+        for start, stop in slices(len(self.rows), max(1, numbers // columns)):
             rows = self.rows.between(start, stop).dense()
             rows.sub_(frame.mean.T).mul_(frame.inverse.T)
             last = rows.new_full((len(rows), 1), frame.ones)
@@ -287,7 +289,8 @@ class SparseSource(MatrixSource[SparseRows, SparseChunk]):
     @property
     def _chunk_rows(self) -> int:
         a_row = self.X.numel() / self.n_rows + 2 * self.stack_width
-        numbers = max(CHUNK_NUMBERS, CHUNK_WEIGHTS * self.stack_width * self.n_columns)
+        most = numbers_at_once(CHUNK_NUMBERS, self.device)
+        numbers = max(most, CHUNK_WEIGHTS * self.stack_width * self.n_columns)
         return max(1, int(numbers / a_row))
 
     def _spanning(self, order: Tensor | None, start: int, stop: int) -> Iterator[SparseChunk]:
@@ -302,11 +305,12 @@ class SparseSource(MatrixSource[SparseRows, SparseChunk]):
             rows, target = self._rows.between(start, stop), self.target[start:stop]
             weight = None if self.sample_weight is None else self.sample_weight[start:stop]
         else:
+            rows = self._rows.index_select(0, order[start:stop])
             chosen = order[start:stop].to(self.device)
-            rows, target = self._rows.index_select(0, chosen), self.target[chosen]
+            target = self.target[chosen]
             weight = None if self.sample_weight is None else self.sample_weight[chosen]
         batches = (stop - start) // size
-        out = torch.empty(batches, 1, 1, self.n_outputs, size, dtype=self.dtype, device=self.device)
+        out = room_for_targets((batches, 1, size), target, self.n_outputs, self.dtype)
         return SparseChunk(
             rows,
             self._frame,

@@ -2,21 +2,25 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import cycle
 
 import torch
 from torch import Tensor
 
-from skorchless.sources.chunk import BARE_CHUNK_BYTES, DenseChunk
+from skorchless.sources.chunk import DenseChunk
 from skorchless.sources.dense import DenseSource
 from skorchless.sources.large import LargeMatrix
+
+#: Bytes of rows that are brought to a device at once: while they train, others are on their way.
+ARRIVING_BYTES = 2**26
 
 
 class StreamedSource(DenseSource):
     """As `DenseSource`, but blocks are shuffled, and rows within a window of blocks.
 
-    On a CUDA device that does not hold the rows, they are gathered in page-locked memory, and
-    copied by a stream of their own while the chunk before them trains.
+    Where a device does not hold the rows they are brought to it chunk by chunk; to CUDA from
+    page-locked memory, by a stream of their own, while the chunk before them trains.
     """
 
     X: LargeMatrix
@@ -24,15 +28,15 @@ class StreamedSource(DenseSource):
 
     def chunks(self, generator: torch.Generator | None = None) -> Iterator[DenseChunk]:
         """As of `Source`."""
-        if self._arrives:
+        if self._arrives and self.device.type == "cuda":
             yield from self._in_turns(super().chunks(generator))
         else:
             yield from super().chunks(generator)
 
     @property
     def _arrives(self) -> bool:
-        """Whether rows have to be brought to a CUDA device."""
-        return self.device.type == "cuda" and not self.X.is_here
+        """Whether rows have to be brought to a device."""
+        return self.device.type != "cpu" and not self.X.is_here
 
     @property
     def _lies_ready(self) -> bool:
@@ -42,9 +46,10 @@ class StreamedSource(DenseSource):
     def _keeps_targets(self) -> bool:
         return False
 
-    @property
+    @cached_property
     def _chunk_rows(self) -> int:
-        return self._rows_in(BARE_CHUNK_BYTES) if self._arrives else super()._chunk_rows
+        most = super()._chunk_rows
+        return min(most, max(1, ARRIVING_BYTES // self.X.row_bytes)) if self._arrives else most
 
     def _in_place(self, start: int, stop: int) -> Tensor:
         return self.X.stored[start:stop]
@@ -73,6 +78,8 @@ class StreamedSource(DenseSource):
         """Fill one of two sets of buffers on a stream of its own, while the other one trains."""
         training = torch.cuda.current_stream(self.device)
         copying = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        # Targets, weights and scaling, which it reads too, may still be on their way.
+        copying.wait_stream(training)
         for buffers in cycle((_Buffers(), _Buffers())):
             self._chunks, self._locked = buffers.chunks, buffers.locked
             buffers.arrived.synchronize()

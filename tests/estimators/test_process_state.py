@@ -95,6 +95,14 @@ def test_a_large_fit_has_all_threads(Estimator, make_data, two_threads, monkeypa
     assert set(amid(lambda: model.fit(*make_data()), torch.get_num_threads)) == {2}
 
 
+def test_for_an_accelerator_rows_are_gathered_with_all_threads(two_threads):
+    threads = [
+        settings.own_settings(torch.device(kind), 0, torch.get_num_threads)
+        for kind in ("cpu", "cuda")
+    ]
+    assert threads == [1, 2]
+
+
 def test_a_library_without_openmp_and_mkl_is_left_alone(Estimator, make_data, monkeypatch):
     wanted = Estimator(**SHORT).fit(*make_data()).coef_
     monkeypatch.setattr(settings, "_library", object)
@@ -130,6 +138,34 @@ def test_a_lowered_precision_is_raised_amid_a_fit_and_put_back(Estimator, make_d
         assert (precisions(), torch.get_float32_matmul_precision()) == before
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("lowered", ["high", "medium"])
+def test_other_threads_can_read_the_precision_amid_a_fit(Estimator, make_data, lowered):
+    """torch refuses to tell settings of its older kind that those of the newer kind contradict."""
+
+    def read():
+        return torch.backends.cuda.matmul.allow_tf32, torch.get_float32_matmul_precision()
+
+    torch.set_float32_matmul_precision(lowered)
+    try:
+        model = Estimator(**SHORT, verbose=1)
+        assert set(amid(lambda: model.fit(*make_data()), read)) == {(False, "highest")}
+        assert read() == (True, lowered)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="from torch 2.9 on")
+def test_a_precision_that_was_lowered_the_new_way_is_put_back(Estimator, make_data):
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        before, model = precisions(), Estimator(**SHORT, verbose=1)
+        for now in amid(lambda: model.fit(*make_data()), precisions):
+            assert set(now) <= {"ieee", "none"}
+        assert precisions() == before
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = "none"
 
 
 @pytest.mark.parametrize("first_out", ["first in", "last in"])

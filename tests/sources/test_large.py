@@ -106,14 +106,3 @@ def test_a_seed_gives_an_order_and_a_pass_moves_the_generator_on():
     first, second = (block_permutation(100, 3, 4, shared) for _ in range(2))
     assert torch.equal(first, block_permutation(100, 3, 4, generator(1)))
     assert not torch.equal(first, second)
-
-
-@pytest.mark.cuda
-def test_rows_stay_on_the_host_where_a_device_has_no_room(monkeypatch, tmp_path):
-    matrix, expected = make_matrix("map", tmp_path)
-    device = torch.device("cuda", 0)
-    moved = matrix.to(device)
-    assert moved.is_here and torch.equal(moved[0:N_ROWS].cpu(), expected)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 1000))
-    moved = matrix.to(device)
-    assert not moved.is_here and moved[3:5].device == device

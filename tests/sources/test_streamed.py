@@ -136,27 +136,6 @@ def test_nothing_is_written_to_the_file(tmp_path):
     assert torch.equal(source.X.stored, before)
 
 
-@pytest.mark.cuda
-@pytest.mark.parametrize("batch_size", [7, N_ROWS])
-@pytest.mark.parametrize("shuffled", [True, False])
-def test_rows_are_brought_to_a_device(batch_size, shuffled, tmp_path):
-    device = torch.device("cuda", 0)
-    host = make_source("map", batch_size, tmp_path)
-    source = as_source(
-        LargeMatrix(host.X.stored, WIDE, device),
-        host.target.to(device),
-        (torch.arange(N_ROWS, dtype=WIDE) + 1.0).to(device),
-        n_outputs=2,
-        fit_intercept=True,
-        batch_size=batch_size,
-        stack_width=2,
-    )
-    generator = torch.Generator().manual_seed(0) if shuffled else None
-    rows = rows_of(source, generator)
-    assert rows.device == device
-    assert rows.sort().values.tolist() == list(range(N_ROWS))
-
-
 def test_an_integer_file_is_trained_on_in_double(tmp_path):
     stored = torch.from_numpy(mapped(np.arange(300).reshape(-1, 3), tmp_path, mode="r+"))
     source = as_source(

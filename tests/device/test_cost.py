@@ -1,0 +1,237 @@
+"""What a device is asked to do: launches, waits of the host, and bytes either way, by the pass.
+
+Each launch of a kernel costs a GPU some microseconds, and each wait of the host more than that, how
+few the rows may be. Bounds hold for every number of rows that one chunk takes.
+"""
+
+from statistics import median
+
+import numpy as np
+import pytest
+import torch
+from device.record import Record
+from scipy.sparse import random_array
+
+from skorchless import (
+    BatchedGridSearchCV,
+    TorchLinearRegressor,
+    TorchSoftmaxClassifier,
+    engine,
+)
+
+LOSSES = {
+    "squared error": (TorchLinearRegressor, {}, 0),
+    "huber": (TorchLinearRegressor, {"loss": "huber"}, 0),
+    "logistic": (TorchSoftmaxClassifier, {}, 2),
+    "softmax": (TorchSoftmaxClassifier, {}, 5),
+}
+losses = pytest.mark.parametrize("loss", LOSSES)
+N_COLUMNS = 30
+
+
+def make(loss, n, d=N_COLUMNS):
+    """Columns of several scales, float32, and targets with noise."""
+    _, _, classes = LOSSES[loss]
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(n, d, generator=generator)
+    raw = X @ torch.randn(d, max(classes, 1), generator=generator)
+    noise = -torch.rand(raw.shape, generator=generator).log().neg().log()
+    y = (0.3 * raw + noise).argmax(dim=1) if classes else (raw + noise)[:, 0]
+    return X * torch.linspace(0.2, 5.0, d), y
+
+
+def estimator(loss, **parameters):
+    Estimator, own, _ = LOSSES[loss]
+    return Estimator(**own, **parameters)
+
+
+class EachPass:
+    """Kernels and waits of each pass of a fit."""
+
+    def __init__(self, monkeypatch, device):
+        self.record, self.kernels, self.waits = Record(device), [], []
+        plain = engine._Run.pass_over
+
+        def counted(run, *rest):
+            before = self.record.n_kernels, self.record.n_waits
+            models = plain(run, *rest)
+            self.kernels.append(self.record.n_kernels - before[0])
+            self.waits.append(self.record.n_waits - before[1])
+            return models
+
+        monkeypatch.setattr(engine._Run, "pass_over", counted)
+
+    def fit(self, model, *rows):
+        with self.record:
+            model.fit(*rows)
+        return self
+
+
+@pytest.fixture
+def passes(monkeypatch, device):
+    return EachPass(monkeypatch, device)
+
+
+@pytest.mark.parametrize(
+    ("loss", "n"),
+    [("huber", 20_000), ("logistic", 20_000), ("logistic", 60_000), ("softmax", 20_000)],
+)
+def test_a_full_batch_pass(loss, n, passes, device):
+    X, y = (rows.to(device) for rows in make(loss, n))
+    passes.fit(estimator(loss, max_iter=10, tol=1e-12), X, y)
+    assert len(passes.kernels) > 6
+    # Some passes measure the curvature anew, among them always the first.
+    assert median(passes.kernels) <= 40, passes.record
+    assert median(passes.waits) <= 4, passes.record
+    assert max(passes.kernels) <= 120 and max(passes.waits) <= 12, passes.record
+
+
+def test_a_full_batch_pass_with_l1(passes, device):
+    X, y = (rows.to(device) for rows in make("logistic", 20_000))
+    model = TorchSoftmaxClassifier(alpha=0.01, l1_ratio=1.0, max_iter=10, tol=1e-12)
+    passes.fit(model, X, y)
+    assert median(passes.kernels) <= 40, passes.record
+    assert median(passes.waits) <= 4, passes.record
+
+
+def test_least_squares(passes, device):
+    X, y = (rows.to(device) for rows in make("squared error", 40_000))
+    passes.fit(TorchLinearRegressor(), X, y)
+    assert sum(passes.kernels) <= 150 and sum(passes.waits) <= 25, passes.record
+
+
+BOUNDS = {"sgd": 11, "adam": 17}
+
+
+def cost_of_epochs(model, epochs, X, y, device, simulation=None):
+    """Kernels, waits and allocations of so many epochs more than two."""
+    found = []
+    for max_iter in (2, 2 + epochs):
+        record = Record(device)
+        before = simulation.allocations() if simulation else 0
+        with record:
+            model.set_params(max_iter=max_iter).fit(X, y)
+        after = simulation.allocations() if simulation else 0
+        found.append((record.n_kernels, record.n_waits, after - before))
+    return [later - sooner for sooner, later in zip(*found, strict=True)]
+
+
+def textbook(loss, optimizer, **parameters):
+    return estimator(
+        loss, optimizer=optimizer, learning_rate=1e-4, tol=None, random_state=0, **parameters
+    )
+
+
+@losses
+@pytest.mark.parametrize("batch_size", [256, 1024])
+@pytest.mark.parametrize("optimizer", BOUNDS)
+def test_steps_of_the_textbook(loss, optimizer, batch_size, device):
+    X, y = (rows.to(device) for rows in make(loss, 20_000))
+    model = textbook(loss, optimizer, batch_size=batch_size)
+    kernels, waits, _ = cost_of_epochs(model, 2, X, y, device)
+    steps = 2 * -(-20_000 // batch_size)
+    assert kernels / steps <= BOUNDS[optimizer]
+    assert waits / 2 <= 2
+
+
+@pytest.mark.parametrize("optimizer", BOUNDS)
+def test_chunks_of_an_epoch_make_the_host_wait_no_more(optimizer, device, monkeypatch):
+    X, y = (rows.to(device) for rows in make("softmax", 3000))
+    waits = []
+    for most in (10, 1024):  # batches of a chunk
+        monkeypatch.setattr("skorchless.sources.dense.MOST_BATCHES", most)
+        model = textbook("softmax", optimizer, batch_size=50)
+        waits.append(cost_of_epochs(model, 2, X, y, device)[1])
+    assert waits[0] == waits[1]
+
+
+SPECIAL = {
+    "sgd": ("sgd", {}),
+    "momentum": ("sgd", {"momentum": 0.9}),
+    "nesterov": ("sgd", {"momentum": 0.9, "nesterov": True}),
+    "adam": ("adam", {}),
+    "l1 with sgd": ("sgd", {"alpha": 0.01, "l1_ratio": 1.0}),
+    "elastic net with adam": ("adam", {"alpha": 0.01, "l1_ratio": 0.5}),
+}
+
+
+@losses
+@pytest.mark.parametrize("special", SPECIAL)
+def test_no_step_makes_a_tensor_or_sends_a_number(loss, special, simulation):
+    """An epoch of 40 steps is as many allocations and waits as one of 10."""
+    optimizer, parameters = SPECIAL[special]
+    found = []
+    for n in (1000, 4000):
+        X, y = (rows.to("simulated") for rows in make(loss, n))
+        model = textbook(loss, optimizer, batch_size=100, **parameters)
+        found.append(cost_of_epochs(model, 1, X, y, "simulated", simulation)[1:])
+    assert found[0] == found[1]
+
+
+@losses
+@pytest.mark.parametrize("way", ["auto", "sgd", "automatic adam"])
+def test_rows_travel_once(loss, way, device):
+    n = 20_000
+    X, y = make(loss, n)
+    parameters = {
+        "auto": {"tol": 1e-8},
+        "sgd": {"optimizer": "sgd", "learning_rate": 1e-4, "max_iter": 3, "tol": None},
+        "automatic adam": {"optimizer": "adam", "max_iter": 3, "tol": None},
+    }[way]
+    model = estimator(loss, **parameters, device=device)
+    with Record(device) as record:
+        model.fit(X.numpy(), y.numpy())
+    # X itself, and for each row its target, its weight and, each epoch, its number in the order.
+    epochs = 0 if way == "auto" else 3
+    assert record.sent.total() <= X.nbytes + n * 8 * (3 + epochs) + 2**18, record
+    assert record.fetched.total() <= 2**18, record
+    X, y = X.to(device), y.to(device)
+    with Record(device) as record:
+        model.set_params(device="auto").fit(X, y)
+    assert record.sent.total() <= n * 8 * (1 + epochs) + 2**18, record
+    assert record.fetched.total() <= 2**18, record
+    assert not record.mixed, record
+
+
+@losses
+def test_double_precision_is_for_sums(loss, device):
+    """No X of float32 is turned to double; samples of it are, and each row's weight."""
+    X, y = (rows.to(device) for rows in make(loss, 50_000))
+    for parameters in ({}, {"optimizer": "adam", "learning_rate": 1e-3, "max_iter": 2}):
+        with Record(device) as record:
+            estimator(loss, **parameters, tol=None if parameters else 1e-4).fit(X, y)
+        assert record.largest_double <= 5 * len(X) < X.numel() / 4, record
+
+
+@pytest.mark.parametrize("loss", ["logistic", "softmax"])
+def test_a_grid_costs_as_many_launches_as_a_fit(loss, device):
+    X, y = (rows.to(device) for rows in make(loss, 10_000, d=10))
+    kernels = []
+    for n_candidates in (2, 20):
+        grid = {"alpha": np.logspace(-5, -2, n_candidates).tolist()}
+        model = estimator(loss, optimizer="sgd", learning_rate=1e-3, max_iter=3, tol=None)
+        with Record(device) as record:
+            BatchedGridSearchCV(model, grid, cv=2, refit=False).fit(X, y)
+        kernels.append(record.n_kernels)
+    assert kernels[1] <= 1.5 * kernels[0]
+
+
+@pytest.mark.parametrize("way", ["auto", "sgd"])
+def test_sparse_rows_travel_once(way, device):
+    X = random_array((5000, 400), density=0.02, rng=np.random.default_rng(0), dtype=np.float32)
+    X = X.tocsr()
+    y = np.asarray(X.sum(axis=1)).ravel()
+    parameters = {"optimizer": "sgd", "learning_rate": 1e-3} if way == "sgd" else {}
+    sent = []
+    for max_iter in (1, 3):
+        model = TorchLinearRegressor(
+            **parameters, loss="huber", max_iter=max_iter, tol=None, device=device
+        )
+        with Record(device) as record:
+            model.fit(X, y)
+        sent.append(record.sent.total())
+    # Each row's number in the order, once for its features and once for its target and weight.
+    assert (sent[1] - sent[0]) / 2 <= 16 * len(y) + 2**14, record
+    assert way == "auto" or record.fetched.total() <= 2**16, record
+    stored = X.nnz * 8 + 8 * len(y)
+    assert sent[0] <= stored + 8 * 4 * len(y) + 2**16, record
