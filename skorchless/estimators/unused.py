@@ -5,7 +5,7 @@ A fit warns once, and so does a search for all its candidates.
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -52,14 +52,15 @@ USED_WITH: dict[str, Use] = {
 
 #: For an estimator that was cloned, what its clones have warned of; for a clone, the same set.
 #: scikit-learn's searches fit clones of one estimator and undo Python's own memory of what has been
-#: shown.
+#: shown. A subclass that cannot be hashed is not remembered, and warns each time.
 _said_by_clones: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 _said_before: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
 
 def note_clone(model: Any, clone: Any) -> None:
     """Let clones of one estimator warn of the same thing once."""
-    _said_before[clone] = _said_by_clones.setdefault(model, set())
+    if isinstance(model, Hashable):
+        _said_before[clone] = _said_by_clones.setdefault(model, set())
 
 
 def warn_of_unused(model: Any, *, one_pass: bool = False, stacklevel: int) -> None:
@@ -74,15 +75,16 @@ def warn_of_unused(model: Any, *, one_pass: bool = False, stacklevel: int) -> No
         As of `warnings.warn`, counted from the caller.
     """
     text = _text(model, one_pass=one_pass)
-    said = _said_before.get(model, set())
+    said = _said_before.get(model, set()) if isinstance(model, Hashable) else set()
     if text and text not in said:
-        said.add(text)
         warnings.warn(text, UserWarning, stacklevel=stacklevel + 1)
+        said.add(text)
 
 
 def keep_quiet(model: Any) -> None:
-    """Let the next fit of an estimator not warn of what a search has warned of already."""
-    _said_before[model] = {_text(model)}
+    """Let the fits of an estimator not warn of what a search has warned of already."""
+    if isinstance(model, Hashable):
+        _said_before[model] = {_text(model)}
 
 
 def _text(model: Any, *, one_pass: bool = False) -> str:

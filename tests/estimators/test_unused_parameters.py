@@ -192,6 +192,26 @@ class OwnFit(TorchSoftmaxClassifier):
         return super().fit(X, y)
 
 
+class Unhashable(TorchSoftmaxClassifier):
+    """Compares by its parameters."""
+
+    def __eq__(self, other):
+        return self.get_params() == other.get_params()
+
+
+def test_a_subclass_that_cannot_be_hashed_warns_too(labels):
+    model = clone(Unhashable(momentum=0.9))
+    assert len(unused(lambda: model.fit(*labels))) == 1
+    assert len(unused(lambda: BatchedGridSearchCV(model, {"alpha": [0.1]}).fit(*labels))) >= 1
+
+
+def test_a_clone_whose_warning_was_an_error_warns_again(numbers):
+    model = clone(TorchLinearRegressor(momentum=0.9))
+    for _ in range(2):
+        with pytest.raises(UserWarning, match="momentum"):
+            model.fit(*numbers)
+
+
 def test_a_default_of_a_subclass_is_not_warned_of(labels):
     assert unused(lambda: OwnDefaults().fit(*labels)) == []
     assert len(unused(lambda: OwnDefaults(momentum=0.5).fit(*labels))) == 1
