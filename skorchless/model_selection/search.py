@@ -398,7 +398,7 @@ class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
     converged_ : ndarray of bool, shape (n_candidates, n_splits)
         Whether each candidate converged on each split, in the same order. False if the fit failed.
     best_estimator_ : estimator
-        Best candidate, fitted on all samples by an ordinary ``fit``.
+        Best candidate, fitted on all samples.
     best_score_, best_params_, best_index_
         Mean score, parameters and index of the best candidate.
     scorer_, n_splits_, refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
@@ -484,7 +484,7 @@ class BatchedRandomizedSearchCV(_BatchedSearch, RandomizedSearchCV):
     converged_ : ndarray of bool, shape (n_candidates, n_splits)
         Whether each candidate converged on each split, in the same order. False if the fit failed.
     best_estimator_ : estimator
-        Best candidate, fitted on all samples by an ordinary ``fit``.
+        Best candidate, fitted on all samples.
     best_score_, best_params_, best_index_
         Mean score, parameters and index of the best candidate.
     scorer_, n_splits_, refit_time_, multimetric_, classes_, n_features_in_, feature_names_in_
