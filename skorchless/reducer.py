@@ -241,7 +241,7 @@ class Shard:
     @classmethod
     def of(cls, reducer: Reducer, n_rows: int) -> "Shard":
         """Of a rank that has `n_rows`."""
-        return cls(tuple(reducer.rows(torch.tensor([n_rows], device="cpu")).tolist()), reducer.rank)
+        return cls(tuple(reducer.exchange(n_rows)), reducer.rank)
 
     @property
     def total(self) -> int:
@@ -259,7 +259,7 @@ class Shard:
 
     def mean(self, reducer: Reducer, own: float) -> float:
         """Mean over all rows, from the mean over this rank's."""
-        means: list[float] = reducer.rows(torch.tensor([own], dtype=WIDE, device="cpu")).tolist()
+        means = reducer.exchange(own)
         return sum(size / self.total * part for size, part in zip(self.sizes, means, strict=True))
 
     def own(self, rows: Tensor) -> Tensor:

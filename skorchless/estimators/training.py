@@ -305,10 +305,9 @@ class _Training:
     def _use_double(self) -> None:
         """Train a small table in double precision: on a CPU it costs hardly more."""
         X = self.data.X
-        numbers = torch.tensor(float(X.numel()), dtype=WIDE, device="cpu")
-        self.reducer.sum_(numbers)
-        self._is_small = float(numbers) <= DOUBLE_NUMBERS and X.device.type == "cpu"
-        small = self._is_small and float(numbers) * self.stack_width <= DOUBLE_WORK
+        numbers = sum(self.reducer.exchange(X.numel()))
+        self._is_small = numbers <= DOUBLE_NUMBERS and X.device.type == "cpu"
+        small = self._is_small and numbers * self.stack_width <= DOUBLE_WORK
         if small and X.dtype != WIDE:
             held_out = self.task.validation
             held_out = None if held_out is None else held_out.in_double()

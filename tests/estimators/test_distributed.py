@@ -422,15 +422,28 @@ def out_of_memory(rank, optimizer):
             Objective.value = values
 
 
+def fit_alone(rank):
+    """Load what a fit loads when it is the first of its process."""
+    X, y = classes()
+    TorchSoftmaxClassifier(optimizer="sgd", learning_rate=1e-3, max_iter=2, tol=None).fit(X, y)
+    TorchSoftmaxClassifier().fit(X, y)
+
+
 @pytest.fixture(scope="module")
-def impatient(start_ranks):
-    """Ranks that do not wait for each other for long."""
-    return start_ranks(3, timeout=3.0)
+def impatient_ranks(start_ranks):
+    return start_ranks(3, timeout=5.0)
+
+
+@pytest.fixture
+def impatient(impatient_ranks):
+    """Ranks that do not wait for each other for long, once all of them can begin."""
+    impatient_ranks.get_ready()
+    impatient_ranks.run(fit_alone)
+    return impatient_ranks
 
 
 @pytest.mark.parametrize("optimizer", ["auto", "sgd"])
 def test_an_error_in_mid_training_ends_the_others_in_the_groups_timeout(impatient, optimizer):
-    impatient.get_ready()
     *others, failed = impatient.outcomes(out_of_memory, optimizer)
     assert failed.kind == "MemoryError"
     for result in others:
@@ -471,7 +484,6 @@ def ended(rank, number):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_rank_that_ends_is_an_error_on_the_others_after_a_single_timeout(impatient, number):
-    impatient.get_ready()
     first, ended_one, last = impatient.outcomes(ended, number)
     if number == signal.SIGKILL:
         assert ended_one is DIED
@@ -497,7 +509,6 @@ def going_on(rank):
 
 
 def test_a_rank_that_goes_on_after_an_error_learns_nothing(impatient):
-    impatient.get_ready()
     assert impatient.run(going_on) == ["GroupError"] * 3
 
 
@@ -526,7 +537,6 @@ def interrupted_pass(rank, warm):
 
 @pytest.mark.parametrize("warm", [False, True])
 def test_an_interrupted_pass_of_partial_fit_is_none_on_all_ranks(impatient, warm):
-    impatient.get_ready()
     errors = ["GroupError", "KeyboardInterrupt", "GroupError"]
     assert impatient.run(interrupted_pass, warm) == [(error, True) for error in errors]
 
