@@ -78,7 +78,6 @@ def test_an_ordinary_matrix_that_a_device_has_no_room_for(
     optimizer, tensors, little_room, monkeypatch
 ):
     monkeypatch.setattr("skorchless.sources.limits.LARGE_BYTES", 2**40)
-    monkeypatch.setattr("skorchless.sources.limits.SMALL_BYTES", 2**40)
     rng = np.random.default_rng(0)
     X = rng.normal(size=(20000, 30))
     y = X.sum(axis=1)
