@@ -29,7 +29,7 @@ ROUNDING = 1e-9
 BLOWN_UP = 10.0
 
 
-@dataclass
+@dataclass(eq=False)
 class Controls:
     """When to stop and how fast to go.
 
@@ -79,7 +79,7 @@ class Controls:
     keeps_best: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class ModelResult:
     """What training made of one model.
 
@@ -124,7 +124,7 @@ class ModelResult:
     returned_objective: float | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Progress:
     """How far one model is after a pass, for whoever watches.
 

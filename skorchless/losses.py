@@ -32,7 +32,7 @@ from skorchless.stack import WIDE, median
 MEDIAN_ROWS = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SecondDerivative:
     r"""Of each row's loss in its raw predictions, a symmetric matrix of shape ``(K, K)``.
 

@@ -80,7 +80,7 @@ class GroupError(RuntimeError):
     """Another rank failed, or this one has lost touch with the others."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Failure:
     """What a rank that has failed sends in the place of a value."""
 
@@ -224,7 +224,7 @@ class Group(Reducer):
             self._deliver()
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Shard:
     """Rows of this rank in the concatenation of all ranks' rows.
 

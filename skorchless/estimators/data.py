@@ -72,7 +72,7 @@ def powers_of_two(exponent: Tensor) -> Tensor:
     return torch.exp2(exponent.to(WIDE))
 
 
-@dataclass
+@dataclass(eq=False)
 class Data:
     """Rows to train or validate on, checked and on their device.
 

@@ -30,7 +30,7 @@ LEAST_TOL = 1e-6
 LEAST_LOSS = 1e-200
 
 
-@dataclass
+@dataclass(eq=False)
 class Evaluation:
     """Objectives of weights on the user's columns, in double precision.
 

@@ -16,7 +16,7 @@ KeptMoments = tuple[float, np.ndarray, np.ndarray]
 MOST_GROWTH = 2.0
 
 
-@dataclass
+@dataclass(eq=False)
 class Memory:
     """What ``partial_fit`` keeps between its calls, as NumPy and numbers.
 

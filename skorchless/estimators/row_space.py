@@ -23,7 +23,7 @@ from skorchless.stack import WIDE, pack
 LEVEL = 1e5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RowSpace:
     """Rows in the coordinates of a basis of their span.
 

@@ -14,7 +14,7 @@ from skorchless.optimizers.least_squares import Comoments
 from skorchless.reducer import ONE_PROCESS, Reducer
 
 
-@dataclass
+@dataclass(eq=False)
 class Task:
     """What to train on and where to start.
 
@@ -53,7 +53,7 @@ class Task:
         )
 
 
-@dataclass
+@dataclass(eq=False)
 class Outcome:
     """What came of it, one entry a candidate, weights on the user's columns."""
 

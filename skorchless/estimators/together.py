@@ -33,7 +33,7 @@ from skorchless.restoring import without_numpy_warnings
 PASSED_OVER = ("fit", "_fit", "_train", "_raw_predictions")
 
 
-@dataclass
+@dataclass(eq=False)
 class Verdict:
     """How the fit of one of several estimators went.
 
@@ -52,7 +52,7 @@ class Verdict:
     loss_curve: np.ndarray = field(default_factory=lambda: np.empty(0))
 
 
-@dataclass
+@dataclass(eq=False)
 class Prepared:
     """Estimators of one `stack_key` and the checked rows that they are to be fitted on.
 

@@ -46,7 +46,7 @@ Watch = Callable[[FoldBack], Watcher]
 Fit = Callable[[Sequence[Parameters], Task, Watch | None], Outcome]
 
 
-@dataclass
+@dataclass(eq=False)
 class AllColumns:
     """The conditions of the optimum in all columns.
 

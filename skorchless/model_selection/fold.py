@@ -25,7 +25,7 @@ from skorchless.optimizers.least_squares import Comoments
 Split = tuple[np.ndarray, np.ndarray]
 
 
-@dataclass
+@dataclass(eq=False)
 class Evaluation:
     """What is to be found out about the candidates in each fold.
 
@@ -48,7 +48,7 @@ class Evaluation:
     error_score: Any
 
 
-@dataclass
+@dataclass(eq=False)
 class Entry:
     """One candidate in one fold.
 
@@ -117,7 +117,7 @@ def folds_at_once(X: Any, n_splits: int, n_jobs: int) -> int:
     return max(1, min(share, SMALL_ROWS // max(n_bytes, 1)))
 
 
-@dataclass
+@dataclass(eq=False)
 class _Attempt:
     """The candidates of a group on the rows of one fold.
 

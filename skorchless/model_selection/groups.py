@@ -18,7 +18,7 @@ from skorchless.model_selection.pipelines import final_name, final_of, token
 OURS = (TorchLinearRegressor, TorchSoftmaxClassifier)
 
 
-@dataclass
+@dataclass(eq=False)
 class Group:
     """Candidates of one stack.
 

@@ -8,7 +8,7 @@ from typing import Any
 from skorchless.estimators.base import TorchLinearModel
 
 
-@dataclass
+@dataclass(eq=False)
 class Listeners:
     """The callbacks' tasks on one split, one a candidate.
 

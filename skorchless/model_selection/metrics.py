@@ -28,7 +28,7 @@ from skorchless.estimators.data import relative_weights
 from skorchless.estimators.inputs import as_numpy
 
 
-@dataclass
+@dataclass(eq=False)
 class Truth:
     """Targets and weights of the rows to score on.
 

@@ -36,7 +36,7 @@ from skorchless.stack import WIDE
 Scores = Callable[[Comoments, torch.Tensor], tuple[list[Any], np.ndarray]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FoldMoments:
     """Second moments of the rows of a search whose splits are disjoint parts of them.
 

@@ -96,7 +96,7 @@ class FittedSteps:
         return _Cache(self._made, check_memory(memory))
 
 
-@dataclass
+@dataclass(eq=False)
 class _Cache:
     made: dict[Any, Any]
     memory: Any
@@ -123,7 +123,7 @@ class _Cache:
         return self.made[key][1]
 
 
-@dataclass
+@dataclass(eq=False)
 class Rows:
     """What reaches the last step, and the transformers that brought it there.
 

@@ -10,7 +10,7 @@ from skorchless.objective import Objective
 from skorchless.sources import Chunk, Source
 
 
-@dataclass
+@dataclass(eq=False)
 class Setup:
     """What a rule may need to know before the first pass.
 
@@ -50,7 +50,7 @@ class Setup:
     refuses_dependent: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class PassOutcome:
     """What a rule says at the end of a pass.
 

@@ -33,7 +33,7 @@ MOST_CONDITION = 1e6
 MOMENT_ERROR, SCORE_ERROR = 1e-14, 1e-8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comoments:
     """Total weight, means and second moments about them of some rows, targets behind columns.
 
@@ -194,7 +194,7 @@ class Comoments:
         return 0.5 * (curved + alpha * coef.square().sum(dim=(1, 2)) + at_mean.square().sum(dim=1))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Solutions:
     """Least squares solutions of M penalties.
 

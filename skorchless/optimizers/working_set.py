@@ -34,7 +34,7 @@ ROUNDING = 1e-15
 Block = Callable[[Tensor, Tensor, int], Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Operator:
     """The matrix B of a quadratic model.
 

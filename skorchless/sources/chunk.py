@@ -94,7 +94,7 @@ class BareBatch(DenseBatch):
         torch.mul(residual.sum(dim=-1), scale * self.ones, out=out[..., -1])
 
 
-@dataclass
+@dataclass(eq=False)
 class DenseChunk:
     """A `Chunk` of dense rows; a source fills the same one again and again.
 

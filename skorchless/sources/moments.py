@@ -12,7 +12,7 @@ from skorchless.sources.scaling import Scaling
 from skorchless.stack import WIDE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Moments:
     """Total weight of some rows, their weighted means and sums of squared deviations.
 

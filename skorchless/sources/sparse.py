@@ -33,7 +33,7 @@ CHUNK_NUMBERS = 2**23
 CHUNK_WEIGHTS = 4
 
 
-@dataclass
+@dataclass(eq=False)
 class Frame:
     """What stands around the rows: standardisation, and the constant last column.
 
@@ -94,7 +94,7 @@ class SparseBatch:
         torch.mul(total, frame.ones, out=out[0, :, -1])
 
 
-@dataclass
+@dataclass(eq=False)
 class SparseChunk:
     """A `Chunk` of sparse rows.
 

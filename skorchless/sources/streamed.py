@@ -95,7 +95,7 @@ class StreamedSource(DenseSource):
         self._locked = None
 
 
-@dataclass
+@dataclass(eq=False)
 class _Buffers:
     """Where a chunk arrives, and when it has arrived and been used."""
 
