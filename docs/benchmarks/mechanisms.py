@@ -1,22 +1,19 @@
 """What each mechanism of the default solver is worth: the benchmarks with it switched off.
 
-    python docs/benchmarks/mechanisms.py [--only REGEX] [--workloads REGEX] [--problems 200]
+    python docs/benchmarks/mechanisms.py [--only REGEX] [--workloads REGEX]
 
-Each row is one mechanism: the code lines that would go with it, the time without it relative to the
-time with it (geometric mean over the workloads that change by more than noise, and the largest
-one), and what is lost of so many random problems of robustness.py without it. Both sides of a
-ratio run in turns in the same process.
+Each row is one mechanism: the code lines that would go with it, and the CPU time without it
+relative to the time with it (geometric mean over the workloads that change by more than noise, and
+the largest one). Both sides of a ratio run in turns in the same process. What a mechanism does for
+problems that are hard is not measured here, but by robustness.py.
 """
 
 import argparse
-import ast
 import inspect
-import io
 import re
 import signal
 import textwrap
 import time
-import tokenize
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +24,7 @@ from unittest import mock
 import baseline
 import numpy as np
 import peers
+from size import Size
 from sklearn.datasets import load_digits, load_iris
 from tools import print_setting, print_table
 
@@ -34,6 +32,7 @@ import skorchless.estimators.alphas as alphas
 import skorchless.estimators.head_start as head_start
 import skorchless.estimators.training as training
 import skorchless.estimators.working_columns as working_columns
+import skorchless.model_selection.moments as moments
 import skorchless.optimizers.curvature as curvature
 import skorchless.optimizers.history as history
 import skorchless.optimizers.proximal as proximal
@@ -67,28 +66,8 @@ class Mechanism:
 
     def lines(self) -> int:
         """Code lines of the parts."""
-        return sum(map(code_lines, self.parts))
-
-    def off(self) -> Iterator[None]:
-        """Switch it off for a while."""
-
-
-def code_lines(part: Any) -> int:
-    """Lines with a token of a function's, class's or module's source, without docstrings."""
-    source = textwrap.dedent(inspect.getsource(part))
-    texts = {
-        line
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-        and ast.get_docstring(node) is not None
-        for line in range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1)
-    }
-    empty = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
-    lines: set[int] = set()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type not in empty and token.string:
-            lines.update(range(token.start[0], token.end[0] + 1))
-    return len(lines - texts)
+        sources = (textwrap.dedent(inspect.getsource(part)) for part in self.parts)
+        return sum(Size.of_source(source).lines for source in sources)
 
 
 def no(*_: object, **__: object) -> bool:
@@ -201,8 +180,8 @@ MECHANISMS = [
     ),
     Mechanism(
         "searches from second moments",
-        ((alphas, "may_use_moments", no),),
-        (alphas._from_moments, alphas.solve_from_moments, alphas.may_use_moments),
+        ((alphas, "may_use_moments", no), (moments, "may_use_moments", no)),
+        (alphas._from_moments, alphas.solve_from_moments, alphas.may_use_moments, moments),
     ),
     Mechanism(
         "searches along alpha",

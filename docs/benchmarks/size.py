@@ -7,6 +7,7 @@ A line counts if a token stands on it; docstrings, comments and blank lines coun
 """
 
 import ast
+import io
 import sys
 import tokenize
 from collections.abc import Iterable
@@ -34,15 +35,19 @@ class Size(NamedTuple):
     @classmethod
     def of(cls, path: Path) -> "Size":
         """Of a file of Python."""
-        nodes = list(ast.walk(ast.parse(path.read_bytes())))
+        return cls.of_source(path.read_text(encoding="utf-8"))
+
+    @classmethod
+    def of_source(cls, source: str) -> "Size":
+        """Of a module, a class or a function."""
+        nodes = list(ast.walk(ast.parse(source)))
         texts = [node for node in nodes if _is_text(node)]
         described = {line for node in texts for line in range(node.lineno, node.end_lineno + 1)}
-        with tokenize.open(path) as file:
-            tokens = [
-                token
-                for token in tokenize.generate_tokens(file.readline)
-                if token.type not in LAYOUT and token.start[0] not in described
-            ]
+        tokens = [
+            token
+            for token in tokenize.generate_tokens(io.StringIO(source).readline)
+            if token.type not in LAYOUT and token.start[0] not in described
+        ]
         lines = {line for token in tokens for line in range(token.start[0], token.end[0] + 1)}
         statements = sum(isinstance(node, ast.stmt) for node in nodes) - len(texts)
         return cls(len(lines), len(tokens), statements)

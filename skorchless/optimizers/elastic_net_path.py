@@ -188,16 +188,16 @@ class _System:
         l2: Tensor,
         ridge: float,
     ) -> None:
-        self.rows, self.at, self.slope, self.l1, self.ridge = rows, at, slope, l1, ridge
+        self.rows, self.at, self.slope, self.l1 = rows, at, slope, l1
         self.sign = torch.where(at != 0, at, slope).sign()
         self.scale = (1.0 + l2).rsqrt()
         self.matrix = rows.index_select(1, active)
         self.matrix.diagonal().add_(l2)
-        self.target = self.scale * (cross - l1 * self.sign) + ridge * at / self.scale
+        target = self.scale * (cross - l1 * self.sign) + ridge * at / self.scale
         unit = (self.matrix * self.scale).mul_(self.scale.unsqueeze(1)).unsqueeze(0)
         self.lower = cholesky(unit, unit.new_full((1, 1), ridge)).squeeze(0)
         self.kept = torch.ones_like(at, dtype=torch.bool)
-        self.whole = torch.cholesky_solve(self.target.unsqueeze(1), self.lower)
+        self.whole = torch.cholesky_solve(target.unsqueeze(1), self.lower)
         self.dropped = self.lower.new_empty(len(at), 0)  # columns of the factor's inverse ...
         self.places = active[:0]  # ... at these places
         first = self.scale * self.whole.squeeze(1)
@@ -243,6 +243,8 @@ class _System:
         columns = torch.linalg.solve_triangular(self.lower, units, upper=False)
         self.dropped = torch.cat([self.dropped, columns], dim=1)
         self.places = torch.cat([self.places, wrong])
-        multipliers = torch.linalg.solve(self.dropped.T @ self.dropped, self.whole[self.places])
+        inner = self.dropped.T @ self.dropped
+        # Where it is singular to rounding the point is not low enough, and the line is searched.
+        multipliers = torch.linalg.solve_ex(inner, self.whole[self.places]).result
         change = torch.linalg.solve_triangular(self.lower.T, self.dropped @ multipliers, upper=True)
         return torch.where(self.kept, self.scale * (self.whole - change).squeeze(1), 0.0)
