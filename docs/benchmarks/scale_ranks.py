@@ -95,9 +95,9 @@ def speed_up() -> None:
                     seconds[size].append(took)
                     last = passes, objective
     one, two = (min(seconds[size]) for size in (1, 2))
-    print(f"{LARGE} float32, optimizer='auto', {last[0]} passes to {last[1]:.6f}")
+    print(f"{LARGE} float32, optimizer='auto', {last[0]} iterations to {last[1]:.6f}")
     print_table(
-        ["processes of one thread", "seconds", "speed-up"],
+        ["processes with one thread each", "seconds", "speed-up"],
         [["1", f"{one:.2f}", "1"], ["2", f"{two:.2f}", f"{one / two:.2f}"]],
     )
 
@@ -111,7 +111,7 @@ def agreement() -> None:
             largest = np.abs(coef[1]).max()
             gaps = [f"{np.abs(coef[size] - coef[1]).max() / largest:.1e}" for size in (2, 4)]
             lines.append([f"{shape} {dtype}", *gaps])
-    print_table(["largest difference from 1 rank, relative", "2 ranks", "4 ranks"], lines)
+    print_table(["largest relative difference from 1 rank", "2 ranks", "4 ranks"], lines)
 
 
 def end(rank: int, size: int, how: str) -> tuple[float, str]:
@@ -152,8 +152,8 @@ CACHE = 2**27
 TERMS = (
     "a number of X (bytes)",
     "the same, if X is above 128 MiB",
-    "a number of X and an output (operations)",
-    "a row and an output (operations)",
+    "a number of X and an output",
+    "a sample and an output",
     "a pass",
     "a message among 2",
     "a message among 4",
@@ -219,7 +219,7 @@ def cost_model() -> None:
     target = np.array([measured[key] for key in inside])
     cost, _ = nnls(matrix / target[:, None], np.ones(len(target)))  # relative errors
     print_table(
-        ["what is paid for", "nanoseconds"],
+        ["cost of", "nanoseconds"],
         [[name, f"{1e9 * value:.4g}"] for name, value in zip(TERMS, cost, strict=True)],
     )
     lines = []
@@ -229,4 +229,6 @@ def cost_model() -> None:
         error = f"{100 * (predicted / seconds - 1):+.0f}%"
         cells = [str(shape), str(size), f"{1e3 * seconds:.2f}", f"{1e3 * predicted:.2f}", error]
         lines.append([part, *cells])
-    print_table(["", "rows, columns, classes", "ranks", "ms a pass", "predicted", "error"], lines)
+    print_table(
+        ["", "samples, features, classes", "ranks", "ms per pass", "predicted", "error"], lines
+    )

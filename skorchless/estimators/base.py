@@ -22,7 +22,7 @@ from skorchless.estimators.callbacks import (
     has_callbacks,
     with_callbacks,
 )
-from skorchless.estimators.candidates import is_worth_moving
+from skorchless.estimators.candidates import chosen_optimizer, is_worth_moving
 from skorchless.estimators.data import Data, Factors
 from skorchless.estimators.devices import resolve_device, where_double_is
 from skorchless.estimators.holdout import check_complete, hold_out
@@ -411,7 +411,9 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         watch = None
         if self.verbose or callbacks is not None:
             verbose = int(self.verbose) if task.reducer.rank == 0 else 0
-            watch = partial(FitWatcher, callbacks, self._attributes, verbose)
+            quasi_newton = chosen_optimizer(self._parameters()) == "quasi-newton"
+            counted = "iteration" if quasi_newton and memory is None else "epoch"
+            watch = partial(FitWatcher, callbacks, self._attributes, verbose, counted)
         outcome = fit_stack(
             [self._parameters()],
             self._loss_name(task.data.n_outputs),

@@ -92,6 +92,8 @@ class FitWatcher:
     fold_back : callable
         Gives weights on the user's columns from those of the engine.
     verbose : int
+    counted : str
+        What a pass is called in printed lines: an epoch or an iteration.
     """
 
     def __init__(
@@ -99,10 +101,11 @@ class FitWatcher:
         callbacks: Callbacks | None,
         attributes: Callable[[ModelResult, np.ndarray], dict[str, Any]],
         verbose: int,
+        counted: str,
         fold_back: Callable[[Tensor | None], np.ndarray | None],
     ) -> None:
         self._callbacks, self._attributes = callbacks, attributes
-        self._verbose, self._fold_back = verbose, fold_back
+        self._verbose, self._counted, self._fold_back = verbose, counted, fold_back
         self._as_in_training: Callable[[Callable[[], Any]], Any] = as_now()
 
     def on_pass_begin(self, model: int) -> None:
@@ -117,7 +120,7 @@ class FitWatcher:
         the fit; what it sees of the model is computed in those of the training.
         """
         if self._verbose:
-            print(line(progress, self._verbose))
+            print(line(progress, self._verbose, self._counted))
         if self._callbacks is None:
             return False
         attributes = partial(self._as_in_training, partial(self._fitted, progress.result))
@@ -151,11 +154,11 @@ class StackWatcher:
         return watcher is not None and watcher.on_pass_end(progress)
 
 
-def line(progress: Progress, verbose: int) -> str:
+def line(progress: Progress, verbose: int, counted: str) -> str:
     """One pass in words; ``verbose=2`` adds the learning rate and the time since the start."""
     result = progress.result
     loss = result.loss_curve[-1] if result.loss_curve else float("nan")
-    text = f"epoch {progress.epoch:>6d}   loss {loss:>12.6g}"
+    text = f"{counted} {progress.epoch:>6d}   loss {loss:>12.6g}"
     if result.validation_loss_curve:
         text += f"   validation loss {result.validation_loss_curve[-1]:>12.6g}"
     if verbose > 1:

@@ -268,7 +268,7 @@ def _watch(
     heard: dict[int, Callbacks], models: Sequence[TorchLinearModel], fold_back: FoldBack
 ) -> StackWatcher:
     return StackWatcher(
-        {i: FitWatcher(told, models[i]._attributes, 0, fold_back) for i, told in heard.items()}
+        {i: FitWatcher(told, models[i]._attributes, 0, "", fold_back) for i, told in heard.items()}
     )
 
 

@@ -38,9 +38,17 @@ def test_one_aligned_line_is_printed_for_each_pass(Estimator, data, capfd, verbo
         assert f"{model.validation_loss_curve_[-1]:.6g}" in lines[-1]
 
 
+def test_the_default_optimizer_prints_its_iterations(Estimator, data, capfd):
+    model = Estimator(verbose=1).fit(*data)
+    lines = capfd.readouterr().out.splitlines()
+    assert len(lines) == model.n_iter_
+    assert all(line.startswith("iteration ") for line in lines)
+
+
 def test_partial_fit_prints_one_line_a_call(Estimator, data, capfd):
     classes = {} if Estimator is TorchLinearRegressor else {"classes": [0, 1, 2]}
     model = Estimator(verbose=1, **passes).partial_fit(*data, **classes).partial_fit(*data)
     lines = capfd.readouterr().out.splitlines()
     assert len(lines) == model.n_iter_ == 2
+    assert all(line.startswith("epoch ") for line in lines)
     assert f"{model.loss_curve_[-1]:.6g}" in lines[-1]

@@ -6,9 +6,9 @@ Tutorial 3: softmax with Adam
 Classify wines by quality, from 3 to 8: cross-entropy of the logits, a hundred full-batch epochs
 of Adam with a learning rate of 0.01.
 
-Source: a tutorial on a version of the wine quality data of Cortez et al. (2009) with 1143
-samples. The table here is drawn at random, with the same shape and similar scales, so that the
-example needs no download.
+Source: an exercise on a version of the wine quality data of Cortez et al. (2009) with 1143
+samples; where it was first published is not known to us. The table here is drawn at random, with
+the same shape and similar scales, so that the example needs no download.
 """
 
 # %%

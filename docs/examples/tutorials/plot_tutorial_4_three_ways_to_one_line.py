@@ -5,6 +5,9 @@ Tutorial 4: three ways to one line
 
 Learn the line y = 13x + 2 three times: by hand in NumPy, with Keras, and with PyTorch. Each of
 the three loops is one call of ``fit``, with its own learning rate and batch size.
+
+Source: an introduction that compares the three libraries on this line. Its data, initial weights
+and results are used here; where it was first published is not known to us.
 """
 
 # %%
