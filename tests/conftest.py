@@ -30,12 +30,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 #: Sizes in bytes at which large matrices are treated as such, made small.
 SMALL = {
-    "limits.LARGE_BYTES": 2**12,
-    "large.BLOCK_BYTES": 2**9,
-    "large.COLUMN_RUN_BYTES": 2**7,
-    "large.WINDOW_BYTES": 2**12,
-    "large.COPIED_BYTES": 2**11,
-    "large.RUN_BYTES": 2**11,
+    "LARGE_BYTES": 2**12,
+    "SHUFFLED_BLOCK_BYTES": 2**9,
+    "COLUMN_RUN_BYTES": 2**7,
+    "WINDOW_BYTES": 2**12,
+    "COPIED_BYTES": 2**11,
+    "RUN_BYTES": 2**11,
 }
 
 
@@ -43,7 +43,7 @@ SMALL = {
 def everything_is_large(monkeypatch):
     """From 4 KiB on a matrix is read by blocks of 512 bytes and windows of 4 KiB."""
     for name, size in SMALL.items():
-        monkeypatch.setattr(f"skorchless.sources.{name}", size)
+        monkeypatch.setattr(f"skorchless.sources.limits.{name}", size)
 
 
 def pytest_collection_modifyitems(config, items):

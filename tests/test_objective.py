@@ -21,7 +21,7 @@ each_loss = pytest.mark.parametrize("loss", LOSSES)
 
 @pytest.fixture(params=CHUNKS, ids=lambda n_bytes: f"chunks of {n_bytes} bytes", autouse=True)
 def chunk_bytes(request, monkeypatch):
-    monkeypatch.setattr("skorchless.sources.dense.CHUNK_BYTES", request.param)
+    monkeypatch.setattr("skorchless.sources.limits.CHUNK_BYTES", request.param)
 
 
 class Problem:

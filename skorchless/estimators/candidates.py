@@ -9,7 +9,7 @@ from skorchless.estimators.task import Task
 from skorchless.optimizers.curvature import sample_size
 from skorchless.optimizers.history import pairs_of
 from skorchless.sources import affords_gram
-from skorchless.sources.chunk import WIDE_ROWS
+from skorchless.sources.limits import WIDE_ROWS
 from skorchless.stack import WIDE
 
 Parameters = dict[str, Any]

@@ -13,8 +13,7 @@ from skorchless.estimators.inputs import named, weights
 from skorchless.estimators.ranks import check_some_rows
 from skorchless.reducer import Reducer
 from skorchless.restoring import without_numpy_warnings
-from skorchless.sources import LargeMatrix, Matrix, SparseRows
-from skorchless.sources.matrix_source import mean_of
+from skorchless.sources import LargeMatrix, Matrix, SparseRows, mean_of
 from skorchless.stack import WIDE
 
 #: Exponent below that of every number.
@@ -148,11 +147,10 @@ class Data:
         """The same rows with some of the columns, by number in ascending order."""
         return replace(self, X=self.X.index_select(1, chosen))
 
-    def between(self, start: int, stop: int) -> "Data":
-        """Consecutive rows."""
-        X = self.X.between(start, stop) if isinstance(self.X, SparseRows) else self.X[start:stop]
-        weight = None if self.weight is None else self.weight[start:stop]
-        return Data(X, self.target[start:stop], weight, self.n_outputs)
+    def __getitem__(self, run: slice) -> "Data":
+        """Select consecutive rows."""
+        weight = None if self.weight is None else self.weight[run]
+        return Data(self.X[run], self.target[run], weight, self.n_outputs)
 
     def reweighted(
         self,

@@ -15,7 +15,7 @@ from skorchless.objective import Objective
 from skorchless.optimizers.descent import WORSE, stop_distance
 from skorchless.reducer import Reducer
 from skorchless.sources import Scaling, Source
-from skorchless.sources.chunk import lay_out, room_for_targets, slices
+from skorchless.sources.base import lay_out, room_for_targets, slices
 from skorchless.sources.limits import numbers_at_once
 from skorchless.stack import WIDE, pack
 
@@ -110,7 +110,7 @@ class Evaluation:
         numbers = numbers_at_once(BLOCK_NUMBERS, data.X.device)
         rows = max(1, numbers * len(data.X) // max(data.X.numel(), 1))
         for start, stop in slices(len(data.X), rows):
-            block = data.between(start, stop)
+            block = data[start:stop]
             weight = stop - start if block.weight is None else block.weight.sum()
             total[:-1] += mean_loss(block) * weight
             total[-1] += weight

@@ -11,7 +11,7 @@ from skorchless.estimators.candidates import Parameters
 from skorchless.estimators.data import Data
 from skorchless.estimators.task import Outcome, Task
 from skorchless.reducer import Shard
-from skorchless.sources.chunk import by_weight, spread
+from skorchless.sources.base import by_weight, spread
 from skorchless.stack import WIDE
 
 #: One row in so many is enough to begin with, if these are so many, also for each weight, ...

@@ -15,7 +15,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from skorchless.sources import Matrix, SparseRows
+from skorchless.sources import Matrix
 from skorchless.stack import WIDE, pack
 
 #: Columns whose sizes are within this factor are factored together: within it a factorisation
@@ -90,8 +90,8 @@ class RowSpace:
 
 
 def as_dense(X: Matrix) -> Tensor:
-    """X as a dense tensor in double precision."""
-    return X.dense() if isinstance(X, SparseRows) else X[:].to(WIDE)
+    """Return X as a dense tensor in double precision."""
+    return X[:].to_dense().to(WIDE)
 
 
 def spanning_directions(rows: Tensor) -> Tensor:

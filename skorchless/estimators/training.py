@@ -45,6 +45,7 @@ from skorchless.penalties import ElasticNet
 from skorchless.reducer import Shard
 from skorchless.restoring import without_numpy_warnings
 from skorchless.sources import (
+    LocalSource,
     Moments,
     Scaling,
     ShardedSource,
@@ -52,8 +53,8 @@ from skorchless.sources import (
     SparseRows,
     affords_gram,
     as_source,
+    mean_of,
 )
-from skorchless.sources.matrix_source import mean_of
 from skorchless.stack import WIDE, shared, stack
 
 #: Share of an automatic rate below which a falling one has fallen far enough.
@@ -580,7 +581,7 @@ class _Training:
             mean_weight = shard.mean(self.reducer, mean_of(data.weight))
         return ShardedSource.of(partial(of_rows, mean_weight=mean_weight), shard, batch_size)
 
-    def _rows_of(self, data: Data, *, batch_size: int, mean_weight: float | None) -> Source:
+    def _rows_of(self, data: Data, *, batch_size: int, mean_weight: float | None) -> LocalSource:
         """Batches of the rows of this process."""
         return as_source(
             data.X,

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from skorchless.optimizers.preconditioner import Factored, apart
-from skorchless.sources.chunk import slices, wide_rows
+from skorchless.sources.base import slices
+from skorchless.sources.dense import wide_rows
 
 
 def joint_moments(rows: Tensor, share: Tensor, p: Tensor) -> Tensor:

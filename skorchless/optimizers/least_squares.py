@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from skorchless.optimizers.elastic_net_path import ElasticNetPath
-from skorchless.sources import Matrix, dense_blocks
+from skorchless.sources import Matrix
+from skorchless.sources.base import slices
 from skorchless.sources.limits import numbers_at_once
 from skorchless.stack import WIDE, pack
 
@@ -59,7 +60,8 @@ class Comoments:
         n_rows = numbers_at_once(BLOCK_ROWS * columns, X.device) // columns
         targets = torch.split(target, n_rows)
         weights = repeat(None) if weight is None else torch.split(weight, n_rows)
-        blocks = zip(dense_blocks(X, n_rows), targets, weights, strict=False)
+        rows = (X[start:stop].to_dense() for start, stop in slices(len(X), n_rows))
+        blocks = zip(rows, targets, weights, strict=False)
         return reduce(cls.merge, (cls._of_block(*block) for block in blocks))
 
     @classmethod

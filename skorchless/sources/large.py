@@ -1,6 +1,6 @@
-"""A matrix too large to be copied, be it an array, a memory map or more than an accelerator holds.
+"""A matrix that is too large to be copied: an array, a memory map, or more than a device holds.
 
-It stands where a tensor would for those who ask for shape, dtype and device, or for some rows.
+It stands in for a tensor where only its shape, dtype and device, or some of its rows, are needed.
 """
 
 from collections.abc import Iterator
@@ -8,45 +8,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from skorchless.sources.chunk import slices
-from skorchless.sources.limits import free_memory
-
-#: Rows that are read at random lie in blocks of so many bytes: small ones mix the rows better,
-#: large ones take a disk fewer seeks.
-BLOCK_BYTES = 2**17
-#: Bytes of such a block that lie together where columns do, not rows.
-COLUMN_RUN_BYTES = 2**16
-#: Rows are shuffled within blocks of so many bytes together.
-WINDOW_BYTES = 2**26
-#: A selection of rows of at most so many bytes is copied.
-COPIED_BYTES = 2**27
-#: Bytes that are checked, or moved to a device, at once.
-RUN_BYTES = 2**24
-#: Rows may take one in so many bytes of a device's free memory.
-DEVICE_SHARE = 2
-
-
-def block_permutation(
-    n_rows: int, block_rows: int, window_blocks: int, generator: torch.Generator
-) -> Tensor:
-    """Blocks of rows in random order, and rows in random order within windows of some blocks."""
-    blocks = torch.randperm(-(-n_rows // block_rows), generator=generator, device="cpu")
-    within = torch.arange(block_rows, device="cpu")
-    windows = []
-    for some in torch.split(blocks, window_blocks):
-        rows = (some.unsqueeze(1) * block_rows + within).view(-1)
-        rows = rows[rows < n_rows]
-        windows.append(rows[torch.randperm(len(rows), generator=generator, device="cpu")])
-    return torch.cat(windows)
+from skorchless.sources import limits
+from skorchless.sources.base import slices
 
 
 class LargeMatrix:
-    """Rows of a matrix, converted and moved as they are read.
+    """Rows of a matrix, which are converted and moved when they are read.
 
     Parameters
     ----------
     stored : Tensor of shape (N, D)
-        As the user holds it, in any real dtype and with any strides; only read.
+        The user's memory, in any real dtype and with any strides; only read.
     dtype : torch.dtype
         What is computed in.
     device : torch.device, optional
@@ -54,6 +26,8 @@ class LargeMatrix:
     chosen : Tensor of int64, shape (n,), optional
         Which rows there are, in ascending order; all by default.
     """
+
+    is_sparse = False
 
     def __init__(
         self,
@@ -70,20 +44,20 @@ class LargeMatrix:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """Return the numbers of rows and columns."""
         return len(self), self.stored.shape[1]
 
     def numel(self) -> int:
-        """How many numbers."""
+        """Return how many numbers there are."""
         return len(self) * self.shape[1]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the numbers, once they are all converted."""
+        """Return the bytes of the numbers in the dtype to compute in."""
         return self.numel() * self.dtype.itemsize
 
     def new_ones(self, *size: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Ones beside the rows, as of a tensor."""
+        """Make a tensor of ones beside the rows."""
         return torch.ones(*size, dtype=dtype or self.dtype, device=self.device)
 
     @property
@@ -93,35 +67,33 @@ class LargeMatrix:
 
     @property
     def lies_ready(self) -> bool:
-        """Whether runs of rows can be computed with where they lie."""
+        """Whether consecutive rows can be computed with in place."""
         ready = self.stored.dtype == self.dtype and self.stored.is_contiguous()
         return ready and self.chosen is None and self.is_here
 
     def permutation(self, generator: torch.Generator) -> Tensor:
-        """All rows by number, in an order that is random and reads few places at a time."""
+        """Return a random order of all rows that reads few places of the memory at a time."""
         rows_lie_together = self.shape[1] == 1 or self.stored.stride(1) == 1
         if rows_lie_together:
-            block = max(1, BLOCK_BYTES // self.row_bytes)
+            block = max(1, limits.SHUFFLED_BLOCK_BYTES // self.row_bytes)
         else:
-            block = COLUMN_RUN_BYTES // self.stored.element_size()
-        window = max(1, WINDOW_BYTES // (block * self.row_bytes))
+            block = limits.COLUMN_RUN_BYTES // self.stored.element_size()
+        window = max(1, limits.WINDOW_BYTES // (block * self.row_bytes))
         return block_permutation(len(self), block, window, generator)
 
     def runs(self) -> Iterator[Tensor]:
-        """All rows in their order, as they are stored, some at a time."""
+        """Yield all rows in their order, as they are stored, some at a time."""
         assert self.chosen is None
         for start, stop in slices(len(self), self._run_rows):
             yield self.stored[start:stop]
 
-    def read(self, start: int, stop: int, out: Tensor) -> None:
-        """Write consecutive rows to `out`."""
-        if self.chosen is None:
-            out.copy_(self.stored[start:stop])
-        else:
-            self.gather(torch.arange(start, stop, device="cpu"), out)
-
-    def gather(self, rows: Tensor, out: Tensor) -> None:
-        """Write some rows, by number, to `out`."""
+    def read(self, rows: slice | Tensor, out: Tensor) -> None:
+        """Write consecutive rows, or rows by number, to `out`."""
+        if isinstance(rows, slice) and self.chosen is None:
+            out.copy_(self.stored[rows])
+            return
+        if isinstance(rows, slice):
+            rows = torch.arange(len(self), device="cpu")[rows]
         rows = self._in_stored(rows).to(self.stored.device)
         if self.stored.dtype == out.dtype and self.stored.device == out.device:
             torch.index_select(self.stored, 0, rows, out=out)
@@ -129,29 +101,24 @@ class LargeMatrix:
             out.copy_(self.stored.index_select(0, rows))
 
     def __getitem__(self, run: slice) -> Tensor:
-        """Consecutive rows, to compute with."""
-        start, stop, _ = run.indices(len(self))
-        return self._copied(torch.arange(start, stop, device="cpu"))
+        """Copy consecutive rows, to compute with."""
+        return self._copied(run, len(range(*run.indices(len(self)))))
 
     def index_select(self, axis: int, chosen: Tensor) -> "Tensor | LargeMatrix":
-        """Some rows in ascending order: a copy where they are few, else another of these.
+        """Select rows in ascending order, or columns.
 
-        Of columns always a copy, made of some rows at a time.
+        Rows are copied where they are few. Columns are always copied, some rows at a time.
         """
         if axis == 1:
-            return torch.cat([block.index_select(1, chosen) for block in self._blocks()])
+            runs = slices(len(self), self._run_rows)
+            return torch.cat([self[start:stop].index_select(1, chosen) for start, stop in runs])
         rows = chosen.cpu()
-        if len(rows) * self.shape[1] * self.dtype.itemsize <= COPIED_BYTES:
-            return self._copied(rows)
+        if len(rows) * self.row_bytes <= limits.COPIED_BYTES:
+            return self._copied(rows, len(rows))
         return LargeMatrix(self.stored, self.dtype, self.device, self._in_stored(rows))
 
-    def _blocks(self) -> Iterator[Tensor]:
-        """All rows in their order, some at a time, to compute with."""
-        for start, stop in slices(len(self), self._run_rows):
-            yield self[start:stop]
-
     def to(self, where: torch.device | torch.dtype) -> "LargeMatrix":
-        """To be computed with in another dtype, or on another device, if it fits there."""
+        """Return the same rows for another dtype, or for another device, on it if they fit."""
         if isinstance(where, torch.dtype):
             return LargeMatrix(self.stored, where, self.device, self.chosen)
         stored = self.stored
@@ -163,17 +130,18 @@ class LargeMatrix:
 
     def _room(self, device: torch.device) -> Tensor | None:
         """Memory of a device for all rows; None if it has too little."""
-        free = None if device.type == "cpu" else free_memory(device)
-        if free is not None and self.stored.numel() * self.dtype.itemsize > free // DEVICE_SHARE:
+        free = None if device.type == "cpu" else limits.free_memory(device)
+        n_bytes = self.stored.numel() * self.dtype.itemsize
+        if free is not None and n_bytes > free // limits.ROWS_SHARE:
             return None
         try:
             return torch.empty_like(self.stored, dtype=self.dtype, device=device)
         except torch.OutOfMemoryError:
             return None
 
-    def _copied(self, rows: Tensor) -> Tensor:
-        out = torch.empty(len(rows), self.shape[1], dtype=self.dtype, device=self.device)
-        self.gather(rows, out)
+    def _copied(self, rows: slice | Tensor, n_rows: int) -> Tensor:
+        out = torch.empty(n_rows, self.shape[1], dtype=self.dtype, device=self.device)
+        self.read(rows, out)
         return out
 
     def _in_stored(self, rows: Tensor) -> Tensor:
@@ -181,9 +149,23 @@ class LargeMatrix:
 
     @property
     def _run_rows(self) -> int:
-        return max(1, RUN_BYTES // self.row_bytes)
+        return max(1, limits.RUN_BYTES // self.row_bytes)
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row in the dtype to compute in."""
+        """Return the bytes of a row in the dtype to compute in."""
         return self.shape[1] * self.dtype.itemsize
+
+
+def block_permutation(
+    n_rows: int, block_rows: int, window_blocks: int, generator: torch.Generator
+) -> Tensor:
+    """Return blocks of rows in random order, with the rows shuffled in windows of some blocks."""
+    blocks = torch.randperm(-(-n_rows // block_rows), generator=generator, device="cpu")
+    within = torch.arange(block_rows, device="cpu")
+    windows = []
+    for some in torch.split(blocks, window_blocks):
+        rows = (some.unsqueeze(1) * block_rows + within).view(-1)
+        rows = rows[rows < n_rows]
+        windows.append(rows[torch.randperm(len(rows), generator=generator, device="cpu")])
+    return torch.cat(windows)

@@ -1,26 +1,29 @@
-r"""Implicit standardisation: the engine sees :math:`(x - \mu) / \sigma`, the user never does.
+r"""Column statistics, and standardisation that is invisible to the user.
 
-Weights on standardised columns fold back exactly: :math:`w = \tilde w / \sigma` and
-:math:`b = \tilde b - \mu^\top w`.
+Optimizers see :math:`(x - \mu) / \sigma`. Weights on standardised columns correspond exactly to
+weights on the user's columns: :math:`w = \tilde w / \sigma` and :math:`b = \tilde b - \mu^\top w`.
 """
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
 
+from skorchless.reducer import Reducer
+from skorchless.sources.limits import MILD
 from skorchless.stack import WIDE, pack
-
-#: Means, in deviations, and deviations up to which columns may be standardised implicitly.
-MILD = {torch.float32: (8.0, 1e12), torch.float64: (1e4, 1e100)}
 
 
 class Scaling:
-    """Column means and inverse deviations.
+    """Column means and inverse standard deviations.
 
     Parameters
     ----------
     mean : Tensor of shape (D,)
     inverse : Tensor of shape (D,)
-        One over the deviation; 0 for a constant column, whose weight then stays 0.
+        One over the standard deviation; 0 for a constant column, whose weight then stays 0.
     dtype : torch.dtype
         Of the rows that are scaled.
     """
@@ -29,28 +32,28 @@ class Scaling:
         self.mean, self.inverse, self.dtype = mean.to(dtype), inverse.to(dtype), dtype
 
     def centring(self) -> "Scaling":
-        """The same means, every column that varies in its own units."""
+        """Return the same means with every column that varies in its own units."""
         return Scaling(self.mean, self.inverse > 0, self.dtype)
 
     def damped(self, l2: float) -> "Scaling":
-        r"""Columns over :math:`\sqrt{\sigma^2 + \lambda}` rather than their deviation alone.
+        r"""Divide columns by :math:`\sqrt{\sigma^2 + \lambda}` instead of :math:`\sigma`.
 
         A penalty of `l2` on the user's weights is one of :math:`\lambda / \sigma^2` on standardised
-        ones: where a column hardly varies, more curved than all the data, and no rate that is safe
-        for it is of use to the others. This way it is of :math:`\lambda / (\sigma^2 + \lambda)`.
+        ones. Where a column hardly varies, that is more curvature than all the data has, and a
+        learning rate that is safe for it is too small for the others. With this scaling the penalty
+        is :math:`\lambda / (\sigma^2 + \lambda)`.
         """
         inverse = self.inverse.to(WIDE)
         damping = torch.hypot(inverse.new_ones(()), l2**0.5 * inverse)
         return Scaling(self.mean, inverse / damping, self.dtype)
 
     def tempered(self, share: Tensor) -> "Scaling":
-        """The scaling for rules that step after a few rows each.
+        """Scale rarely stored columns of sparse rows less, for optimizers that step per batch.
 
-        A column that is stored in a share p of sparse rows only, scaled to a deviation of 1, is of
-        the order of ``p**-0.5`` where it is stored: a single row then outweighs all others, rates
-        that are safe for it are useless for the rest, and an equal step for every weight moves its
-        prediction out of all proportion. So rare columns are scaled to the order of 1 where they
-        are stored. Of one that is stored nowhere there is nothing to tell: it stays as it is.
+        A column that only a share p of the rows store has, at a standard deviation of 1, values of
+        the order of ``p**-0.5`` where it is stored. A single row then outweighs all others, and
+        steps of equal size change its prediction too much. So such a column gets values of the
+        order of 1 instead. A column that is stored nowhere keeps its scale.
 
         Parameters
         ----------
@@ -61,19 +64,22 @@ class Scaling:
         return Scaling(self.mean, self.inverse * factor, self.dtype)
 
     def pull_back(self, gradient: Tensor) -> Tensor:
-        """Gradient in the weights on standardised columns, from that on the user's columns."""
+        """Convert a gradient in weights on the user's columns to one in standardised weights."""
         wide = gradient.to(WIDE)
         intercept = wide[..., -1]
         coef = (wide[..., :-1] - intercept.unsqueeze(-1) * self.mean) * self.inverse
         return pack(coef, intercept)
 
     def standardise_gram(self, gram: Tensor) -> Tensor:
-        """Second moments of the standardised columns, from those of the user's, both (D+1, D+1)."""
+        """Convert second moments of the user's columns, ``(D + 1, D + 1)``, to standardised ones.
+
+        The last column is the intercept's.
+        """
         columns = self.pull_back(gram)
         return self.pull_back(columns.mT).mT
 
     def standardise_squares(self, squares: Tensor, sums: Tensor) -> Tensor:
-        """Mean squares of the standardised columns, from the user's mean squares and means."""
+        """Convert mean squares and means of the user's columns to standardised mean squares."""
         mean, weight = self.mean.to(WIDE), sums[-1]
         centred = squares[:-1] - 2.0 * mean * sums[:-1] + mean.square() * weight
         scaled = centred.clamp_(min=0.0) * self.inverse.to(WIDE).square()
@@ -81,10 +87,10 @@ class Scaling:
 
     @property
     def is_mild(self) -> bool:
-        """Whether sums over the user's columns, standardised afterwards, keep enough digits.
+        """Whether sums over the user's columns keep enough digits when they are scaled afterwards.
 
-        Means of many deviations cancel, and columns of very large or small numbers leave the range
-        of the dtype when they are squared.
+        Means of many standard deviations cancel, and squares of very large or very small numbers
+        leave the range of the dtype.
         """
         if not len(self.mean):
             return True
@@ -101,9 +107,10 @@ class Scaling:
         out.mul_(self.inverse)
 
     def standardise(self, weights: Tensor) -> Tensor:
-        """Weights on the standardised columns with the same predictions, in double precision.
+        """Convert weights on the user's columns to standardised ones with the same predictions.
 
-        What a weight on a constant column adds to every prediction moves to the intercept.
+        They are in double precision. What a weight on a constant column adds to every prediction
+        moves to the intercept.
         """
         wide = weights.to(WIDE)
         coef, varies = wide[..., :-1], self.inverse > 0
@@ -112,7 +119,75 @@ class Scaling:
         return pack(torch.where(varies, coef * deviation, 0.0), intercept)
 
     def fold_back(self, weights: Tensor) -> Tensor:
-        """Weights on the user's columns with the same predictions, in double precision."""
+        """Convert standardised weights to the user's columns, in double precision."""
         wide = weights.to(WIDE)
         coef = wide[..., :-1] * self.inverse.to(WIDE)
         return pack(coef, wide[..., -1] - coef @ self.mean.to(WIDE))
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Total weight of some rows, weighted means of the columns, sums of squared deviations.
+
+    Parameters
+    ----------
+    weight : float
+    mean, squares : Tensor of shape (D,), in double precision
+    """
+
+    weight: float
+    mean: Tensor
+    squares: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor, weight: Tensor | None) -> "Moments":
+        """Compute them for `rows` of shape ``(n, D)`` with weights of shape ``(n,)``.
+
+        The first row is subtracted first, so that an offset costs no digits and a constant column
+        has a deviation of exactly 0.
+        """
+        first = rows[0].to(WIDE)
+        rows = rows.to(WIDE) - first
+        weight = rows.new_ones(len(rows)) if weight is None else weight.to(WIDE)
+        total = float(weight.sum())
+        offset = weight @ rows / (total or 1.0)
+        return cls(total, first + offset, weight @ (rows - offset).square_())
+
+    @classmethod
+    def total(cls, parts: Iterable["Moments"]) -> "Moments":
+        """Merge the moments of all parts of the rows."""
+        return reduce(cls.merge, parts)
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Merge with the moments of other rows (Chan, Golub and LeVeque, 1983)."""
+        weight = self.weight + other.weight
+        share = other.weight / (weight or 1.0)
+        gap = other.mean - self.mean
+        squares = self.squares + other.squares + gap.square() * (self.weight * share)
+        return Moments(weight, self.mean + gap * share, squares)
+
+    def over(self, reducer: Reducer) -> "Moments":
+        """Merge with those of the other ranks, in rank order."""
+        if reducer.size == 1:
+            return self
+        own = torch.cat([self.mean.new_tensor([self.weight]), self.mean, self.squares])
+        columns = len(self.mean)
+        return Moments.total(
+            Moments(float(part[0]), part[1 : 1 + columns], part[1 + columns :])
+            for part in reducer.rows(own.unsqueeze(0))
+        )
+
+    def scaling(self, *, centre: bool, dtype: torch.dtype) -> Scaling:
+        """Make the scaling to zero mean and unit variance; without `centre`, to unit mean square.
+
+        A variance that rounding of the mean could have made counts as zero.
+        """
+        variance = (self.squares / self.weight).clamp_(min=0.0)
+        noise = (2.0 * torch.finfo(WIDE).eps * self.mean).square()
+        mean = self.mean
+        if not centre:
+            variance = variance + mean.square()
+            mean = noise = torch.zeros_like(mean)
+        varies = variance > noise
+        inverse = torch.where(varies, torch.where(varies, variance, 1.0).rsqrt(), 0.0)
+        return Scaling(mean, inverse, dtype)

@@ -1,14 +1,13 @@
 """One rank's rows as part of the concatenation of all ranks' rows."""
 
 from collections.abc import Callable, Iterator
-from typing import Self
+from typing import Any, Self
 
 import torch
 
 from skorchless.reducer import Shard
-from skorchless.sources.base import Chunk, Source
-from skorchless.sources.chunk import DenseChunk, drawn
-from skorchless.sources.matrix import affords_gram
+from skorchless.sources.base import Chunk, MatrixSource, affords_gram, drawn
+from skorchless.sources.dense import DenseChunk
 from skorchless.sources.scaling import Scaling
 
 
@@ -21,14 +20,14 @@ class ShardedSource:
 
     Parameters
     ----------
-    own : Source
-        Of this rank's rows, its share of them a batch.
+    own : MatrixSource
+        Of this rank's rows; a batch has its share of the whole batch.
     shard : Shard
     batch_size : int
         Rows of a batch, of all ranks together.
     """
 
-    def __init__(self, own: Source, shard: Shard, batch_size: int) -> None:
+    def __init__(self, own: MatrixSource[Any, Chunk], shard: Shard, batch_size: int) -> None:
         self.own, self.shard = own, shard
         self._asked = batch_size
         self._batches = shard.batches(batch_size)
@@ -40,7 +39,9 @@ class ShardedSource:
         self._nothing: DenseChunk | None = None
 
     @classmethod
-    def of(cls, own: Callable[..., Source], shard: Shard, batch_size: int) -> Self:
+    def of(
+        cls, own: Callable[..., MatrixSource[Any, Chunk]], shard: Shard, batch_size: int
+    ) -> Self:
         """Of the rows that `own` makes a source of, given its share of a batch."""
         return cls(own(batch_size=shard.batches(batch_size)[shard.rank]), shard, batch_size)
 
@@ -81,7 +82,7 @@ class ShardedSource:
         With weights each rank draws from its own rows, in proportion to their sum.
         """
         chosen = drawn(self.n_rows, n_rows)
-        weight = getattr(self.own, "sample_weight", None)
+        weight = self.own.sample_weight
         if chosen is not None and weight is not None and self.shard.own_size:
             share = float(weight.sum(dtype=torch.float64)) / self.n_rows
             chunk = self.own.sample(max(1, round(share * n_rows)))

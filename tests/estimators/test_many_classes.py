@@ -14,7 +14,7 @@ from skorchless.sources import as_source
 from skorchless.stack import WIDE
 
 N_CLASSES = 5
-MANY = "skorchless.sources.chunk.MANY_CLASSES"
+MANY = "skorchless.sources.limits.MANY_CLASSES"
 
 
 @pytest.fixture

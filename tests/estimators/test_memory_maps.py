@@ -214,9 +214,9 @@ GROWTH = '''
 import sys, threading
 import numpy as np
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.sources import large, limits
+from skorchless.sources import limits
 
-limits.LARGE_BYTES, large.WINDOW_BYTES, large.COPIED_BYTES = 2**26, 2**24, 2**24
+limits.LARGE_BYTES, limits.WINDOW_BYTES, limits.COPIED_BYTES = 2**26, 2**24, 2**24
 X = np.load(sys.argv[1], mmap_mode="r")
 y = np.load(sys.argv[2])
 textbook = {"optimizer": "sgd", "max_iter": 1, "tol": None, "random_state": 0}

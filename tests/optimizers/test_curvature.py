@@ -80,7 +80,7 @@ def close(actual, expected, tolerance=1e-9):
 @each_loss
 @pytest.mark.parametrize("chunk_bytes", [700, 2**22])
 def test_in_full_it_is_the_curvature_and_its_inverse(loss, chunk_bytes, monkeypatch):
-    monkeypatch.setattr("skorchless.sources.dense.CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("skorchless.sources.limits.CHUNK_BYTES", chunk_bytes)
     problem = Problem(loss)
     metric = problem.preconditioner()
     vector = problem.vector(n_outputs(loss), 6, seed=1)
@@ -222,7 +222,7 @@ def test_of_few_rows_it_is_an_inverse_on_their_span(loss, alpha, monkeypatch):
 
 @each_loss
 def test_of_many_columns_it_is_the_diagonal(loss, monkeypatch):
-    monkeypatch.setattr("skorchless.sources.matrix.MOST_FACTORED_COLUMNS", 3)
+    monkeypatch.setattr("skorchless.sources.limits.MOST_FACTORED_COLUMNS", 3)
     problem = Problem(loss)
     metric = problem.preconditioner()
     vector = apart(loss, problem.vector(n_outputs(loss), 6, seed=1))
@@ -238,7 +238,7 @@ def test_of_many_columns_it_is_the_diagonal(loss, monkeypatch):
 @pytest.mark.parametrize("most_columns", [3, 8000])
 def test_a_direction_without_curvature_is_not_walked(loss, most_columns, monkeypatch):
     """The column of a model without intercept is zero."""
-    monkeypatch.setattr("skorchless.sources.matrix.MOST_FACTORED_COLUMNS", most_columns)
+    monkeypatch.setattr("skorchless.sources.limits.MOST_FACTORED_COLUMNS", most_columns)
     problem = Problem(loss, fit_intercept=False)
     metric = problem.preconditioner()
     vector = apart(loss, problem.vector(n_outputs(loss), 6, seed=1))

@@ -240,7 +240,7 @@ def test_few_rows_with_columns_in_large_and_small_units_keep_the_small_ones():
 def test_the_diagonal_alone_gets_there_too(loss, monkeypatch):
     data = draw_data(loss, seed=3, n=80, d=6)
     exact, weights = fit(loss, data, alpha=0.01, tol=1e-12, max_iter=2000)
-    monkeypatch.setattr("skorchless.sources.matrix.MOST_FACTORED_COLUMNS", 2)
+    monkeypatch.setattr("skorchless.sources.limits.MOST_FACTORED_COLUMNS", 2)
     diagonal, others = fit(loss, data, alpha=0.01, tol=1e-12, max_iter=2000)
     assert diagonal.loss_curve[-1] == pytest.approx(exact.loss_curve[-1], rel=1e-10)
     torch.testing.assert_close(others[:, :-1], weights[:, :-1], rtol=1e-4, atol=1e-4)

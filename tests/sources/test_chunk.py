@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from skorchless.sources.chunk import DenseChunk
+from skorchless.sources.dense import DenseChunk
 from skorchless.stack import WIDE
 
 BATCHES, PARTS, ROWS, FEATURES, OUTPUTS = 2, 3, 4, 5, 6
@@ -15,7 +15,7 @@ def draw(weighted, ones):
     target = torch.zeros(BATCHES, PARTS, 1, 1, ROWS, dtype=WIDE)
     weight = torch.rand(BATCHES, PARTS, 1, 1, ROWS, generator=generator, dtype=WIDE)
     weight = weight if weighted else None
-    bare = DenseChunk(X[..., :-1].contiguous(), target, weight, bare=ones)
+    bare = DenseChunk(X[..., :-1].contiguous(), target, weight, ones=ones)
     return DenseChunk(X, target, weight), bare
 
 
@@ -49,7 +49,7 @@ def test_a_batch_knows_its_products(kind, ones):
 @weighted_or_not
 @pytest.mark.parametrize("halved_from", [2, 512])
 def test_gram_is_the_sum_of_outer_products(kind, ones, weighted, halved_from, monkeypatch):
-    monkeypatch.setattr("skorchless.sources.chunk.PANEL", halved_from)
+    monkeypatch.setattr("skorchless.sources.limits.PANEL", halved_from)
     chunks = draw(weighted, ones)
     rows, weight = chunks[0].rows, column_of_weights(chunks[0])
     torch.testing.assert_close(chunks[kind].gram(), (rows * weight).T @ rows)
@@ -60,8 +60,8 @@ def test_gram_is_the_sum_of_outer_products(kind, ones, weighted, halved_from, mo
 @weighted_or_not
 @pytest.mark.parametrize("narrow", [0, 16])
 def test_squares_and_numbers_are_summed(kind, ones, weighted, narrow, monkeypatch):
-    monkeypatch.setattr("skorchless.sources.chunk.NARROW", narrow)
-    monkeypatch.setattr("skorchless.sources.chunk.SQUARED_NUMBERS", 20)
+    monkeypatch.setattr("skorchless.sources.limits.NARROW", narrow)
+    monkeypatch.setattr("skorchless.sources.limits.SQUARED_NUMBERS", 20)
     chunks = draw(weighted, ones)
     rows, weight = chunks[0].rows, column_of_weights(chunks[0])
     expected = torch.stack([(weight * rows.square()).sum(dim=0), (weight * rows).sum(dim=0)])
@@ -76,7 +76,7 @@ def test_features_are_all_but_the_last_column(kind):
 
 @pytest.mark.parametrize("rotated", [False, True])
 def test_second_moments_weigh_rows_for_each_model(rotated, monkeypatch):
-    monkeypatch.setattr("skorchless.sources.chunk.WIDE_ROWS", 7)
+    monkeypatch.setattr("skorchless.sources.limits.WIDE_ROWS", 7)
     chunk = draw(False, 1.0)[0]
     share = torch.rand(2, len(chunk.rows), dtype=WIDE)
     basis = torch.randn(FEATURES + 1, 2, dtype=WIDE) if rotated else None

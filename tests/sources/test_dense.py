@@ -18,13 +18,13 @@ orders = pytest.mark.parametrize("shuffled", [True, False], ids=["shuffled", "in
 
 @pytest.fixture
 def set_chunk_bytes(monkeypatch):
-    return lambda n_bytes: monkeypatch.setattr("skorchless.sources.dense.CHUNK_BYTES", n_bytes)
+    return lambda n_bytes: monkeypatch.setattr("skorchless.sources.limits.CHUNK_BYTES", n_bytes)
 
 
 @pytest.fixture(params=[1, 2**14], ids=["in blocks", "in one"])
 def blocks(request, monkeypatch):
     """Batches cut into row blocks for several cores, or whole."""
-    monkeypatch.setattr("skorchless.sources.chunk.BLOCK_NUMBERS", request.param)
+    monkeypatch.setattr("skorchless.sources.limits.BLOCK_NUMBERS", request.param)
 
 
 def make_source(batch_size, *, fit_intercept=True, scaling=None, weight=None):
@@ -110,7 +110,7 @@ def test_the_intercepts_column_is_one_or_zero(
 ):
     set_chunk_bytes(chunk_bytes)
     for chunk in make_source(batch_size, fit_intercept=fit_intercept).chunks():
-        column = chunk.rows[:, -1] if chunk.bare is None else torch.tensor(chunk.bare)
+        column = chunk.rows[:, -1] if chunk.ones is None else torch.tensor(chunk.ones)
         assert (column == float(fit_intercept)).all()
 
 

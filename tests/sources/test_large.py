@@ -50,9 +50,9 @@ def test_rows_are_read_in_runs_and_by_number(kind, dtype, tmp_path):
     assert matrix.shape == (N_ROWS, N_COLUMNS) and len(matrix) == N_ROWS
     rows = torch.randint(N_ROWS, (100,), generator=torch.Generator().manual_seed(0))
     out = torch.empty(100, N_COLUMNS, dtype=dtype)
-    matrix.gather(rows, out)
+    matrix.read(rows, out)
     assert torch.equal(out, expected[rows])
-    matrix.read(50, 150, out)
+    matrix.read(slice(50, 150), out)
     assert torch.equal(out, expected[50:150])
     assert torch.equal(matrix[7:9], expected[7:9])
     assert torch.equal(torch.cat([run.to(dtype) for run in matrix.runs()]), expected)

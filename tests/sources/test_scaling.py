@@ -64,7 +64,7 @@ def test_moments_of_merged_parts_are_those_of_the_whole(seed, cuts):
 @pytest.mark.parametrize("chunk_bytes", [1, 500, 2**22])
 @pytest.mark.parametrize("weighted", [True, False])
 def test_column_moments_add_up_over_chunks(chunk_bytes, weighted, monkeypatch):
-    monkeypatch.setattr("skorchless.sources.dense.CHUNK_BYTES", chunk_bytes)
+    monkeypatch.setattr("skorchless.sources.limits.CHUNK_BYTES", chunk_bytes)
     X, weight = draw(0)
     weight = weight / weight.mean() if weighted else np.ones(len(X))
     source = DenseSource(

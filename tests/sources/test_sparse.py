@@ -72,8 +72,8 @@ def products_of(source, generator=None):
 def test_a_pass_makes_the_products_of_dense_rows(
     batch_size, chunk_numbers, shuffled, scaled, monkeypatch
 ):
-    monkeypatch.setattr("skorchless.sources.sparse.CHUNK_NUMBERS", chunk_numbers)
-    monkeypatch.setattr("skorchless.sources.sparse.CHUNK_WEIGHTS", 0)
+    monkeypatch.setattr("skorchless.sources.limits.SPARSE_CHUNK_NUMBERS", chunk_numbers)
+    monkeypatch.setattr("skorchless.sources.limits.SPARSE_CHUNK_WEIGHTS", 0)
     sparse, dense = make_sources(batch_size, fit_intercept=not shuffled, scaled=scaled)
     assert sparse.n_batches == dense.n_batches
     passes = [
@@ -91,7 +91,7 @@ def test_a_pass_makes_the_products_of_dense_rows(
 @pytest.mark.parametrize("window", [1, 2**20])
 @pytest.mark.parametrize("n_rows", [10, 1000])
 def test_a_chunk_answers_as_a_dense_one(scaled, fit_intercept, window, n_rows, monkeypatch):
-    monkeypatch.setattr("skorchless.sources.sparse.WINDOW_NUMBERS", window)
+    monkeypatch.setattr("skorchless.sources.limits.WINDOW_NUMBERS", window)
     sources = make_sources(fit_intercept=fit_intercept, scaled=scaled)
     sparse, dense = (source.sample(n_rows) for source in sources)
     assert len(sparse.shares()[0]) == min(n_rows, N_ROWS)
@@ -152,7 +152,7 @@ def test_order_and_duplicates_do_not_matter_and_stay_with_the_user():
         array.flags.writeable = False
     matrix = scipy.sparse.csr_matrix((data, indices, indptr), shape=(2, 3))
     rows = SparseRows.of(matrix)
-    assert rows.dense().tolist() == [[2.0, 0.0, 4.0], [0.0, 9.0, 0.0]]
+    assert rows.to_dense().tolist() == [[2.0, 0.0, 4.0], [0.0, 9.0, 0.0]]
     assert rows.matrix.nnz == 3
     assert matrix.nnz == 5 and matrix.indices.tolist() == [2, 0, 2, 1, 1]
 
@@ -163,9 +163,9 @@ def test_what_is_in_order_is_not_copied(index):
     matrix.indices, matrix.indptr = matrix.indices.astype(index), matrix.indptr.astype(index)
     rows = SparseRows.of(matrix)
     assert np.shares_memory(rows.matrix.data, matrix.data)
-    assert np.shares_memory(rows.between(3, 45).matrix.data, matrix.data)
+    assert np.shares_memory(rows[3:45].matrix.data, matrix.data)
     assert rows.by_row.values().data_ptr() == matrix.data.ctypes.data
-    torch.testing.assert_close(rows.between(3, 45).dense(), rows.dense()[3:45])
+    torch.testing.assert_close(rows[3:45].to_dense(), rows.to_dense()[3:45])
 
 
 def test_nothing_is_written_to_what_it_reads():

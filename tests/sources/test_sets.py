@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skorchless.sources import DenseSource, SideBySide, as_source
+from skorchless.sources import DenseSource, as_source
 from skorchless.stack import WIDE
 
 SETS, N_ROWS = 3, 50
@@ -41,10 +41,9 @@ def test_each_set_gets_the_batches_that_it_gets_alone(
         sets=SETS,
         **layout(SETS * min(batch_size, N_ROWS)),
     )
-    assert isinstance(together, SideBySide)
     seed = torch.Generator().manual_seed(4) if shuffled else None
     with monkeypatch.context() as patch:
-        patch.setattr("skorchless.sources.dense.CHUNK_BYTES", chunk_bytes)
+        patch.setattr("skorchless.sources.limits.CHUNK_BYTES", chunk_bytes)
         passes = [list(batches_of(together, seed)) for _ in range(2)]
     for i, one in enumerate(sets):
         alone = DenseSource(*one, **layout(batch_size))
