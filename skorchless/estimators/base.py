@@ -93,13 +93,11 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         """Name in LOSSES."""
         raise NotImplementedError
 
-    def _check_target(self, y: Any, name: str) -> np.ndarray | Tensor:
+    def _check_target(self, y: Any, name: str) -> Any:
         """Check y for itself."""
         raise NotImplementedError
 
-    def _encode(
-        self, y: np.ndarray | Tensor, name: str, reducer: Reducer, *, reset: bool
-    ) -> tuple[Tensor, int]:
+    def _encode(self, y: Any, name: str, reducer: Reducer, *, reset: bool) -> tuple[Tensor, int]:
         """Targets for the engine, and the number of outputs; `reset` learns shape or classes."""
         raise NotImplementedError
 

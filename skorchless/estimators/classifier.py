@@ -383,12 +383,10 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
     def _loss_name(self, n_outputs: int) -> str:
         return "logistic" if n_outputs == 1 else "softmax"
 
-    def _check_target(self, y: Any, name: str) -> np.ndarray | Tensor:
+    def _check_target(self, y: Any, name: str) -> Any:
         return checked_labels(y, name)
 
-    def _encode(
-        self, y: np.ndarray | Tensor, name: str, reducer: Reducer, *, reset: bool
-    ) -> tuple[Tensor, int]:
+    def _encode(self, y: Any, name: str, reducer: Reducer, *, reset: bool) -> tuple[Tensor, int]:
         if reset:
             announced = self.__dict__.pop("_announced", None)
             own = classes_of(y) if announced is None else announced

@@ -1,4 +1,4 @@
-"""Labels of any kind, and the classes that they name. Tensors are encoded where they are."""
+"""Labels of any kind, and the classes that they name."""
 
 from numbers import Number
 from typing import Any
@@ -10,28 +10,14 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
-from skorchless.estimators.inputs import as_numpy, as_tensor, check_plain, named
+from skorchless.estimators.inputs import as_numpy, check_plain, named
 from skorchless.restoring import without_numpy_warnings
 from skorchless.stack import shared
 
-#: Dtypes whose values int64 or float64 hold exactly.
-ENCODED_IN_PLACE = {
-    torch.bool,
-    torch.uint8,
-    torch.int8,
-    torch.int16,
-    torch.int32,
-    torch.int64,
-    torch.float16,
-    torch.bfloat16,
-    torch.float32,
-    torch.float64,
-}
-
 
 @without_numpy_warnings
-def checked_labels(y: Any, name: str) -> np.ndarray | Tensor:
-    """Labels of shape ``(n,)``, those of a tensor on its device.
+def checked_labels(y: Any, name: str) -> np.ndarray:
+    """Return labels of shape ``(n,)``; those of a tensor come to the CPU.
 
     Raises
     ------
@@ -40,18 +26,16 @@ def checked_labels(y: Any, name: str) -> np.ndarray | Tensor:
     """
     with named(name):
         check_plain(y, name)
-        if isinstance(y, Tensor) and y.ndim == 1 and y.dtype in ENCODED_IN_PLACE:
-            labels = y.detach()
-            if not labels.is_floating_point():
+        if isinstance(y, np.ndarray | Tensor) and y.ndim == 1:
+            labels = np.asarray(as_numpy(y, name))
+            if labels.dtype.kind in "biu":  # always labels, and the checks below are slow
                 return labels
-            if bool((labels.isfinite() & (labels == labels.round())).all()):
+            if labels.dtype.kind == "f" and bool((np.isfinite(labels) & (labels % 1 == 0)).all()):
                 return labels
-        if isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype.kind in "biu":
-            return np.asarray(y)  # whole numbers are always labels, and the checks are slow
-        array = sortable(y, name)
-        if array.dtype.kind not in "biu":
-            check_classification_targets(array)
-        return array
+        labels = sortable(y, name)
+        if labels.dtype.kind not in "biu":
+            check_classification_targets(labels)
+        return labels
 
 
 def sortable(y: Any, name: str) -> np.ndarray:
@@ -166,47 +150,55 @@ def united(classes: list[np.ndarray]) -> np.ndarray:
     return together
 
 
-def classes_of(labels: np.ndarray | Tensor) -> np.ndarray:
-    """The different labels, sorted."""
-    values = _numbers(labels)
-    if values is None:
-        # Sorting, which the inverse asks for, is faster than NumPy's hashing without it.
-        return np.unique(labels, return_inverse=True)[0]
-    unique = _unique(values)
-    if isinstance(labels, Tensor):
-        classes: np.ndarray = as_numpy(unique.to(labels.dtype))
-        return classes
-    return unique.numpy().astype(labels.dtype)
+def classes_of(labels: np.ndarray) -> np.ndarray:
+    """Return the different labels, sorted."""
+    whole = _as_int64(labels)
+    if whole is not None and len(whole):
+        lowest, highest = int(whole.min()), int(whole.max())
+        if highest - lowest < len(whole):  # counting is faster than sorting
+            counted = np.bincount(whole - lowest).nonzero()[0] + lowest
+            return np.asarray(counted.astype(labels.dtype))
+    # Sorting, which the inverse asks for, is faster than NumPy's hashing without it.
+    return np.unique(labels, return_inverse=True)[0]
 
 
-def encode(labels: np.ndarray | Tensor, classes: np.ndarray, name: str) -> Tensor:
-    """Index of each label among `classes`, shape ``(n,)``.
+def encode(labels: np.ndarray, classes: np.ndarray, name: str) -> Tensor:
+    """Return the index of each label among the sorted `classes`, shape ``(n,)``.
 
     Raises
     ------
     ValueError
-        For a label that is none of them.
+        For a label that is not among them.
     """
-    values, known = _numbers(labels), _numbers(classes)
-    if values is not None and known is not None:
-        common = torch.promote_types(known.dtype, values.dtype)
-        known, values = known.to(values.device, common), values.to(common)
-        index, strange = _places(known, values)
-        if strange is not None:
-            inside = strange if isinstance(labels, Tensor) else strange.numpy()
-            raise _unseen(name, classes_of(labels[inside]))
-        return index
-    found, place = np.unique(as_numpy(labels), return_inverse=True)
-    unknown = np.setdiff1d(found, classes)
+    whole, last = _as_int64(labels), len(classes) - 1
+    is_range = whole is not None and classes.dtype.kind in "iu" and last >= 0
+    if whole is not None and is_range and int(classes[-1]) - int(classes[0]) == last:
+        index = whole - int(classes[0])
+        unknown = labels[(index < 0) | (index > last)]
+    elif labels.dtype.kind in "biuf" and classes.dtype.kind in "biuf":
+        index = np.searchsorted(classes, labels).clip(max=last)
+        unknown = labels[classes[index] != labels]
+    else:
+        found, place = np.unique(labels, return_inverse=True)
+        index = np.searchsorted(classes, found)[place]
+        unknown = np.setdiff1d(found, classes)
     if len(unknown):
-        raise _unseen(name, unknown)
-    return torch.from_numpy(np.searchsorted(classes, found).astype(np.int64)[place])
+        unseen = np.unique(unknown).tolist()
+        raise ValueError(f"{name} contains previously unseen labels: {unseen}")
+    return torch.from_numpy(index.astype(np.int64, copy=False))
+
+
+def _as_int64(labels: np.ndarray) -> np.ndarray | None:
+    """Whole numbers that int64 holds; None for other labels."""
+    if labels.dtype.kind not in "biu" or labels.dtype == np.uint64:
+        return None
+    return labels.astype(np.int64, copy=False)
 
 
 def labels_at(classes: np.ndarray, index: Tensor) -> np.ndarray | Tensor:
-    """Labels by their place among the classes.
+    """Return labels by their index among the classes.
 
-    A tensor beside `index` if the labels are numbers that torch has a dtype for, else an array.
+    They are a tensor on the device of `index` if torch has a dtype for them, and else an array.
     """
     held = _held_by_torch(classes)
     if held is None:
@@ -226,41 +218,3 @@ def _held_by_torch(classes: np.ndarray) -> np.ndarray | None:
         double = classes.astype(np.float64)
         return double if np.array_equal(double, classes) else None
     return classes.astype(classes.dtype.newbyteorder("="), copy=False)
-
-
-def _numbers(labels: np.ndarray | Tensor) -> Tensor | None:
-    """Labels that are numbers as int64 or float64, which hold them exactly; None for others."""
-    if isinstance(labels, Tensor):
-        return labels.to(torch.float64 if labels.is_floating_point() else torch.int64)
-    if labels.dtype.kind not in "biuf" or labels.dtype.itemsize > 8 or labels.dtype == np.uint64:
-        return None
-    return as_tensor(labels.astype(float if labels.dtype.kind == "f" else np.int64, copy=False))
-
-
-def _unique(values: Tensor) -> Tensor:
-    """The different numbers, sorted; whole ones that lie close together are counted."""
-    if not values.is_floating_point() and len(values):
-        lowest, highest = (int(bound) for bound in values.aminmax())
-        if highest - lowest == 1:
-            return torch.tensor([lowest, highest], device=values.device)
-        if highest - lowest < len(values):
-            return torch.bincount(values - lowest).nonzero().view(-1).add_(lowest)
-    unique: Tensor = torch.unique(values)
-    return unique
-
-
-def _places(known: Tensor, values: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Where each value is among the `known` ones, sorted; which are none of them, if any."""
-    last = len(known) - 1
-    whole = not known.is_floating_point() and len(known) > 0
-    if whole and int(known[-1]) - int(known[0]) == last:  # no number is missing: no search
-        index = values - known[0]
-        inside = index.clamp(0, last)
-        return index, None if torch.equal(index, inside) else index != inside
-    index = torch.searchsorted(known, values.contiguous()).clamp_(max=last)
-    strange = known[index] != values
-    return index, strange if bool(strange.any()) else None
-
-
-def _unseen(name: str, labels: np.ndarray) -> ValueError:
-    return ValueError(f"{name} contains previously unseen labels: {labels.tolist()}")

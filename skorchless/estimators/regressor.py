@@ -308,13 +308,10 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
     def _loss_name(self, n_outputs: int) -> str:
         return self.loss
 
-    def _check_target(self, y: Any, name: str) -> np.ndarray | Tensor:
+    def _check_target(self, y: Any, name: str) -> Any:
         return inputs.numbers(y, name)
 
-    def _encode(
-        self, y: np.ndarray | Tensor, name: str, reducer: Reducer, *, reset: bool
-    ) -> tuple[Tensor, int]:
-        assert isinstance(y, Tensor)
+    def _encode(self, y: Any, name: str, reducer: Reducer, *, reset: bool) -> tuple[Tensor, int]:
         n_outputs = 1 if y.ndim == 1 else y.shape[1]
         if reset:
             check_agreement(reducer, {"the shape of y's rows": tuple(y.shape[1:])})
