@@ -8,11 +8,11 @@ import torch
 
 from skorchless.engine import ModelResult
 from skorchless.estimators.candidates import Parameters, chosen_optimizer
-from skorchless.estimators.evaluation import may_cancel, rounded
+from skorchless.estimators.evaluation import LARGE_MEAN, may_cancel, rounded
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.settings import own_settings
 from skorchless.estimators.task import Outcome, Task
-from skorchless.estimators.training import LARGE_MEAN, fit_stack
+from skorchless.estimators.training import fit_stack
 from skorchless.estimators.working_columns import Watch
 from skorchless.losses import NullModel
 from skorchless.optimizers.descent import stop_distance
@@ -156,7 +156,7 @@ def solve_from_moments(
     ]
     weights: list[np.ndarray | None] = list(stored.numpy(force=True))
     null_model = NullModel(stored[..., -1], found.constant_value.expand(len(alpha)))
-    size, tols = moments.sizes().numpy(force=True), tol.tolist()
+    size, tols = moments.sizes().numpy(force=True), tol.numpy(force=True)
     cancels = may_cancel(results, weights, size, tols, null_model, has_units=True)
     solved = found.reliable.numpy(force=True) & (lost <= enough) & ~cancels
     solved &= not _has_large_means(moments)

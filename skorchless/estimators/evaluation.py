@@ -1,33 +1,255 @@
-"""Whether the models that are returned keep what training has gained."""
+"""The models that are returned: on the user's columns, in the dtype of X.
+
+Rounding to that dtype, and the rounding of predictions, may take back what training has gained. So
+where rounding may matter the returned models are evaluated, and one that lost too much has not
+converged.
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from skorchless.engine import ModelResult
+from skorchless.estimators.candidates import Parameters
 from skorchless.estimators.data import Data
 from skorchless.estimators.predictions import predicted_by
+from skorchless.estimators.problem import Problem
+from skorchless.estimators.row_space import RowSpace
+from skorchless.estimators.task import Outcome, Task
 from skorchless.losses import NullModel
 from skorchless.objective import Objective
 from skorchless.optimizers.descent import WORSE, stop_distance
 from skorchless.reducer import Reducer
-from skorchless.sources import Scaling, Source
+from skorchless.sources import LocalSource, Moments, Scaling
 from skorchless.sources.base import lay_out, room_for_targets, slices
 from skorchless.sources.limits import numbers_at_once
 from skorchless.stack import WIDE, pack
 
 #: Numbers of a table that are evaluated at once.
 BLOCK_NUMBERS = 2**22
-#: What the returned coefficients' rounding may lose, in distances at which training stops, and in
+#: Rows of the sample that tells the sizes of the columns.
+SAMPLE_ROWS = 1024
+#: Means, in standard deviations, from which the models of larger tables are evaluated too.
+LARGE_MEAN = 1e3
+#: What the rounding of the coefficients may lose, in distances at which training stops, and in
 #: roundings of the objective.
 MOST_LOST, ROUNDING_OF_RETURNED = 8.0, 4.0
-#: A smaller ``tol`` than this is not asked of coefficients that are rounded to their dtype.
+#: Coefficients that are rounded to their dtype are not held to a smaller ``tol``.
 LEAST_TOL = 1e-6
 #: Losses below this one count as zero.
 LEAST_LOSS = 1e-200
+#: To leave out columns that rounding could have made may cost this many times what as many columns
+#: of noise are expected to gain.
+MOST_BY_CHANCE = 5.0
+
+Fit = Callable[[Sequence[Parameters], str, Task], Outcome]
+Weights = list[np.ndarray | None]
+
+
+@dataclass(eq=False)
+class Returned:
+    """The columns and the dtype of the models that are returned.
+
+    Attributes
+    ----------
+    problem : Problem
+        On the user's columns, in the precision of training.
+    dtype : torch.dtype
+        Of the weights that are returned.
+    is_small : bool
+        Whether the table is so small that its models are evaluated wherever rounding may matter.
+    row_space : RowSpace, optional
+        The coordinates of training, where these are not the user's columns.
+    """
+
+    problem: Problem
+    dtype: torch.dtype
+    is_small: bool = False
+    row_space: RowSpace | None = None
+
+    def fold_back(self, weights: Tensor | None, scaling: Scaling | None) -> np.ndarray | None:
+        """Convert weights of one model, on the columns of training, to what is returned."""
+        if weights is None:
+            return None
+        if scaling is None:
+            return weights.to(self.dtype).numpy(force=True).copy()
+        folded = scaling.fold_back(weights.to(scaling.mean.device))
+        mean = scaling.mean.to(WIDE)
+        if self.row_space is not None:
+            folded, mean = self.row_space.fold_back(folded), self.row_space.mean
+        return self._rounded(folded, mean)
+
+    def check(
+        self,
+        results: list[ModelResult],
+        folded: Weights,
+        scaling: Scaling | None,
+        moments: Moments | None,
+        fit: Fit,
+        *,
+        singular: bool,
+    ) -> Weights:
+        """Judge the returned models; return them, or better ones in fewer coordinates.
+
+        Parameters
+        ----------
+        results : list of ModelResult
+            They are told what their models have lost.
+        folded : list of ndarray
+            The weights of each model, on the user's columns.
+        scaling : Scaling, optional
+            The one of training.
+        moments : Moments, optional
+            Of the columns of training.
+        fit : callable
+            Trains the same candidates on another task.
+        singular : bool
+            Whether the Hessian was.
+        """
+        evaluation = self._evaluation(scaling)
+        matters = self.dtype != WIDE or singular or self.row_space is not None
+        values = np.full(len(folded), np.nan)
+        if (matters and self.is_small) or _has_large_means(scaling):
+            values = evaluation.values(folded)
+        predicted = self._as_predicted(evaluation, results, folded, moments)
+        self._judge(results, values, predicted)
+        whitened = self.row_space is not None and not self.problem.has_penalty
+        if whitened and any(result.lost_digits for result in results):
+            return self._within_precision(evaluation, results, folded, values, predicted, fit)
+        return folded
+
+    def _evaluation(self, scaling: Scaling | None) -> "Evaluation":
+        problem, centring = self.problem, None
+        if scaling is not None and problem.fit_intercept and not problem.data.X.is_sparse:
+            mean = scaling.mean if self.row_space is None else self.row_space.mean
+            centring = Scaling(mean, torch.ones_like(mean), WIDE)
+        objective = Objective(problem.loss, problem.penalty())
+        return Evaluation(problem.data, objective, centring, problem.rows_of, problem.reducer)
+
+    def _as_predicted(
+        self,
+        evaluation: "Evaluation",
+        results: Sequence[ModelResult],
+        weights: Weights,
+        moments: Moments | None,
+    ) -> np.ndarray:
+        """Objectives of models as they predict, shape ``(M,)``; NaN where rounding is no matter."""
+        problem = self.problem
+        if moments is None or self.row_space is not None:
+            moments = problem.full_batch_source().sample(SAMPLE_ROWS).moments()
+            moments = moments.over(problem.reducer)
+        size = torch.hypot(moments.mean, (moments.squares / moments.weight).sqrt())
+        cancels = may_cancel(
+            results,
+            weights,
+            size.numpy(force=True),
+            problem.tols,
+            problem.null_model,
+            has_units=problem.loss.has_units,
+        )
+        if not cancels.any():
+            return np.full(len(weights), np.nan)
+        return np.where(cancels, evaluation.as_predicted(weights), np.nan)
+
+    def _judge(
+        self, results: Sequence[ModelResult], values: np.ndarray, predicted: np.ndarray
+    ) -> None:
+        problem = self.problem
+        judge(
+            results,
+            values,
+            predicted,
+            problem.tols,
+            problem.null_model,
+            self.dtype,
+            has_units=problem.loss.has_units,
+        )
+
+    def _within_precision(
+        self,
+        evaluation: "Evaluation",
+        results: list[ModelResult],
+        folded: Weights,
+        values: np.ndarray,
+        predicted: np.ndarray,
+        fit: Fit,
+    ) -> Weights:
+        """Leave out coordinates that the returned coefficients cannot hold, where that is better.
+
+        Models are compared by their objective, evaluated exactly and as they predict, whichever is
+        worse.
+        """
+        assert self.row_space is not None
+        problem, space = self.problem, self.row_space
+        held = space.held(problem.data.X, self.dtype)
+        if bool(held.all()) or not bool(held.any()) or problem.early_stopping:
+            return folded
+        some = replace(problem.data, X=space.rows(problem.data.X)[:, held])
+        start = np.zeros((1, some.n_outputs, some.X.shape[1] + 1), dtype=problem.task.start.dtype)
+        task = replace(problem.task, data=some, start=start, validation=None)
+        outcome = fit(problem.candidates, problem.loss_name, task)
+        if outcome.interrupt is not None:
+            raise outcome.interrupt
+        others = [self._lifted(weights, held) for weights in outcome.weights]
+        of_others = evaluation.values(others)
+        of_predictions = evaluation.as_predicted(folded), evaluation.as_predicted(others)
+        better = np.fmax(of_others, of_predictions[1]) < np.fmax(values, of_predictions[0])
+        if self.dtype == WIDE:
+            # What is left out can be no more than rounding of the data. It is, if leaving it out
+            # costs no more than noise would have gained: then nothing has been lost.
+            # Residuals are measured with these columns: those of few rows, or without noise, may
+            # vanish by them, and then nothing says that they are noise.
+            reached = np.array([result.loss_curve[result.best_iter - 1] for result in results])
+            most = MOST_BY_CHANCE * self._gained_by_chance(int((~held).sum()), reached)
+            by_chance = of_others - reached <= most
+            better |= by_chance
+            for i in np.flatnonzero(by_chance).tolist():
+                results[i] = outcome.results[i]
+        values = np.where(better, of_others, values)
+        of_better = self._as_predicted(evaluation, results, others, None)
+        self._judge(results, values, np.where(better, of_better, predicted))
+        return [other if b else w for b, other, w in zip(better, others, folded, strict=True)]
+
+    def _lifted(self, weights: np.ndarray | None, held: Tensor) -> np.ndarray | None:
+        """Weights on some coordinates of the row space, on the user's columns."""
+        assert self.row_space is not None
+        if weights is None:
+            return None
+        mask = torch.cat([held, held.new_ones(1)])
+        whole = torch.zeros(len(weights), len(mask), dtype=WIDE, device=mask.device)
+        whole[:, mask] = torch.from_numpy(weights).to(whole)
+        return self._rounded(self.row_space.fold_back(whole), self.row_space.mean)
+
+    def _gained_by_chance(self, columns: int, objectives: np.ndarray) -> np.ndarray:
+        """What objectives are expected to gain from so many columns of noise, shape ``(M,)``.
+
+        That is half of each parameter's share of the rows, in units of the variance of the
+        residuals, or of one where raw predictions are log-odds (Wilks, 1938).
+        """
+        data = self.problem.data
+        sums = torch.full((2,), float(len(data.X)), dtype=WIDE, device=data.X.device)
+        if data.weight is not None:
+            sums = torch.stack([data.weight.sum(), data.weight.square().sum()])
+        self.problem.reducer.sum_(sums)
+        rows = float(sums[0] ** 2 / sums[1]) / data.sets
+        if self.problem.loss.has_units:
+            return columns * objectives / rows
+        return np.full(len(objectives), 0.5 * columns * data.n_outputs / rows)
+
+    def _rounded(self, weights: Tensor, mean: Tensor) -> np.ndarray:
+        """Weights on the user's columns, of this `mean`, in the dtype that is returned."""
+        coarse = rounded(weights, mean, self.dtype, fit_intercept=self.problem.fit_intercept)
+        return coarse.numpy(force=True)
+
+
+def _has_large_means(scaling: Scaling | None) -> bool:
+    """Whether rounding coefficients may change predictions at the mean."""
+    if scaling is None or not len(scaling.mean):
+        return False
+    return bool((scaling.mean * scaling.inverse).abs().max() > LARGE_MEAN)
 
 
 @dataclass(eq=False)
@@ -49,7 +271,7 @@ class Evaluation:
     data: Data
     objective: Objective
     centring: Scaling | None
-    rows_of: Callable[..., Source]
+    rows_of: Callable[..., LocalSource]
     reducer: Reducer
 
     def values(self, weights: Sequence[np.ndarray | None]) -> np.ndarray:
@@ -100,7 +322,7 @@ class Evaluation:
         stacked = np.stack([nothing if w is None else w for w in weights])
         return torch.from_numpy(stacked).to(self.data.X.device)
 
-    def _source(self, block: Data) -> Source:
+    def _source(self, block: Data) -> LocalSource:
         return self.rows_of(block, batch_size=len(block.X), mean_weight=None)
 
     def _over_blocks(self, mean_loss: Callable[[Data], Tensor], weights: Tensor) -> np.ndarray:
@@ -144,7 +366,7 @@ def may_cancel(
     results: Sequence[ModelResult],
     weights: Sequence[np.ndarray | None],
     size: np.ndarray,
-    tols: Sequence[float],
+    tols: np.ndarray,
     null_model: NullModel,
     *,
     has_units: bool,
@@ -181,7 +403,7 @@ def judge(
     results: Sequence[ModelResult],
     values: np.ndarray,
     predicted: np.ndarray,
-    tols: Sequence[float],
+    tols: np.ndarray,
     null_model: NullModel,
     dtype: torch.dtype,
     *,
@@ -199,7 +421,7 @@ def judge(
     values, predicted : ndarray of shape (M,)
         Objectives of the weights that are returned, as they are and as they predict; NaN where
         they are not in doubt.
-    tols : list of float
+    tols : ndarray of shape (M,)
     null_model : NullModel
     dtype : torch.dtype
         Of the weights that are returned.
@@ -215,7 +437,7 @@ def judge(
         results,
         values.tolist(),
         predicted.tolist(),
-        tols,
+        tols.tolist(),
         null_model.loss.tolist(),
         of_intercepts.tolist(),
         of_constants.tolist(),

@@ -554,7 +554,7 @@ def printed(rank):
 
 def test_rank_0_alone_prints(group):
     first, *others = group.run(printed)
-    assert first.startswith("epoch      1   loss")
+    assert first.startswith("iteration      1   loss")
     assert others == ["", ""]
 
 

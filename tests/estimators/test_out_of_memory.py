@@ -6,7 +6,7 @@ import torch
 from numpy.testing import assert_array_equal
 
 from skorchless import BatchedGridSearchCV, TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.estimators import predictions, training
+from skorchless.estimators import predictions, problem
 
 #: More bytes than a process can address.
 BEYOND = 2**50
@@ -50,7 +50,7 @@ def test_in_fits_and_passes(Estimator, monkeypatch, shortage):
     model = Estimator(optimizer="adam", learning_rate=0.1, max_iter=2, tol=None).fit(X, y)
     new, before = Estimator(), dict(vars(model))
     classes = {} if Estimator is TorchLinearRegressor else {"classes": [0, 1, 2]}
-    monkeypatch.setattr(training, "as_source", allocate)
+    monkeypatch.setattr(problem, "as_source", allocate)
     told(lambda: model.fit(X, y), size)
     told(lambda: model.partial_fit(X, y), size)
     assert vars(model) == before
@@ -82,7 +82,7 @@ def test_in_searches(Estimator, monkeypatch, shortage, where):
     X, y = data_of(Estimator)
     allocate, size = shortage
     if where == "as_source":
-        monkeypatch.setattr(training, "as_source", allocate)
+        monkeypatch.setattr(problem, "as_source", allocate)
     else:
         monkeypatch.setattr("skorchless.model_selection.moments._of_rows", allocate)
     grid = {"alpha": [0.1, 1.0]}
