@@ -330,6 +330,7 @@ def sizes_or_not(seed, n=600):
     return base[:, None] * np.exp(np.cumsum(steps, axis=1)), y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 3])
 def test_sizes_over_many_decades_end_at_the_optimum_or_say_that_they_do_not(seed):
     """Rounding of the largest rows hides what the smallest ones ask for."""
@@ -1072,6 +1073,7 @@ def test_the_loss_curve_never_rises_and_ends_at_the_returned_coefficients(kind, 
         assert_allclose(model.loss_curve_[-1], end, rtol=1e-6 if dtype is np.float64 else 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 3])
 def test_the_loss_curve_is_true_where_the_way_is_hard(seed):
     X, y = sizes_or_not(seed, n=200)

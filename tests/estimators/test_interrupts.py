@@ -1,8 +1,8 @@
 """Ctrl-C at any line of the package, and at the return of any C function that it calls.
 
 ``KeyboardInterrupt`` is raised from trace and profile functions. Of each operation some places are
-tried, another selection each time, and all places in ``restoring.py``, on which the rest depends;
-``pytest -m long`` goes through all of them.
+tried, others for each value of the environment variable SEED, and all places in ``restoring.py``,
+on which the rest depends; ``pytest -m long`` goes through all of them.
 """
 
 import contextlib
