@@ -5,23 +5,23 @@ import os
 os.environ["SCIPY_ARRAY_API"] = "1"
 
 import contextlib
-import random
 import signal
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from combinations import left_out
 from hypothesis import settings
 from ranks import Ranks
 
 from skorchless.estimators import together
 
-# Each run draws examples of its own, but on CI, where a change is judged, always the same ones.
-settings.register_profile(
-    "skorchless", deadline=None, print_blob=True, derandomize="CI" in os.environ
-)
-settings.load_profile("skorchless")
+# A few examples, or more with --hypothesis-profile=thorough, and always the same ones, so that a
+# failure has to do with the change.
+settings.register_profile("few", deadline=None, derandomize=True, max_examples=15)
+settings.register_profile("thorough", settings.get_profile("few"), max_examples=200)
+settings.load_profile("few")
 
 
 # A shell's background jobs ignore Ctrl-C, which some tests send to themselves.
@@ -46,19 +46,15 @@ def everything_is_large(monkeypatch):
         monkeypatch.setattr(f"skorchless.sources.limits.{name}", size)
 
 
-def pytest_collection_modifyitems(config, items):
-    if "long" not in config.getoption("markexpr"):
-        config.hook.pytest_deselected(items=[item for item in items if _is_long(item)])
-        items[:] = [item for item in items if not _is_long(item)]
-    if torch.cuda.is_available():
-        return
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by marks
+def pytest_collection_modifyitems(items):
+    for item in left_out(items):
+        item.add_marker(pytest.mark.combination)
     for item in items:
-        if item.get_closest_marker("cuda"):
+        if "start_ranks" in item.fixturenames:
+            item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("cuda") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device; torch sees none"))
-
-
-def _is_long(item):
-    return item.get_closest_marker("long") is not None
 
 
 @pytest.fixture(scope="session")
@@ -89,10 +85,8 @@ def group(shared_ranks):
 
 @pytest.fixture
 def seed():
-    """A number that is another one each time, but on CI; a failed test shows how to repeat it."""
-    number = int(os.environ.get("SEED", 0 if "CI" in os.environ else random.randrange(2**32)))
-    print(f"Repeat it with the environment variable SEED={number}.")
-    return number
+    """The environment variable SEED, 0 where there is none."""
+    return int(os.environ.get("SEED", 0))
 
 
 @pytest.fixture

@@ -60,6 +60,8 @@ def code_and_output(page):
 
 
 WITH_CODE = [page for page in PAGES if blocks(page, "python")]
+#: Pages with code that needs packages that skorchless does not need.
+EXTERNAL = {"README", "keras", "saving", "serving", "skorch"}
 
 
 @pytest.fixture
@@ -75,9 +77,9 @@ def test_there_are_pages_and_scripts_to_run():
     assert len(SCRIPTS) >= 9
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_block_is_of_a_kind_that_we_know(page):
-    assert {match["kind"] for match in FENCE.finditer(page.read_text())} <= KINDS
+def test_every_block_is_of_a_kind_that_we_know():
+    for page in PAGES:
+        assert {match["kind"] for match in FENCE.finditer(page.read_text())} <= KINDS, page
 
 
 #: Pages with code that needs a newer scikit-learn than the oldest that we support.
@@ -86,7 +88,14 @@ SINCE = {f"docs/{page}.md": "1.9" for page in ("data", "getting_started", "progr
 
 # Keras asks torch's tensors for arrays in a way that NumPy 2 deprecates.
 @pytest.mark.filterwarnings("ignore:__array__ implementation doesn't:DeprecationWarning")
-@pytest.mark.parametrize("page", WITH_CODE, ids=name_of)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=pytest.mark.external if page.stem in EXTERNAL else ())
+        for page in WITH_CODE
+    ],
+    ids=name_of,
+)
 def test_the_code_of_a_page_runs_from_top_to_bottom(page, somewhere, capsys):
     since = SINCE.get(name_of(page), "0")
     if Version(sklearn.__version__) < Version(since):
@@ -100,6 +109,7 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(page, somewhere, capsys):
             assert same(shown, printed, doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE), printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS, ids=name_of)
 def test_a_script_of_the_gallery_runs_and_draws(script, somewhere, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(script)])
@@ -108,11 +118,11 @@ def test_a_script_of_the_gallery_runs_and_draws(script, somewhere, monkeypatch, 
     assert plt.get_fignums()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_commands_name_what_there_is(page):
-    for text in blocks(page, "bash"):
-        for path in re.findall(r"\S+\.(?:py|txt)\b", text):
-            assert (ROOT / path).exists()
+def test_commands_name_what_there_is():
+    for page in PAGES:
+        for text in blocks(page, "bash"):
+            for path in re.findall(r"\S+\.(?:py|txt)\b", text):
+                assert (ROOT / path).exists(), page
 
 
 def test_every_public_name_has_a_page_of_its_own():

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from problems import candidate, draw_data, make, n_outputs
 
@@ -458,7 +458,6 @@ def configurations(draw, optimizer):
 
 @each_optimizer
 @each_loss
-@settings(max_examples=8)
 @given(choices=st.data(), seed=st.integers(0, 2**32), weighted=st.booleans())
 def test_a_stack_is_as_good_as_each_model_alone(optimizer, loss, choices, seed, weighted):
     candidates = choices.draw(configurations(optimizer))

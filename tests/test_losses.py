@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from problems import as_target, draw_labels, make, n_outputs
 from scipy.optimize import minimize
@@ -27,7 +27,6 @@ IN_TORCH = {
 DELTAS = (0.3, 1.0, 2.5)
 
 each_loss = pytest.mark.parametrize("name", LOSSES)
-quick = settings(max_examples=30)
 seeds = st.integers(0, 2**32)
 
 
@@ -54,7 +53,6 @@ def torch_value(name, raw, target):
 
 
 @each_loss
-@quick
 @given(seed=seeds)
 def test_value_and_residual_are_those_of_torch(name, seed):
     raw, target = draw(name, seed)
@@ -68,7 +66,6 @@ def test_value_and_residual_are_those_of_torch(name, seed):
 
 
 @each_loss
-@quick
 @given(seed=seeds)
 def test_residual_is_the_slope_of_the_value(name, seed):
     raw, target = draw(name, seed)
@@ -95,7 +92,6 @@ def test_residual_goes_to_out_and_nowhere_else(name):
 
 
 @each_loss
-@quick
 @given(seed=seeds)
 def test_curvature_is_positive_and_at_most_the_smoothness(name, seed):
     raw, target = draw(name, seed)
@@ -109,7 +105,6 @@ def test_curvature_is_positive_and_at_most_the_smoothness(name, seed):
 
 
 @each_loss
-@quick
 @given(seed=seeds)
 def test_the_hessian_is_the_derivative_of_the_residual(name, seed):
     raw, target = draw(name, seed)
@@ -138,7 +133,6 @@ def test_the_hessian_of_rows_that_are_certain_keeps_its_digits():
 
 
 @pytest.mark.parametrize("name", [name for name in LOSSES if name != "softmax"])
-@quick
 @given(seed=seeds)
 def test_the_majorizer_lies_above_the_loss(name, seed):
     raw, target = draw(name, seed)
@@ -197,7 +191,6 @@ def mean_loss(name, constant, labels, weight, delta):
 
 @each_loss
 @pytest.mark.parametrize("fit_intercept", [True, False])
-@settings(quick, max_examples=10)
 @given(seed=seeds)
 def test_null_models_loss_is_the_loss_of_the_best_constant(name, fit_intercept, seed):
     """It is the scale of the stopping rules: three digits do."""

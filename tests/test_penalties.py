@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from problems import stacked
 
@@ -9,7 +9,6 @@ from skorchless.penalties import ElasticNet, PenaltySum
 from skorchless.stack import WIDE
 
 MODELS, OUTPUTS, FEATURES = 3, 2, 4
-quick = settings(max_examples=30)
 seeds = st.integers(0, 2**32)
 shares = st.lists(st.sampled_from([0.0, 0.3, 1.0]), min_size=MODELS, max_size=MODELS)
 
@@ -38,7 +37,6 @@ def formula(weights, alphas, l1_ratio, scale):
     return alphas * (l1_ratio * l1 + 0.5 * (1.0 - l1_ratio) * l2)
 
 
-@quick
 @given(seed=seeds, l1_ratio=shares)
 def test_value_is_the_formula(seed, l1_ratio):
     penalty, weights, _, scale = draw(seed, l1_ratio)
@@ -46,7 +44,6 @@ def test_value_is_the_formula(seed, l1_ratio):
     torch.testing.assert_close(penalty.value(weights), expected, rtol=1e-6, atol=0)
 
 
-@quick
 @given(seed=seeds, l1_ratio=shares)
 def test_gradient_of_smooth_and_absolute_part_is_autograds(seed, l1_ratio):
     penalty, weights, _, _ = draw(seed, l1_ratio)
@@ -72,7 +69,6 @@ def brute_force_prox(weight, metric, l1):
     return 0.5 * (low + high)
 
 
-@quick
 @given(seed=seeds, l1_ratio=shares)
 def test_prox_minimises_what_it_says_in_the_metric_of_each_weight(seed, l1_ratio):
     penalty, weights, metric, _ = draw(seed, l1_ratio)
@@ -84,7 +80,6 @@ def test_prox_minimises_what_it_says_in_the_metric_of_each_weight(seed, l1_ratio
     assert torch.equal(result == 0.0, weights.abs() <= l1 * metric)
 
 
-@quick
 @given(seed=seeds, l1_ratio=shares)
 def test_the_intercept_is_never_touched(seed, l1_ratio):
     penalty, weights, metric, _ = draw(seed, l1_ratio, alphas=(1e6, 1e6, 1e6))
@@ -97,7 +92,6 @@ def test_the_intercept_is_never_touched(seed, l1_ratio):
     assert (penalty.value(weights) == 0).all()
 
 
-@quick
 @given(seed=seeds, l1_ratio=shares, steps=st.integers(0, 4))
 def test_penalty_sum_is_the_sum_of_the_values(seed, l1_ratio, steps):
     penalty, weights, _, _ = draw(seed, l1_ratio)

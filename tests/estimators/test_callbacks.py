@@ -239,6 +239,7 @@ def test_a_scoring_monitor_in_a_search(Estimator, data):
     assert len(frame[frame.task_name == "pass"]) == 4 * (2 * 2 + 1)
 
 
+@pytest.mark.slow
 def test_a_progress_bar_ends_full(Estimator, data):
     program = f"""
 import numpy as np

@@ -18,7 +18,7 @@ def test_no_check_of_a_default_estimator_fails_or_is_skipped(Estimator):
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adam", marks=pytest.mark.slow)])
 def test_no_check_of_a_textbook_optimizer_fails_or_is_skipped(Estimator, optimizer):
     assert_all_pass(Estimator(optimizer=optimizer))
 

@@ -606,6 +606,7 @@ def test_a_group_is_joined_only_on_request(group):
     assert not np.array_equal(first, last)
 
 
+@pytest.mark.slow
 def test_the_script_of_the_docs_runs_under_torchrun(tmp_path):
     script = Path(skorchless.__file__).parents[1] / "docs" / "distributed.py"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

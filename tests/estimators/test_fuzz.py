@@ -376,7 +376,7 @@ def check(case):
     assert {name: bits(value) for name, value in arguments.items()} == given
 
 
-@settings(max_examples=500, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(case=calls())
 def test_anything_is_learnt_or_refused_by_name(case):
     check(case)

@@ -93,7 +93,7 @@ def rare_class(seed, n_rare, n=100_000):
 
 @pytest.mark.parametrize(
     ("n_rare", "seed"),
-    [(2, 0), (2, 1), (5, 0), (5, 2), (10, 1), (10, 4), (40, 1), (40, 4), (40, 0)],
+    [(2, 0), (2, 1), (5, 2), (10, 4), (40, 0)],
 )
 def test_a_rare_class_has_its_share_of_the_probability(n_rare, seed):
     X, y = rare_class(seed, n_rare)
@@ -279,7 +279,7 @@ def test_adam_with_its_own_rate_learns_from_few_rows(n, seed):
 
 
 @FLOATS
-@pytest.mark.parametrize(("n", "seed"), [(40, 1), (40, 4), *((80, seed) for seed in range(10))])
+@pytest.mark.parametrize(("n", "seed"), [(40, 1), (40, 4), (80, 0), (80, 1)])
 def test_huber_with_large_targets(n, seed, dtype):
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(n, 5))
@@ -330,6 +330,7 @@ def sizes_or_not(seed, n=600):
     return base[:, None] * np.exp(np.cumsum(steps, axis=1)), y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 3])
 def test_sizes_over_many_decades_end_at_the_optimum_or_say_that_they_do_not(seed):
     """Rounding of the largest rows hides what the smallest ones ask for."""
@@ -341,6 +342,7 @@ def test_sizes_over_many_decades_end_at_the_optimum_or_say_that_they_do_not(seed
     assert gap <= (1e-3 if model.converged_ else 0.03)
 
 
+@pytest.mark.slow
 def test_no_candidate_of_a_search_changes_another():
     """The first one meets rows that are certain and wrong, the second one never does."""
     X, y = sizes_or_not(1, n=300)
@@ -422,7 +424,7 @@ def test_a_search_says_of_each_fit_what_the_fit_says(mean, alphas):
 # Single precision (S6, S9, S10).
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(4))
 def test_least_squares_in_single_precision_with_columns_that_are_nearly_sums_of_others(seed):
     rng = np.random.default_rng(seed)
     Z = rng.normal(size=(100, 20))
@@ -444,7 +446,7 @@ def ordered_classes(seed, n=93, n_classes=7):
 
 
 @FLOATS
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_nearly_separable_classes_of_few_rows(seed, dtype):
     X, y = ordered_classes(seed)
     fit_right(TorchSoftmaxClassifier(), X.astype(dtype), y, gap=2e-4)
@@ -542,7 +544,7 @@ OFFSETS = pytest.mark.parametrize("offset", [1.0, 1e2, 1e3, 1e4, 1e5], ids="{:g}
 
 
 @OFFSETS
-@pytest.mark.parametrize("seed", [48, *range(5)])
+@pytest.mark.parametrize("seed", [48, 0, 1])
 @pytest.mark.parametrize("shape", [(10, 15), (20, 60), (15, 15)], ids=str)
 def test_wide_tables_far_from_zero_are_solved_with_the_least_norm(offset, seed, shape):
     X, y = far_and_wide(seed, offset, *shape)
@@ -603,7 +605,7 @@ def test_a_search_over_wide_tables_far_from_zero_scores_as_one_near_zero():
     assert_allclose(scores[1:], [scores[0]] * 2, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(4))
 def test_many_classes_of_which_some_are_separable(seed):
     """Some logits go to infinity, others do not, and rows have a part in both."""
     rng = np.random.default_rng(seed)
@@ -785,7 +787,7 @@ def test_columns_that_are_dependent_but_for_rounding(loss, seed):
     assert found <= 1.05 * objective(clone(model).fit(X[:, :4], y), X[:, :4], y)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("Estimator", [TorchLinearRegressor, TorchSoftmaxClassifier])
 def test_columns_that_follow_from_others_far_from_zero_are_no_alarm(Estimator, seed):
     """What rounding leaves of their difference is no column, so that nothing has been lost."""
@@ -1072,6 +1074,7 @@ def test_the_loss_curve_never_rises_and_ends_at_the_returned_coefficients(kind, 
         assert_allclose(model.loss_curve_[-1], end, rtol=1e-6 if dtype is np.float64 else 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 3])
 def test_the_loss_curve_is_true_where_the_way_is_hard(seed):
     X, y = sizes_or_not(seed, n=200)

@@ -1,8 +1,8 @@
 """Ctrl-C at any line of the package, and at the return of any C function that it calls.
 
 ``KeyboardInterrupt`` is raised from trace and profile functions. Of each operation some places are
-tried, another selection each time, and all places in ``restoring.py``, on which the rest depends;
-``pytest -m long`` goes through all of them.
+tried, others for each value of the environment variable SEED, and all places in ``restoring.py``,
+on which the rest depends; ``pytest -m long`` goes through all of them.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ from skorchless import (
 
 PACKAGE = str(Path(skorchless.__file__).parent)
 #: Places that are tried of each operation, evenly spaced in time.
-TRIED = 25
+TRIED = 15
 SGD = {"optimizer": "sgd", "learning_rate": 0.01, "max_iter": 3, "tol": None, "batch_size": 16}
 
 

@@ -1,13 +1,9 @@
 """Leaving costs nothing: exporters take what the estimators hand out, and predict the same."""
 
 import numpy as np
-import onnxruntime
 import pytest
-import skl2onnx
-import skops.io
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -17,6 +13,8 @@ from skorchless import (
     TorchLinearRegressor,
     TorchSoftmaxClassifier,
 )
+
+pytestmark = pytest.mark.external
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(120, 4)) * [1.0, 10.0, 0.1, 3.0]
@@ -40,8 +38,19 @@ def fitted(target, dtype=np.float64):
     return Estimator().fit(X.astype(dtype), y)
 
 
+@pytest.fixture
+def skops():
+    import skops.io
+
+    return skops.io
+
+
 def in_onnx(model, dtype):
     """A session of ONNX Runtime that predicts as `model`."""
+    import onnxruntime
+    import skl2onnx
+    from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType
+
     kind = FloatTensorType if dtype == np.float32 else DoubleTensorType
     names = {id(model): {"zipmap": False}} if hasattr(model, "predict_proba") else {}
     converted = skl2onnx.to_onnx(model, initial_types=[("X", kind([None, 4]))], options=names)
@@ -67,6 +76,9 @@ def test_through_scikit_learn_to_onnx(target, dtype):
 
 
 def test_a_pipeline_to_onnx():
+    import onnxruntime
+    import skl2onnx
+
     Estimator, y = TARGETS["three words"]
     pipeline = make_pipeline(StandardScaler(), Estimator()).fit(X, y)
     exported = make_pipeline(pipeline[0], pipeline[-1].to_sklearn())
@@ -109,11 +121,11 @@ TRUSTED_MEMORY = ["skorchless.estimators.memory.Memory"]
 
 
 @each_target
-def test_a_round_trip_through_skops(target, tmp_path):
+def test_a_round_trip_through_skops(target, tmp_path, skops):
     model = fitted(target)
-    skops.io.dump(model, tmp_path / "model.skops")
-    assert skops.io.get_untrusted_types(file=tmp_path / "model.skops") == TRUSTED[type(model)]
-    restored = skops.io.load(tmp_path / "model.skops", trusted=TRUSTED[type(model)])
+    skops.dump(model, tmp_path / "model.skops")
+    assert skops.get_untrusted_types(file=tmp_path / "model.skops") == TRUSTED[type(model)]
+    restored = skops.load(tmp_path / "model.skops", trusted=TRUSTED[type(model)])
     assert restored.get_params() == model.get_params()
     assert vars(restored).keys() == vars(model).keys()
     assert_array_equal(restored.coef_, model.coef_)
@@ -122,26 +134,26 @@ def test_a_round_trip_through_skops(target, tmp_path):
 
 
 @pytest.mark.parametrize("Search", [BatchedGridSearchCV, BatchedRandomizedSearchCV])
-def test_a_search_through_skops(Search):
+def test_a_search_through_skops(Search, skops):
     Estimator, y = TARGETS["three words"]
     options = {} if Search is BatchedGridSearchCV else {"n_iter": 2}
     search = Search(Estimator(), {"alpha": [0.1, 1.0]}, cv=2, **options).fit(X, y)
-    dumped = skops.io.dumps(search)
-    types = skops.io.get_untrusted_types(data=dumped)
+    dumped = skops.dumps(search)
+    types = skops.get_untrusted_types(data=dumped)
     ours = [name for name in types if name.startswith("skorchless")]
     assert ours == [*TRUSTED[Estimator], f"skorchless.model_selection.search.{Search.__name__}"]
-    restored = skops.io.loads(dumped, trusted=types)
+    restored = skops.loads(dumped, trusted=types)
     assert vars(restored).keys() == vars(search).keys()
     assert_array_equal(restored.predict(X), search.predict(X))
     assert_array_equal(restored.loss_curves_[1][1], search.loss_curves_[1][1])
 
 
 @pytest.mark.parametrize("learning_rate", [0.1, "auto"])
-def test_partial_fit_goes_on_after_skops(learning_rate):
+def test_partial_fit_goes_on_after_skops(learning_rate, skops):
     X, y = np.random.default_rng(0).normal(size=(60, 3)), np.arange(60.0)
     model = TorchLinearRegressor(optimizer="adam", learning_rate=learning_rate, random_state=0)
-    dumped = skops.io.dumps(model.partial_fit(X, y))
+    dumped = skops.dumps(model.partial_fit(X, y))
     trusted = TRUSTED[TorchLinearRegressor] + TRUSTED_MEMORY
-    assert sorted(skops.io.get_untrusted_types(data=dumped)) == sorted(trusted)
-    restored = skops.io.loads(dumped, trusted=trusted)
+    assert sorted(skops.get_untrusted_types(data=dumped)) == sorted(trusted)
+    restored = skops.loads(dumped, trusted=trusted)
     assert_array_equal(restored.partial_fit(X, y).coef_, model.partial_fit(X, y).coef_)

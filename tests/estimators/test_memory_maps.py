@@ -253,6 +253,7 @@ print((most - before) / X.nbytes)
 '''
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells")
 def test_a_file_is_not_copied_to_memory(tmp_path):
     """On a file of 384 MiB, of which a copy would take as much."""

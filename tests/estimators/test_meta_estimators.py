@@ -144,6 +144,7 @@ def test_features_are_ranked_by_their_coefficients():
     assert chosen.get_support().tolist() == [True, True, False, False, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "y"), [(regressor, numbers), (classifier, yes)])
 def test_what_people_look_at_models_with(model, y):
     importances = inspection.permutation_importance(model.fit(X, y), X, y, random_state=0)

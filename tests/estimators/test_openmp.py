@@ -30,6 +30,7 @@ assert abs(gradient).max() < 1e-6 and abs(error.mean(axis=0)).max() < 1e-6
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call, limit",
     [

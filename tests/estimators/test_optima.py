@@ -112,7 +112,7 @@ def test_least_squares_is_solved_to_rounding_whatever_tol_is():
     assert_close(loose.fit(X, Y).coef_, tight.fit(X, Y).coef_, rtol=1e-10)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_least_squares_in_float32_knows_when_only_rounding_is_left(seed):
     """Whatever cancels: far from the origin without intercept, or of scales far apart."""
     generator = np.random.default_rng(seed)

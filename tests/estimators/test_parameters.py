@@ -47,22 +47,23 @@ class Untouchable:
 
 
 CASES = [
-    pytest.param(Estimator, name, value, id=f"{Estimator.__name__}-{name}-{value}")
+    pytest.param(Estimator, name, id=f"{Estimator.__name__}-{name}")
     for Estimator in (TorchLinearRegressor, TorchSoftmaxClassifier)
     for name in Estimator().get_params()
-    for value in BAD[name][1]
 ]
 
 
-@pytest.mark.parametrize(("Estimator", "name", "value"), CASES)
-def test_a_bad_parameter_is_refused_before_any_work(Estimator, name, value):
-    model = Estimator(**{name: value})
-    with pytest.raises((ValueError, TypeError)) as caught:
-        model.fit(Untouchable(), Untouchable())
-    message = str(caught.value)
-    for words in (name, repr(value), BAD[name][0], Estimator.__name__):
-        assert words in message
-    assert vars(model) == vars(Estimator(**{name: value}))
+@pytest.mark.parametrize(("Estimator", "name"), CASES)
+def test_a_bad_parameter_is_refused_before_any_work(Estimator, name):
+    allowed, values = BAD[name]
+    for value in values:
+        model = Estimator(**{name: value})
+        with pytest.raises((ValueError, TypeError)) as caught:
+            model.fit(Untouchable(), Untouchable())
+        message = str(caught.value)
+        for words in (name, repr(value), allowed, Estimator.__name__):
+            assert words in message
+        assert vars(model) == vars(Estimator(**{name: value}))
 
 
 def test_partial_fit_refuses_a_bad_parameter_too(Estimator):

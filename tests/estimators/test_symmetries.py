@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -11,7 +11,6 @@ from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
 TIGHT = {"alpha": 0.1, "tol": 1e-13}
 both = pytest.mark.parametrize("Estimator", [TorchLinearRegressor, TorchSoftmaxClassifier])
 penalties = pytest.mark.parametrize("l1_ratio", [0.0, 0.5])
-few = settings(max_examples=20)
 seeds = st.integers(0, 2**16)
 
 
@@ -32,7 +31,6 @@ def assert_same(actual, desired):
 
 @both
 @penalties
-@few
 @given(seed=seeds, order=st.permutations(range(5)))
 def test_permuting_columns_permutes_coefficients(Estimator, l1_ratio, seed, order):
     X, y = make(Estimator, seed)
@@ -43,7 +41,6 @@ def test_permuting_columns_permutes_coefficients(Estimator, l1_ratio, seed, orde
 
 
 @both
-@few
 @given(seed=seeds)
 def test_permuting_rows_changes_nothing(Estimator, seed):
     X, y = make(Estimator, seed)
@@ -54,7 +51,6 @@ def test_permuting_rows_changes_nothing(Estimator, seed):
 
 @both
 @penalties
-@few
 @given(seed=seeds, times=st.integers(2, 4))
 def test_repeating_all_rows_changes_nothing(Estimator, l1_ratio, seed, times):
     X, y = make(Estimator, seed)
@@ -64,7 +60,6 @@ def test_repeating_all_rows_changes_nothing(Estimator, l1_ratio, seed, times):
 
 
 @both
-@few
 @given(seed=seeds, column=st.integers(0, 4))
 def test_a_column_given_twice_shares_its_coefficient(Estimator, seed, column):
     X, y = make(Estimator, seed)
@@ -74,7 +69,6 @@ def test_a_column_given_twice_shares_its_coefficient(Estimator, seed, column):
 
 @both
 @penalties
-@few
 @given(seed=seeds, shift=st.lists(st.floats(-1e3, 1e3), min_size=5, max_size=5))
 def test_shifting_columns_changes_no_coefficient(Estimator, l1_ratio, seed, shift):
     X, y = make(Estimator, seed)
@@ -89,7 +83,6 @@ def test_shifting_columns_changes_no_coefficient(Estimator, l1_ratio, seed, shif
 
 
 @penalties
-@few
 @given(seed=seeds, shift=st.floats(-1e3, 1e3))
 @pytest.mark.parametrize("loss", ["squared_error", "huber"])
 def test_shifting_y_shifts_the_intercept(loss, l1_ratio, seed, shift):
@@ -100,7 +93,6 @@ def test_shifting_y_shifts_the_intercept(loss, l1_ratio, seed, shift):
     assert_same(shifted.intercept_, model.intercept_ + shift)
 
 
-@few
 @given(seed=seeds, factor=st.floats(1e-6, 1e6))
 def test_scaling_y_scales_the_model(seed, factor):
     X, y = make(TorchLinearRegressor, seed)
@@ -111,7 +103,6 @@ def test_scaling_y_scales_the_model(seed, factor):
 
 
 @both
-@few
 @given(seed=seeds, scales=st.lists(st.floats(1e-4, 1e4), min_size=5, max_size=5))
 def test_scaling_columns_without_a_penalty_scales_coefficients(Estimator, seed, scales):
     X, y = make(Estimator, seed, n=120)
@@ -120,7 +111,6 @@ def test_scaling_columns_without_a_penalty_scales_coefficients(Estimator, seed, 
     assert_allclose(scaled.coef_ * scales, model.coef_, rtol=1e-5, atol=1e-5)
 
 
-@few
 @given(seed=seeds, order=st.permutations(range(3)))
 def test_renaming_classes_renames_rows_of_coefficients(seed, order):
     X, y = make(TorchSoftmaxClassifier, seed)
@@ -131,7 +121,6 @@ def test_renaming_classes_renames_rows_of_coefficients(seed, order):
     assert_same(other.predict_proba(X)[:, order], model.predict_proba(X))
 
 
-@few
 @given(seed=seeds)
 def test_swapping_two_classes_turns_the_sign(seed):
     X, y = make(TorchSoftmaxClassifier, seed)
@@ -142,7 +131,6 @@ def test_swapping_two_classes_turns_the_sign(seed):
     assert_array_equal(other.predict(X), ~one.predict(X))
 
 
-@few
 @given(seed=seeds)
 def test_targets_of_least_squares_do_not_touch_each_other(seed):
     X, first = make(TorchLinearRegressor, seed)

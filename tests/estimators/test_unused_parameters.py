@@ -77,6 +77,7 @@ USERS = {
 }
 
 
+@pytest.mark.pairs  # not all estimators have them all
 @pytest.mark.parametrize("name", USERS)
 def test_the_docstring_says_who_uses_it(Estimator, name):
     if name not in Estimator().get_params():
@@ -90,6 +91,7 @@ def test_every_entry_of_the_registry_is_tried():
     assert set(CASES) == set(USED_WITH) <= set(PARAMETERS)
 
 
+@pytest.mark.pairs  # not all estimators have them all
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_not_used_is_named_with_who_uses_it(Estimator, data, name):
     value, without, _ = CASES[name]
@@ -106,6 +108,7 @@ def test_what_is_not_used_is_named_with_who_uses_it(Estimator, data, name):
     assert not [other for other in others if f"{other} (" in message]
 
 
+@pytest.mark.pairs  # not all estimators have them all
 @pytest.mark.parametrize("name", CASES)
 def test_it_does_nothing_indeed(Estimator, data, name):
     value, without, _ = CASES[name]
@@ -117,6 +120,7 @@ def test_it_does_nothing_indeed(Estimator, data, name):
     assert_array_equal(model.coef_, plain.coef_)
 
 
+@pytest.mark.pairs  # not all estimators have them all
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_used_is_not_warned_of(Estimator, data, name):
     value, _, settings = CASES[name]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -48,7 +48,6 @@ both = pytest.mark.parametrize("Estimator", [TorchLinearRegressor, TorchSoftmaxC
 
 @both
 @pytest.mark.parametrize("kind", ONE_BATCH)
-@settings(max_examples=10)
 @given(rows=weighted_rows())
 def test_in_one_batch_integer_weights_are_repetition(Estimator, kind, rows):
     seed, weight = rows

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import get_scorer
 
@@ -36,7 +36,6 @@ def fitted(classifies, outputs, rng, dtype, labels="numbers"):
     return model, X, y
 
 
-@settings(max_examples=60)
 @given(
     name=st.sampled_from(CLASSIFIERS + REGRESSORS),
     outputs=st.integers(1, 4),

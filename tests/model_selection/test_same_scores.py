@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from searches import assert_same, make_classes, make_numbers, search_both
 from sklearn.model_selection import GridSearchCV, KFold, RepeatedKFold, ShuffleSplit, check_cv
@@ -79,7 +79,6 @@ def configurations(draw):
 
 
 @pytest.mark.filterwarnings("ignore:Parameters .* no effect")
-@settings(max_examples=50)
 @given(configurations())
 def test_all_scores_are_those_of_grid_search(configuration):
     estimator, grid, (classifies, outputs, seed, weight_name), options = configuration

@@ -21,23 +21,15 @@ def test_a_search_says_how_many_fits_there_are_as_grid_search_does(capsys, sgd, 
     assert printed(BatchedGridSearchCV, verbose) == theirs
 
 
-BAD = [[1], "many", None, 10**400, np.ones(2)]
-BAD_PARAMETERS = [
-    (name, bad)
-    for name in ("max_iter", "alpha", "l1_ratio", "tol", "optimizer", "delta")
-    for bad in BAD
-    if not (name == "tol" and bad is None)
-]
-
-
-@pytest.mark.parametrize(("name", "bad"), BAD_PARAMETERS, ids=str)
-def test_a_bad_parameter_of_all_candidates_is_named(name, bad):
+@pytest.mark.parametrize("name", ["max_iter", "alpha", "l1_ratio", "tol", "optimizer", "delta"])
+def test_a_bad_parameter_of_all_candidates_is_named(name):
     X, y = make_numbers(n=20)
     grid = {"delta": [0.1, 0.2]} if name == "alpha" else {"alpha": [0.1, 0.2]}
     grid = {"momentum": [0.1, 0.2]} if name == "delta" else grid
-    model = TorchLinearRegressor(**{name: bad})
-    with pytest.raises(ValueError, match=f"'{name}' parameter of TorchLinearRegressor must be"):
-        BatchedGridSearchCV(model, grid, cv=2, error_score="raise").fit(X, y)
+    for bad in [[1], "many", 10**400, np.ones(2), *([] if name == "tol" else [None])]:
+        model = TorchLinearRegressor(**{name: bad})
+        with pytest.raises(ValueError, match=f"'{name}' parameter of TorchLinearRegressor must be"):
+            BatchedGridSearchCV(model, grid, cv=2, error_score="raise").fit(X, y)
 
 
 def test_sparse_targets_are_refused_by_name():

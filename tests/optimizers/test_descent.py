@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from skorchless.optimizers.descent import (
@@ -19,7 +19,6 @@ from skorchless.optimizers.descent import (
 EPS = 2.0**-52
 ONE = np.array([True])
 NONE = ~ONE
-quick = settings(max_examples=50)
 
 
 def begun(*values, tolerance=1e-4, constant_loss=10.0):
@@ -30,7 +29,6 @@ def begun(*values, tolerance=1e-4, constant_loss=10.0):
     return descent
 
 
-@quick
 @given(
     curvature=st.floats(0.1, 1e3), slope=st.floats(-1e3, -1e-3), length=st.sampled_from([1.0, 2.5])
 )

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from skorchless.optimizers.history import FEW_PAIRS, MEMORY, History, dot
@@ -8,7 +8,6 @@ from skorchless.optimizers.preconditioner import Diagonal, Factored
 from skorchless.stack import WIDE
 
 MODELS, OUTPUTS, COLUMNS = 3, 2, 4
-quick = settings(max_examples=30)
 seeds = st.integers(0, 2**32)
 histories = st.lists(st.lists(st.booleans(), min_size=MODELS, max_size=MODELS), max_size=14)
 
@@ -55,7 +54,6 @@ def close(actual, expected, tolerance=1e-8):
 
 
 @each_kind
-@quick
 @given(seed=seeds, accepted=histories)
 def test_solve_and_hessian_are_inverse(kind, seed, accepted):
     problem = Quadratic(seed)
@@ -69,7 +67,6 @@ def test_solve_and_hessian_are_inverse(kind, seed, accepted):
 
 
 @each_kind
-@quick
 @given(seed=seeds, n_pairs=st.integers(1, 14))
 def test_the_last_step_is_answered_by_its_own_change(kind, seed, n_pairs):
     problem = Quadratic(seed)
@@ -83,7 +80,6 @@ def test_the_last_step_is_answered_by_its_own_change(kind, seed, n_pairs):
     close(history.model(metric)[0](step), problem.change(step))
 
 
-@quick
 @given(seed=seeds, accepted=histories)
 def test_both_maps_are_positive_definite(seed, accepted):
     problem = Quadratic(seed)
@@ -101,7 +97,6 @@ def test_without_pairs_only_the_preconditioner_works():
     assert torch.equal(History().model(metric)[0](vector), metric.product(vector))
 
 
-@quick
 @given(seed=seeds, accepted=histories)
 def test_each_model_sees_its_own_pairs_only(seed, accepted):
     """Pairs that a model rejected change nothing for it, and leave when there are too many."""
@@ -137,7 +132,6 @@ def test_a_step_without_curvature_is_not_kept():
     assert history.steps is None
 
 
-@quick
 @given(seed=seeds)
 def test_a_model_that_forgets_is_left_with_the_preconditioner(seed):
     problem = Quadratic(seed)
@@ -151,7 +145,6 @@ def test_a_model_that_forgets_is_left_with_the_preconditioner(seed):
     close(history.model(metric)[0](after), vector, 1e-6)
 
 
-@quick
 @given(seed=seeds)
 def test_a_model_forgets_what_is_no_number(seed):
     problem = Quadratic(seed)
@@ -162,7 +155,6 @@ def test_a_model_forgets_what_is_no_number(seed):
     assert history.solve(metric, problem.vector()).isfinite().all()
 
 
-@quick
 @given(seed=seeds, accepted=histories)
 def test_models_that_stay_keep_their_pairs(seed, accepted):
     problem, keep = Quadratic(seed), torch.tensor([2, 0])
@@ -174,7 +166,6 @@ def test_models_that_stay_keep_their_pairs(seed, accepted):
     close(after, before[keep])
 
 
-@quick
 @given(seeds, st.lists(st.lists(st.booleans(), min_size=MODELS, max_size=MODELS), max_size=30))
 def test_each_model_keeps_its_own_last_pairs_whatever_the_others_do(seed, accepted):
     problem = Quadratic(seed)

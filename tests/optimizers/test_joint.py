@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from skorchless.optimizers.joint import Joint, joint_moments
@@ -11,7 +11,6 @@ from skorchless.stack import WIDE
 
 MODELS, OUTPUTS, COLUMNS = 2, 3, 4
 WEIGHTS = OUTPUTS * COLUMNS
-quick = settings(max_examples=20)
 seeds = st.integers(0, 2**32)
 
 
@@ -24,7 +23,6 @@ def generator_of(seed):
 
 
 @pytest.mark.parametrize("n_rows", [1, 7, 1030])
-@quick
 @given(seed=seeds)
 def test_moments_are_sums_of_kronecker_products(n_rows, seed):
     generator = generator_of(seed)
@@ -55,7 +53,6 @@ def drawn(seed, n_rows=50, columns=COLUMNS):
     return rows, l2, vector
 
 
-@quick
 @given(seed=seeds)
 def test_it_is_a_matrix_and_its_inverse(seed):
     rows, l2, vector = drawn(seed)
@@ -67,7 +64,6 @@ def test_it_is_a_matrix_and_its_inverse(seed):
     close(joint.diagonal.flatten(1), whole.diagonal(dim1=1, dim2=2))
 
 
-@quick
 @given(seed=seeds)
 def test_of_few_rows_it_is_an_inverse_on_their_span(seed):
     rows, l2, vector = drawn(seed, n_rows=3, columns=7)
@@ -83,7 +79,6 @@ def test_of_few_rows_it_is_an_inverse_on_their_span(seed):
     close(joint.product(solved) @ basis, inside @ basis, 1e-7)
 
 
-@quick
 @given(seed=seeds, weak=st.sampled_from([1.0, 1e-14, 0.0]))
 def test_outputs_move_apart_only(seed, weak):
     """Along what they have in common there is hardly any curvature, and nothing but rounding."""

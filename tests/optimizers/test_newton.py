@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from skorchless.optimizers.history import dot
@@ -9,7 +9,6 @@ from skorchless.stack import WIDE
 
 MODELS, OUTPUTS, COLUMNS = 3, 2, 4
 SIZE = OUTPUTS * COLUMNS
-quick = settings(max_examples=30)
 seeds = st.integers(0, 2**32)
 
 
@@ -32,7 +31,6 @@ def draw(seed):
     return definite(generator), definite(generator), gradient
 
 
-@quick
 @given(seed=seeds)
 def test_to_the_end_it_is_newtons_step(seed):
     hessian, metric, gradient = draw(seed)
@@ -40,7 +38,6 @@ def test_to_the_end_it_is_newtons_step(seed):
     torch.testing.assert_close(times(hessian)(direction), -gradient, rtol=1e-6, atol=1e-6)
 
 
-@quick
 @given(seed=seeds, accuracy=st.sampled_from([0.9, 0.5, 0.1]))
 def test_cut_off_it_goes_down_and_its_residual_is_small(seed, accuracy):
     hessian, metric, gradient = draw(seed)
@@ -51,7 +48,6 @@ def test_cut_off_it_goes_down_and_its_residual_is_small(seed, accuracy):
     assert (norm <= accuracy * before * (1 + 1e-9)).all()
 
 
-@quick
 @given(seed=seeds)
 def test_models_are_solved_each_for_itself(seed):
     hessian, metric, gradient = draw(seed)

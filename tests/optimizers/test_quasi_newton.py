@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from problems import as_target, candidate, draw_data, make, n_outputs
 from sklearn.datasets import load_breast_cancer
@@ -17,7 +17,6 @@ from skorchless.losses import LOSSES
 from skorchless.stack import WIDE
 
 each_loss = pytest.mark.parametrize("loss", LOSSES)
-quick = settings(max_examples=20)
 seeds = st.integers(0, 2**32)
 
 
@@ -60,7 +59,6 @@ def objective(loss, data, weights, alpha, l1_ratio):
 
 @each_loss
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@quick
 @given(
     seed=seeds,
     alpha=st.sampled_from([0.0, 1e-4, 0.1]),
@@ -90,7 +88,6 @@ def test_the_curve_never_rises_and_ends_at_the_objective_of_the_weights(
 
 @each_loss
 @pytest.mark.parametrize("l1_ratio", [0.0, 0.5])
-@settings(max_examples=10)
 @given(seed=seeds, alpha=st.sampled_from([1e-3, 0.1]))
 def test_the_estimate_of_the_distance_is_honest(way, loss, l1_ratio, seed, alpha):
     """With tol the objective is near the one that many more passes find.
@@ -110,7 +107,6 @@ def test_the_estimate_of_the_distance_is_honest(way, loss, l1_ratio, seed, alpha
 
 @pytest.mark.parametrize("fit_intercept", [True, False])
 @pytest.mark.parametrize(("n", "d"), [(60, 5), (12, 40), (6, 5), (5, 5)])
-@quick
 @given(seed=seeds, n_targets=st.sampled_from([1, 3]))
 def test_least_squares_is_solved_to_rounding(fit_intercept, n, d, seed, n_targets):
     """With few rows, by the solution of least norm."""
@@ -125,7 +121,6 @@ def test_least_squares_is_solved_to_rounding(fit_intercept, n, d, seed, n_target
     np.testing.assert_allclose(model.predict(X), (X - x_mean) @ coef + y_mean, atol=1e-9)
 
 
-@quick
 @given(seed=seeds)
 def test_least_squares_needs_few_passes_in_any_units(seed):
     data = stretch(draw_data("squared_error", seed, n=80, d=6), seed)
@@ -169,7 +164,6 @@ def test_softmax_with_l1_needs_few_passes():
     assert (np.maximum(below, above) <= 2.5).all()
 
 
-@quick
 @given(seed=seeds, alpha=st.sampled_from([1e-3, 0.1, 1.0]), l1_ratio=st.sampled_from([0.3, 1.0]))
 def test_l1_ends_where_coordinate_descent_does_with_the_same_zeros(seed, alpha, l1_ratio):
     data = draw_data("squared_error", seed, n=60, d=8)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from problems import draw_data, make, stacked
 
@@ -13,7 +13,6 @@ from skorchless.penalties import ElasticNet
 from skorchless.sources import DenseSource, Moments
 from skorchless.stack import WIDE
 
-quick = settings(max_examples=15)
 seeds = st.integers(0, 2**32)
 
 
@@ -70,7 +69,6 @@ def test_a_constant_target_has_a_rate_all_the_same(optimizer):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("batch_size", [16, None])
-@quick
 @given(seed=seeds)
 def test_columns_of_any_scale_are_learnt_without_tuning(optimizer, batch_size, seed):
     rng = np.random.default_rng(seed)

@@ -3,13 +3,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from skorchless.sources import DenseSource, Moments, Scaling
 from skorchless.stack import WIDE
 
-quick = settings(max_examples=40)
 seeds = st.integers(0, 2**32)
 
 
@@ -49,7 +48,6 @@ def scaled(scaling, X):
     return out
 
 
-@quick
 @given(seed=seeds, cuts=st.lists(st.integers(1, 59), max_size=6, unique=True))
 def test_moments_of_merged_parts_are_those_of_the_whole(seed, cuts):
     X, weight = draw(seed)
@@ -79,7 +77,6 @@ def test_column_moments_add_up_over_chunks(chunk_bytes, weighted, monkeypatch):
     assert_moments(Moments.total(chunk.moments() for chunk in source.chunks()), X, weight)
 
 
-@quick
 @given(seed=seeds)
 def test_standardised_columns_have_mean_zero_and_deviation_one(seed):
     X, weight = draw(seed)
@@ -90,7 +87,6 @@ def test_standardised_columns_have_mean_zero_and_deviation_one(seed):
     assert (rows[:, 2] == 0.0).all()
 
 
-@quick
 @given(seed=seeds)
 def test_without_centring_columns_keep_their_zero(seed):
     X, weight = draw(seed)
@@ -100,7 +96,6 @@ def test_without_centring_columns_keep_their_zero(seed):
     np.testing.assert_allclose(np.average(rows**2, axis=0, weights=weight), 1.0)
 
 
-@quick
 @given(seed=seeds, centre=st.booleans())
 def test_standardising_and_folding_back_keep_the_predictions(seed, centre):
     X, weight = draw(seed)
@@ -114,7 +109,6 @@ def test_standardising_and_folding_back_keep_the_predictions(seed, centre):
     torch.testing.assert_close(predict(X, scaling.fold_back(on_standard)), expected, **close)
 
 
-@quick
 @given(seed=seeds)
 def test_standardising_and_folding_back_are_inverse_where_columns_vary(seed):
     X, weight = draw(seed)
@@ -168,7 +162,6 @@ def test_centring_leaves_units_alone():
     assert centred.inverse.tolist() == [1.0, 1.0, 0.0, 1.0]
 
 
-@quick
 @given(seed=seeds)
 def test_gradients_and_second_moments_go_with_the_weights(seed):
     """Both are those of standardised rows, whether rows are scaled before the sum or after it."""
