@@ -609,18 +609,11 @@ def alike(mean: Tensor) -> tuple[Tensor, Tensor]:
     Returns
     -------
     leaders : Tensor of int, shape (R,)
-        The models that are measured.
+        The models that are measured: the first of each group.
     follows : Tensor of int, shape (M,)
         Which of these each model goes by.
     """
-    leaders: list[int] = []
-    follows = [0] * len(mean)
-    values = mean.tolist()
-    for model in sorted(range(len(values)), key=values.__getitem__):
-        if not leaders or not values[model] <= ALIKE * values[leaders[-1]]:
-            leaders.append(model)
-        follows[model] = len(leaders) - 1
-    return (
-        torch.tensor(leaders, device=mean.device),
-        torch.tensor(follows, device=mean.device),
-    )
+    sizes = torch.floor(mean.log() / math.log(ALIKE))
+    _, follows = torch.unique(sizes, return_inverse=True)
+    first = follows == torch.arange(int(follows.max()) + 1, device=mean.device).unsqueeze(1)
+    return first.to(torch.int8).argmax(dim=1), follows
