@@ -75,23 +75,21 @@ class Chunk(Protocol):
     def gram(self) -> Tensor:
         r"""Sum of :math:`s_i \tilde x_i \tilde x_i^\top`, shape ``(D + 1, D + 1)``, in double."""
 
-    def second_moments(self, share: Tensor, basis: Tensor | None = None) -> Tensor:
+    def second_moments(self, share: Tensor) -> Tensor:
         r"""Sum of :math:`h_{mi} \tilde x_i \tilde x_i^\top` for each model, in double.
 
         Parameters
         ----------
         share : Tensor of shape (M, rows)
             Weights h of the rows.
-        basis : Tensor of shape (D + 1, r), optional
-            Coordinates to take them in.
 
         Returns
         -------
-        moments : Tensor of shape (M, r, r), or (M, D + 1, D + 1) without a basis
+        moments : Tensor of shape (M, D + 1, D + 1)
         """
 
     def second_squares(self, share: Tensor) -> Tensor:
-        """The diagonals of `second_moments` without a basis, shape ``(M, D + 1)``."""
+        """The diagonals of `second_moments`, shape ``(M, D + 1)``."""
 
     def row_squares(self) -> Tensor:
         r"""Squared length :math:`\|\tilde x_i\|^2` of each row, shape ``(rows,)``, in double."""

@@ -203,17 +203,15 @@ class DenseChunk:
             ]
         )
 
-    def second_moments(self, share: Tensor, basis: Tensor | None = None) -> Tensor:
+    def second_moments(self, share: Tensor) -> Tensor:
         """As of `Chunk`."""
-        columns = self.n_columns if basis is None else basis.shape[1]
-        moments = share.new_zeros(share.shape[0], columns, columns)
+        moments = share.new_zeros(share.shape[0], self.n_columns, self.n_columns)
         for rows, weight in self._wide_blocks(share):
-            inside = rows if basis is None else rows @ basis.to(rows.dtype)
-            weighted = inside.T * weight.unsqueeze(1)
-            if inside.dtype == WIDE:
-                moments.baddbmm_(weighted, inside.expand(share.shape[0], -1, -1))
+            weighted = rows.T * weight.unsqueeze(1)
+            if rows.dtype == WIDE:
+                moments.baddbmm_(weighted, rows.expand(share.shape[0], -1, -1))
             else:
-                moments += weighted @ inside
+                moments += weighted @ rows
         return moments
 
     def second_squares(self, share: Tensor) -> Tensor:

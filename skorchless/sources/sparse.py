@@ -215,14 +215,13 @@ class SparseChunk:
         """As of `Chunk`."""
         return self.second_moments(self._weights).squeeze(0)
 
-    def second_moments(self, share: Tensor, basis: Tensor | None = None) -> Tensor:
+    def second_moments(self, share: Tensor) -> Tensor:
         """As of `Chunk`, some rows at a time."""
-        columns = self.rows.shape[1] + 1 if basis is None else basis.shape[1]
+        columns = self.rows.shape[1] + 1
         moments = share.new_zeros(len(share), columns, columns)
         for (start, stop), rows in self._windows():
-            inside = rows if basis is None else rows @ basis
-            weighted = inside.T * share[:, start:stop].unsqueeze(1)
-            moments.baddbmm_(weighted, inside.expand(len(share), -1, -1))
+            weighted = rows.T * share[:, start:stop].unsqueeze(1)
+            moments.baddbmm_(weighted, rows.expand(len(share), -1, -1))
         return moments
 
     def wide_rows(self) -> Tensor:
