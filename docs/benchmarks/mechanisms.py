@@ -105,7 +105,7 @@ MECHANISMS = [
     Mechanism(
         "whole Hessian",
         ((Curvature, "_affords_joint", no),),
-        (curvature.joint_moments, curvature.Joint, Curvature._joint_moments),
+        (curvature.joint_moments, Curvature._joint_moments),
     ),
     Mechanism(
         "any Hessian on all rows",
@@ -154,10 +154,6 @@ MECHANISMS = [
         "worse starts replaced by the constant model",
         ((QuasiNewton, "_replaces_start", no),),
         (QuasiNewton._replaces_start,),
-    ),
-    Mechanism(
-        "second moments in the span of few rows",
-        ((curvature, "MOST_SQUARE_COLUMNS", np.inf),),
     ),
     Mechanism(
         "moments of a sample for wide least squares",

@@ -10,8 +10,13 @@ from torch import Tensor
 from skorchless.losses import SecondDerivative, is_class
 from skorchless.objective import Objective, raw_predictions
 from skorchless.optimizers.history import dot
-from skorchless.optimizers.joint import Joint, joint_moments, own_blocks
-from skorchless.optimizers.preconditioner import ByOutput, Diagonal, Factored, Preconditioner
+from skorchless.optimizers.preconditioner import (
+    Diagonal,
+    Factored,
+    Preconditioner,
+    joint_moments,
+    own_blocks,
+)
 from skorchless.sources import Chunk, Source
 from skorchless.stack import WIDE
 
@@ -31,7 +36,7 @@ DEAR_HESSIAN = 2**30
 MOST_NUMBERS = 2**23
 #: A row that a direction changes by less than this share of the largest change is not moved by it.
 UNMOVED = 1e-10
-#: Up to so many columns second moments of few rows are taken of the columns, not of their span.
+#: Up to so many columns second moments are worth their cost where rows are fewer.
 MOST_SQUARE_COLUMNS = 1000
 #: The curvature of a row lasts if a step leaves this share of it.
 LASTING = 0.7
@@ -67,8 +72,6 @@ class Curvature:
 
     Attributes
     ----------
-    basis : Tensor of shape (D + 1, r), or None
-        Orthonormal columns that span all rows and the intercept, where rows are few.
     misses_columns : bool
         Whether the sample has missed columns, so that only a bound of their curvature is known.
     is_exact : bool
@@ -83,10 +86,9 @@ class Curvature:
         self.noise = float(torch.finfo(source.dtype).eps ** 0.8)
         self.constant = objective.loss.constant_curvature
         columns = source.n_columns
-        self._diagonal = not source.affords_gram
         few_rows = source.n_rows < columns - 1
-        spans = few_rows and not self._diagonal and columns > MOST_SQUARE_COLUMNS
-        self.basis = self._row_space() if spans else None
+        wide = few_rows and columns > MOST_SQUARE_COLUMNS
+        self._diagonal = wide or not source.affords_gram
         sampled = few_rows or self._diagonal or not self.constant or self._saves_work(source)
         n_sample = sample_size(columns, SOLVING_ROWS if self.constant else CURVATURE_ROWS)
         n_sample = GAUGE_ROWS if self._diagonal else n_sample
@@ -96,7 +98,7 @@ class Curvature:
         self._moments: Tensor | None = None
         self.misses_columns = False
         self._sample = None if exact else source.sample(n_sample)
-        self._least_norm = few_rows and self.constant and not objective.penalty.has_l2
+        self._least_norm = few_rows and self.constant and not objective.penalty.is_active
         models, squares = len(objective.penalty.l2), min(columns, source.n_rows) ** 2
         self._shared = models > 1 and models * n_sample * squares > WORTH_SHARING
         self._measured: tuple[Tensor, Tensor, Tensor] | None = None
@@ -105,14 +107,8 @@ class Curvature:
         work = source.n_rows * columns * source.stack_width
         cheap = self.covers_all_rows and work <= CHEAP_PRODUCT
         self.has_hessian = cheap and not (self.constant or self._diagonal)
-        several = source.n_outputs > 1
-        couples = several and objective.loss.shift_invariant
-        self._joint = self.has_hessian and couples and self._affords_joint(models, CHEAP_HESSIAN)
-        self._by_output = (
-            self.has_hessian and not couples and self._affords_joint(models, CHEAP_HESSIAN)
-        )
         # One output shares its preconditioner with no other: where it is measured, it is exact.
-        self.is_hessian = self._joint or self._by_output
+        self.is_hessian = self.has_hessian and self._affords_joint(models, CHEAP_HESSIAN)
         squares_are_exact = self.constant and self.covers_all_rows and not self._diagonal
         self.is_exact = self.is_hessian or squares_are_exact
         gauges = not (exact or self._diagonal or self.is_hessian)
@@ -142,8 +138,6 @@ class Curvature:
             return
         models = len(self.objective.penalty.l2)
         self.is_hessian = self.is_exact = self._affords_joint(models, DEAR_HESSIAN)
-        self._joint = self.is_exact and self.objective.loss.shift_invariant
-        self._by_output = self.is_exact and not self._joint
 
     def take_all_rows(self) -> bool:
         """Measure the whole Hessian on all rows from now on; whether that is affordable and new."""
@@ -160,8 +154,7 @@ class Curvature:
 
     def _affords_joint(self, models: int, most: int) -> bool:
         """Whether second moments of all weights of a model, and their factor, are little work."""
-        rank = self.source.n_columns if self.basis is None else self.basis.shape[1]
-        outputs = self.source.n_outputs
+        rank, outputs = self.source.n_columns, self.source.n_outputs
         if not self.objective.loss.shift_invariant:  # a matrix for each output
             return outputs == 1 or models * outputs * self.source.n_rows * rank**2 <= most
         weights = outputs * rank
@@ -222,45 +215,44 @@ class Curvature:
         kept : Tensor of bool, shape (M, K, n), optional
             Outputs of the rows of the sample that count, where it is the Hessian; as of `lasting`.
         """
-        home, l2 = self.home, self.objective.penalty.l2.to(self.home, WIDE)
-        basis = None if self.basis is None else self.basis.to(home)
-        scaling = self.objective.scaling
         if self.wants_pass and self._moments is not None:
             self._summed(self._moments)
         self.wants_pass = False
+        if self._diagonal:
+            return self._diagonal_preconditioner(weights, damping)
         if self._sample is None:
             assert self._moments is not None
+            scaling = self.objective.scaling
             gram = self._moments if scaling is None else scaling.standardise_gram(self._moments)
-            return Factored(gram.unsqueeze(0).to(home), l2, None, self.noise)
-        if self.constant and self.basis is None and not self._diagonal:
+            return self._factored(gram.unsqueeze(0))
+        if self.constant:
             gram = self._summed(self._sample.gram().unsqueeze(0) * self._sample.scale[0])
-            return Factored(self._with_missed(gram, 1.0).to(home), l2, None, self.noise)
-        if self._diagonal:
-            return self._diagonal_preconditioner(weights, l2, damping)
-        outputs = weights.shape[1]
-        if self._joint:
-            moments = self._joint_moments(weights, kept)
+            return self._factored(self._with_missed(gram, 1.0))
+        if self.is_hessian:
+            couples = self.objective.loss.shift_invariant
+            measure = self._joint_moments if couples else self._moments_by_output
+            moments = measure(weights, kept)
             if damping is not None:
                 added = self._majorizer(weights)[0] * damping.view(-1, 1, 1)
-                own_blocks(moments, outputs).add_(added.unsqueeze(1))
-            return Joint(moments.to(home), l2, basis, self.noise, outputs)
-        if self._by_output:
-            moments = self._moments_by_output(weights, kept)
-            if damping is not None:
-                added = self._majorizer(weights)[0] * damping.view(-1, 1, 1)
-                moments = moments + added.repeat_interleave(outputs, dim=0)
-            if outputs == 1:
-                return Factored(moments.to(home), l2, basis, self.noise)
-            return ByOutput(moments.to(home), l2, basis, self.noise, outputs)
+                own = (
+                    moments.view(*weights.shape[:2], *added.shape[1:])
+                    if not couples
+                    else own_blocks(moments, weights.shape[1])
+                )
+                own.add_(added.unsqueeze(1))
+            return self._factored(moments)
         moments, total = self._measure(weights)
         if damping is not None:
             added, total_added = self._majorizer(weights)
             moments = moments + added * damping.view(-1, 1, 1)
             total = total + total_added * damping.unsqueeze(1)
-        if self.basis is None:
-            moments = self._with_missed(moments, total)
-        shift_invariant = self.objective.loss.shift_invariant
-        return Factored(moments.to(home), l2, basis, self.noise, shift_invariant)
+        return self._factored(self._with_missed(moments, total))
+
+    def _factored(self, moments: Tensor) -> Factored:
+        """Second moments and the penalty's part, where preconditioners are wanted."""
+        loss, l2 = self.objective.loss, self.objective.penalty.l2.to(self.home, WIDE)
+        outputs = self.source.n_outputs
+        return Factored(moments.to(self.home), l2, self.noise, outputs, loss.shift_invariant)
 
     def _majorizer(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """As of `_second_moments`, with the curvature of quadratics that lie above the loss."""
@@ -277,8 +269,7 @@ class Curvature:
         """
         if self.constant or self._diagonal:
             return None
-        l2 = self.objective.penalty.l2.to(WIDE)
-        return Factored(self._majorizer(weights)[0], l2, self.basis, self.noise)
+        return self._factored(self._majorizer(weights)[0])
 
     def _moments_by_output(self, weights: Tensor, kept: Tensor | None) -> Tensor:
         """Second derivative of the loss in each output's weights, shape ``(M * K, r, r)``."""
@@ -301,7 +292,6 @@ class Curvature:
         if kept is not None:
             p = p * kept
             p /= p.sum(dim=1, keepdim=True).clamp(min=torch.finfo(WIDE).tiny)
-        rows = rows if self.basis is None else rows @ self.basis
         return self._summed(joint_moments(rows, self._sample.shares(), p))
 
     def hessian(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
@@ -469,9 +459,7 @@ class Curvature:
         values = loss + length * (slope + 0.5 * length * curvature)
         return values.nan_to_num_(nan=torch.inf, posinf=torch.inf)
 
-    def _diagonal_preconditioner(
-        self, weights: Tensor, l2: Tensor, damping: Tensor | None
-    ) -> Diagonal:
+    def _diagonal_preconditioner(self, weights: Tensor, damping: Tensor | None) -> Diagonal:
         """Mean squares of the columns over all rows, times the mean curvature.
 
         Where the solution of least norm is asked for, the same number for all columns: steps then
@@ -485,8 +473,8 @@ class Curvature:
         squares = self._all_squares().clone()
         if self._least_norm:
             squares[:-1] = squares[:-1].mean()
-        diagonal = (squares * total).to(self.home)
-        return Diagonal(diagonal, l2, self.objective.loss.shift_invariant)
+        diagonal, l2 = (squares * total).to(self.home), self.objective.penalty.l2
+        return Diagonal(diagonal, l2.to(self.home, WIDE), self.objective.loss.shift_invariant)
 
     def _measure(self, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Second moments at `weights`, ``(M, r, r)``, and mean curvatures ``(M, 1)``.
@@ -563,7 +551,7 @@ class Curvature:
     def _second_moments(self, share: Tensor) -> tuple[Tensor, Tensor]:
         """Of the sample for row weights, ``(M, r, r)``, and the sums of these, ``(M, 1)``."""
         assert self._sample is not None
-        moments = self._sample.second_moments(share, self.basis)
+        moments = self._sample.second_moments(share)
         total = share.sum(dim=-1, keepdim=True)
         self.objective.reducer.sum_(moments, total)
         return moments, total
@@ -576,22 +564,6 @@ class Curvature:
     def _largest(self, own: Tensor) -> Tensor:
         """The largest of all processes, entry by entry."""
         return self.objective.reducer.rows(own.unsqueeze(0)).amax(dim=0)
-
-    def _row_space(self) -> Tensor:
-        """Orthonormal basis of the span of all rows, the intercept a direction of its own."""
-        own = self.source.sample(self.source.n_rows).wide_rows()
-        rows = self.objective.reducer.rows(own)
-        _, singular, directions = torch.linalg.svd(rows[:, :-1], full_matrices=False)
-        # What has a penalty may keep directions that rounding could have made.
-        penalty = self.objective.penalty
-        all_have = bool((penalty.l1 + penalty.l2).any(dim=2).all())
-        eps = torch.finfo(WIDE if all_have else self.source.dtype).eps
-        cutoff = max(rows.shape) * eps * singular.max()
-        directions = directions[singular > cutoff]
-        basis = rows.new_zeros(rows.shape[1], len(directions) + 1)
-        basis[:-1, :-1] = directions.T
-        basis[-1, -1] = 1.0
-        return basis
 
 
 def _by_model(of_rows: Tensor) -> Tensor:
@@ -609,18 +581,11 @@ def alike(mean: Tensor) -> tuple[Tensor, Tensor]:
     Returns
     -------
     leaders : Tensor of int, shape (R,)
-        The models that are measured.
+        The models that are measured: the first of each group.
     follows : Tensor of int, shape (M,)
         Which of these each model goes by.
     """
-    leaders: list[int] = []
-    follows = [0] * len(mean)
-    values = mean.tolist()
-    for model in sorted(range(len(values)), key=values.__getitem__):
-        if not leaders or not values[model] <= ALIKE * values[leaders[-1]]:
-            leaders.append(model)
-        follows[model] = len(leaders) - 1
-    return (
-        torch.tensor(leaders, device=mean.device),
-        torch.tensor(follows, device=mean.device),
-    )
+    sizes = torch.floor(mean.log() / math.log(ALIKE))
+    _, follows = torch.unique(sizes, return_inverse=True)
+    first = follows == torch.arange(int(follows.max()) + 1, device=mean.device).unsqueeze(1)
+    return first.to(torch.int8).argmax(dim=1), follows

@@ -1,4 +1,4 @@
-r"""Preconditioners: the inverse of one curvature matrix that all outputs share (see also `joint`).
+r"""Matrices of curvature and their inverses, for all weights of each model of a stack.
 
 With row curvatures :math:`w_i` of the loss at the current weights,
 
@@ -7,13 +7,24 @@ With row curvatures :math:`w_i` of the loss at the current weights,
 
 For squared error over all rows it is the Hessian, and a step of :math:`-P g` ends at the optimum.
 For softmax at zero it is within a factor of Böhning's bound (1992); evaluated where the weights
-are, it follows the curvature as rows become certain.
+are, it follows the curvature as rows become certain. The whole Hessian of a softmax model couples
+the weights of all outputs,
+
+.. math:: H = \tfrac{1}{S} \sum_i s_i\, \ell_i'' \otimes \tilde x_i \tilde x_i^\top
+              + \mathrm{diag}(\lambda^{(2)}), \qquad
+          \ell_i'' = \mathrm{diag}(p_i) - p_i p_i^\top
+
+in the order of outputs: all weights of the first, then all of the second.
 """
 
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from skorchless.sources.base import slices
+from skorchless.sources.dense import wide_rows
 
 #: Eigenvalues below this many roundings of the largest one, times their number, count as zero.
 RESOLVED = 4.0
@@ -116,20 +127,23 @@ class Diagonal:
 
 
 class Factored:
-    """B as a Cholesky factor, of unit diagonal so that the columns' scales cost no digits.
+    """B as Cholesky factors, of unit diagonal so that the columns' scales cost no digits.
 
     Parameters
     ----------
-    matrix : Tensor of shape (M, r, r)
-        The data's part, in the coordinates of `basis`.
+    matrix : Tensor
+        The data's part: of shape ``(M, D + 1, D + 1)``, or ``(1, D + 1, D + 1)`` for all models,
+        where it is the same for all outputs; ``(M * K, D + 1, D + 1)`` where each output has its
+        own; or ``(M, K * (D + 1), K * (D + 1))`` where outputs are coupled.
     l2 : Tensor of shape (M, 1, D + 1)
         The penalty's part.
-    basis : Tensor of shape (D + 1, r), optional
-        Orthonormal columns that span all rows, when these are fewer than the columns (r < D + 1).
     noise : float
         Relative rounding error of the gradients: curvature below it cannot be told from none.
+    outputs : int
+        K.
     shift_invariant : bool
-        Whether the data's part is flat along what all outputs have in common.
+        Whether the data's part is flat along what all outputs have in common. There the inverse,
+        which would be all rounding, is left out.
 
     Attributes
     ----------
@@ -140,22 +154,15 @@ class Factored:
     """
 
     def __init__(
-        self,
-        matrix: Tensor,
-        l2: Tensor,
-        basis: Tensor | None,
-        noise: float,
-        shift_invariant: bool = False,
+        self, matrix: Tensor, l2: Tensor, noise: float, outputs: int, shift_invariant: bool = False
     ) -> None:
-        self.matrix, self.l2, self.basis = matrix, l2, basis
+        self.matrix, self.l2, self._outputs = matrix, l2, outputs
         self._shift_invariant = shift_invariant
-        if basis is None:
-            self.diagonal = matrix.diagonal(dim1=-2, dim2=-1).unsqueeze(1) + l2
-            whole, diagonal = matrix, self.diagonal.squeeze(1)
-        else:
-            self.diagonal = ((basis @ matrix) * basis).sum(dim=-1).unsqueeze(1) + l2
-            whole = matrix + (basis.T * l2) @ basis
-            diagonal = whole.diagonal(dim1=-2, dim2=-1)
+        self._couples = matrix.shape[-1] > l2.shape[-1]
+        self._problems = max(len(matrix), len(l2))
+        self.diagonal = self._diagonal(matrix)
+        whole = self._definite(matrix) if self._couples else matrix
+        diagonal = self._diagonal(whole).reshape(self._problems, -1)
         self._scale = torch.where(diagonal > 0, diagonal.rsqrt(), 0.0)
         unit = whole * self._scale.unsqueeze(-1)
         unit.mul_(self._scale.unsqueeze(-2))
@@ -169,7 +176,20 @@ class Factored:
     @property
     def lifted(self) -> Tensor:
         """As of `Preconditioner`."""
-        return self._lifted.expand(len(self.l2))
+        return self._lifted.view(len(self.l2), -1).any(dim=1)
+
+    def _diagonal(self, matrix: Tensor) -> Tensor:
+        """Of a matrix and the penalty's part, shape ``(M, 1, D + 1)`` or ``(M, K, D + 1)``."""
+        models, _, columns = self.l2.shape
+        diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+        return diagonal.reshape(min(len(matrix), models), -1, columns) + self.l2
+
+    def _definite(self, matrix: Tensor) -> Tensor:
+        """Coupled outputs with some curvature along what they have in common."""
+        columns = self.l2.shape[-1]
+        blocks = matrix.view(len(matrix), self._outputs, columns, self._outputs, columns)
+        common = own_blocks(matrix, self._outputs).sum(dim=1) / self._outputs**2
+        return (blocks + common.view(-1, 1, columns, 1, columns)).view_as(matrix)
 
     @staticmethod
     def _cholesky(unit: Tensor, noise: float) -> tuple[Tensor, Tensor, float]:
@@ -196,13 +216,24 @@ class Factored:
             eye = torch.eye(unit.shape[-1], dtype=unit.dtype, device=unit.device)
             lower, info = torch.linalg.cholesky_ex(unit + lift.view(-1, 1, 1) * eye)
 
+    def _flat(self, vector: Tensor) -> Tensor:
+        """From ``(M, K, D + 1)`` to rows that `matrix` is multiplied with.
+
+        Where `shift_invariant`, they are what outputs do not have in common.
+        """
+        seen = apart(vector) if self._shift_invariant else vector
+        return seen.reshape(self._problems, -1, self.matrix.shape[-1])
+
+    def _of_models(self, flat: Tensor, like: Tensor) -> Tensor:
+        """The way back from `_flat`."""
+        vector = flat.reshape(like.shape)
+        return apart(vector) if self._shift_invariant else vector
+
     def solve(self, gradient: Tensor) -> Tensor:
         """``P g``."""
-        inside = gradient if self.basis is None else gradient @ self.basis
         scale = self._scale.unsqueeze(1)
-        columns = (inside * scale).mT.contiguous()
-        solved = torch.cholesky_solve(columns, self._lower).mT * scale
-        return solved if self.basis is None else solved @ self.basis.T
+        columns = (self._flat(gradient) * scale).mT.contiguous()
+        return self._of_models(torch.cholesky_solve(columns, self._lower).mT * scale, gradient)
 
     def solve_singular(self, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As of `Preconditioner`, by eigenvalues."""
@@ -210,107 +241,101 @@ class Factored:
         if self._unit is None:
             nothing = gradient.new_zeros(models, 0, outputs, columns)
             return self.solve(gradient), nothing, gradient.new_zeros(models)
-        inside = gradient if self.basis is None else gradient @ self.basis
+        flat = self._flat(gradient)
         scale = torch.where(self._scale > 0, self._scale, 1.0).unsqueeze(1)
         unit = self._unit.clone()
-        flat = (self._scale == 0) & (inside != 0).any(dim=1)
-        unit.diagonal(dim1=-2, dim2=-1).mul_(~flat)
-        values, vectors = torch.linalg.eigh(unit)  # (M, r), (M, r, r)
+        zero = (self._scale == 0) & (flat != 0).any(dim=1)
+        unit.diagonal(dim1=-2, dim2=-1).mul_(~zero)
+        values, vectors = torch.linalg.eigh(unit)
         values = values.unsqueeze(1)
         rounding = torch.finfo(values.dtype).eps * values[..., -1:].clamp(min=1.0)
         resolved = values > RESOLVED * values.shape[-1] * rounding
-        along = (inside * scale) @ vectors  # (M, K, r)
+        along = (flat * scale) @ vectors
         solved = torch.where(resolved, along / torch.where(resolved, values, 1.0), 0.0)
-        solved = (solved @ vectors.mT) * scale
+        solved = self._of_models((solved @ vectors.mT) * scale, gradient)
         zeros = int((~resolved).sum(dim=-1).max())  # eigenvalues ascend
-        parts = torch.where(resolved, 0.0, along)[..., :zeros]  # (M, K, U)
-        each = (vectors[..., :zeros].mT * scale).unsqueeze(1)  # (M, 1, U, r)
-        rest = parts.unsqueeze(-1) * each  # (M, K, U, r)
-        if self.basis is not None:
-            solved, rest = solved @ self.basis.T, rest @ self.basis.T
-        # One output at a time.
-        own = torch.eye(outputs, dtype=rest.dtype, device=rest.device).view(outputs, 1, outputs, 1)
-        rest = (rest.unsqueeze(3) * own).flatten(1, 2)
-        return solved, rest, rounding.amax(dim=(1, 2)).expand(models)
+        parts = torch.where(resolved, 0.0, along)[..., :zeros]
+        each = (vectors[..., :zeros].mT * scale).unsqueeze(1)
+        rest = parts.unsqueeze(-1) * each  # (problems, rows of each, U, numbers of a row)
+        if self._couples:
+            rest = rest.view(models, zeros, outputs, columns)
+        else:  # one output at a time
+            own = torch.eye(outputs, dtype=rest.dtype, device=rest.device).unsqueeze(1)
+            rest = rest.view(models, outputs, zeros, 1, columns) * own.unsqueeze(-1)
+            rest = rest.flatten(1, 2)
+        if self._shift_invariant:
+            rest = rest - rest.mean(dim=2, keepdim=True)
+        return solved, rest, rounding.view(models, -1).amin(dim=1)
 
     def product(self, weights: Tensor) -> Tensor:
         """``B v``."""
-        seen = apart(weights) if self._shift_invariant else weights
-        if self.basis is None:
-            return seen @ self.matrix + self.l2 * weights
-        return (seen @ self.basis) @ self.matrix @ self.basis.T + self.l2 * weights
+        return self._of_models(self._flat(weights) @ self.matrix, weights) + self.l2 * weights
 
     def block(self, models: Tensor, index: Tensor, outputs: int) -> Tensor:
-        """Principal submatrices of B, as of `Preconditioner`."""
+        """Principal submatrices of B, as of `Preconditioner`.
+
+        Where each output has a matrix of its own, within one output.
+        """
         output, column = index // self.l2.shape[-1], index % self.l2.shape[-1]
-        of = models if len(self.matrix) > 1 else torch.zeros_like(models)
-        if self.basis is None:
-            moments = self.matrix[of.view(-1, 1, 1), column.unsqueeze(2), column.unsqueeze(1)]
-        else:
-            rows = self.basis[column]
-            moments = (rows @ self.matrix[of]) @ rows.mT
         l2 = self.l2[models, 0].gather(1, column)
-        return with_outputs(moments, output, l2, outputs, self._shift_invariant)
+        matrix, of, place = self.matrix, models, column
+        if self._couples:
+            matrix, place = self._apart, index
+        elif len(matrix) > len(self.l2):
+            of = models * outputs + output[:, 0]
+        elif len(matrix) == 1:
+            of = torch.zeros_like(models)
+        block = matrix[of.view(-1, 1, 1), place.unsqueeze(2), place.unsqueeze(1)]
+        if self._couples:
+            block.diagonal(dim1=1, dim2=2).add_(l2)
+            return block
+        return with_outputs(block, output, l2, outputs, self._shift_invariant)
+
+    @cached_property
+    def _apart(self) -> Tensor:
+        """`matrix` between what outputs do not have in common, which is all that `product` sees."""
+        size = self.matrix.shape[-1]
+        rows = apart(self.matrix.view(len(self.matrix), self._outputs, -1))
+        columns = rows.view(len(rows), size, size).mT.reshape(len(rows), self._outputs, -1)
+        return apart(columns).view(len(rows), size, size)
 
 
-class ByOutput:
-    """One matrix for each output of a model, where outputs have nothing in common.
+def joint_moments(rows: Tensor, share: Tensor, p: Tensor) -> Tensor:
+    r"""Sum of :math:`h_i (\mathrm{diag}(p_i) - p_i p_i^\top) \otimes x_i x_i^\top` for each model.
 
     Parameters
     ----------
-    matrix : Tensor of shape (M * K, r, r)
-    l2, basis, noise
-        As of `Factored`.
-    outputs : int
-        K.
+    rows : Tensor of shape (n, r)
+    share : Tensor of shape (M, n) or (1, n)
+        Weights h of the rows.
+    p : Tensor of shape (M, K, n)
+
+    Returns
+    -------
+    moments : Tensor of shape (M, K r, K r)
     """
+    models, outputs, _ = p.shape
+    rank = rows.shape[1]
+    moments = rows.new_zeros(models, outputs * rank, outputs * rank)
+    for start, stop in slices(len(rows), wide_rows(models * outputs * rank, rows.device)):
+        inside = rows[start:stop]
+        columns, h = inside.T.contiguous(), share[:, None, None, start:stop]
+        scaled = p[..., start:stop].unsqueeze(2) * columns  # (M, K, r, rows)
+        weighted = scaled * h
+        moments.baddbmm_(weighted.flatten(1, 2), scaled.flatten(1, 2).mT, alpha=-1.0)
+    # As p_k (1 - p_k) is the sum of p_k p_j over all others j, it needs no difference, which would
+    # lose the digits of small ones.
+    own = own_blocks(moments, outputs)
+    own.zero_()
+    own.copy_(moments.view(models, outputs, rank, outputs, rank).sum(dim=3).neg_())
+    return moments
 
-    def __init__(
-        self, matrix: Tensor, l2: Tensor, basis: Tensor | None, noise: float, outputs: int
-    ) -> None:
-        self._outputs = outputs
-        self._factored = Factored(matrix, l2.repeat_interleave(outputs, dim=0), basis, noise)
 
-    @property
-    def lifted(self) -> Tensor:
-        """As of `Preconditioner`."""
-        return self._factored.lifted.view(-1, self._outputs).any(dim=1)
-
-    @property
-    def smallest_pivot(self) -> float:
-        """As of `Preconditioner`."""
-        return self._factored.smallest_pivot
-
-    @property
-    def diagonal(self) -> Tensor:
-        """Of B, shape ``(M, K, D + 1)``."""
-        diagonal = self._factored.diagonal
-        return diagonal.view(-1, self._outputs, diagonal.shape[-1])
-
-    def solve(self, gradient: Tensor) -> Tensor:
-        """``P g``."""
-        return self._factored.solve(gradient.flatten(0, 1).unsqueeze(1)).view_as(gradient)
-
-    def solve_singular(self, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As of `Preconditioner`."""
-        flat = gradient.flatten(0, 1).unsqueeze(1)  # (M * K, 1, D + 1)
-        solved, rest, curvature = self._factored.solve_singular(flat)
-        models, outputs, _ = gradient.shape
-        rest = rest.squeeze(2).reshape(models, outputs, *rest.shape[1::2])  # (M, K, U, D + 1)
-        own = torch.eye(self._outputs, dtype=rest.dtype, device=rest.device)
-        rest = (rest.unsqueeze(3) * own.view(self._outputs, 1, -1, 1)).flatten(1, 2)
-        least = curvature.view(-1, self._outputs).amin(dim=1)
-        return solved.view_as(gradient), rest, least
-
-    def product(self, weights: Tensor) -> Tensor:
-        """``B v``."""
-        return self._factored.product(weights.flatten(0, 1).unsqueeze(1)).view_as(weights)
-
-    def block(self, models: Tensor, index: Tensor, outputs: int) -> Tensor:
-        """Principal submatrices of B, as of `Preconditioner`, each within one output."""
-        columns = self.diagonal.shape[-1]
-        matrices = models * outputs + index[:, 0] // columns
-        return self._factored.block(matrices, index % columns, 1)
+def own_blocks(matrix: Tensor, outputs: int) -> Tensor:
+    """Each output's own part of ``(M, K r, K r)``, a view of shape ``(M, K, r, r)``."""
+    rank = matrix.shape[-1] // outputs
+    blocks = matrix.view(len(matrix), outputs, rank, outputs, rank)
+    return blocks.diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)
 
 
 def same(index: Tensor) -> Tensor:

@@ -92,33 +92,29 @@ class Chunk:
         r"""Return the sum of :math:`s_i \tilde x_i \tilde x_i^\top`, ``(D + 1, D + 1)``."""
         raise NotImplementedError
 
-    def second_moments(self, share: Tensor, basis: Tensor | None = None) -> Tensor:
+    def second_moments(self, share: Tensor) -> Tensor:
         r"""Return the sum of :math:`h_{mi} \tilde x_i \tilde x_i^\top` for each model, in double.
 
         Parameters
         ----------
         share : Tensor of shape (M, rows)
             Weights h of the rows.
-        basis : Tensor of shape (D + 1, r), optional
-            Coordinates to compute them in.
 
         Returns
         -------
-        moments : Tensor of shape (M, r, r), or (M, D + 1, D + 1) without a basis
+        moments : Tensor of shape (M, D + 1, D + 1)
         """
-        columns = self.n_columns if basis is None else basis.shape[1]
-        moments = share.new_zeros(len(share), columns, columns)
+        moments = share.new_zeros(len(share), self.n_columns, self.n_columns)
         for rows, weight in self._wide_blocks(share):
-            inside = rows if basis is None else rows @ basis.to(rows.dtype)
-            weighted = inside.T * weight.unsqueeze(1)
-            if inside.dtype == WIDE:
-                moments.baddbmm_(weighted, inside.expand(len(share), -1, -1))
+            weighted = rows.T * weight.unsqueeze(1)
+            if rows.dtype == WIDE:
+                moments.baddbmm_(weighted, rows.expand(len(share), -1, -1))
             else:
-                moments += weighted @ inside
+                moments += weighted @ rows
         return moments
 
     def second_squares(self, share: Tensor) -> Tensor:
-        """Return the diagonals of `second_moments` without a basis, ``(M, D + 1)``."""
+        """Return the diagonals of `second_moments`, ``(M, D + 1)``."""
         squares = share.new_zeros(len(share), self.n_columns)
         for rows, weight in self._wide_blocks(share):
             squares += weight @ rows.square()

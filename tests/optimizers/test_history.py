@@ -36,7 +36,7 @@ class Quadratic:
             return Diagonal(self.draw(MODELS, COLUMNS).square() + 0.5, l2)
         root = self.draw(MODELS, COLUMNS, COLUMNS)
         matrix = root @ root.mT + 0.5 * torch.eye(COLUMNS, dtype=WIDE)
-        return Factored(matrix, l2, None, 1e-13)
+        return Factored(matrix, l2, 1e-13, OUTPUTS)
 
     def history(self, accepted):
         history = History()

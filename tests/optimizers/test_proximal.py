@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from skorchless.optimizers.history import History
-from skorchless.optimizers.joint import Joint, joint_moments
-from skorchless.optimizers.preconditioner import ByOutput, Diagonal, Factored
+from skorchless.optimizers.preconditioner import Diagonal, Factored, joint_moments
 from skorchless.optimizers.proximal import largest_eigenvalue, minimise_model, shrink
 from skorchless.optimizers.working_set import (
     LEAST_RIDGE,
@@ -57,7 +56,7 @@ class Problem:
         self.l2 = torch.zeros(MODELS, 1, columns, dtype=WIDE)
 
     def operator(self, kind="separate"):
-        known = Factored(self.matrix, self.l2, None, NOISE)
+        known = Factored(self.matrix, self.l2, NOISE, OUTPUTS)
         block = None if kind == "products" else known.block
         solve = known.solve if kind == "inverse" and not known.lifted.any() else None
         separate = kind in ("separate", "inverse")
@@ -246,13 +245,8 @@ def softmax(seed, outputs=4, columns=5, rows=60, l2=0.0):
     X = draw(rows, columns)
     p = torch.softmax(3.0 * draw(MODELS, outputs, rows), dim=1)
     share = torch.full((1, rows), 1.0 / rows, dtype=WIDE)
-    joint = Joint(
-        joint_moments(X, share, p),
-        torch.full((MODELS, 1, columns), l2, dtype=WIDE),
-        None,
-        NOISE,
-        outputs,
-    )
+    penalty = torch.full((MODELS, 1, columns), l2, dtype=WIDE)
+    joint = Factored(joint_moments(X, share, p), penalty, NOISE, outputs, shift_invariant=True)
     problem = Problem(seed, columns=columns)
     problem.weights = draw(MODELS, outputs, columns)
     goal = torch.softmax(3.0 * draw(MODELS, outputs, rows), dim=1)
@@ -287,24 +281,19 @@ def whole(product, outputs, columns):
     return torch.stack(rows, dim=1)
 
 
-def operators(seed, outputs=3, columns=5, rank=3):
+def operators(seed, outputs=3, columns=5):
     """All kinds of matrices, each with what makes its submatrices."""
     draw = Draw(seed)
     l2 = draw(MODELS, 1, columns).square()
     square = draw(MODELS * outputs, columns, columns)
     moments = square @ square.mT
-    basis = torch.linalg.qr(draw(columns, rank))[0]
-    small = basis.T @ moments @ basis
     matrix = torch.block_diag(*moments[:outputs]) + 1.0
     matrices = matrix.expand(MODELS, -1, -1).contiguous()
-    few = torch.block_diag(*small[:outputs]).expand(MODELS, -1, -1).contiguous() + 1.0
     known = {
-        "one matrix": Factored(moments[:1], l2, None, NOISE),
-        "a matrix for each model": Factored(moments[:MODELS], l2, None, NOISE, True),
-        "basis": Factored(small[:MODELS], l2, basis, NOISE, True),
+        "one matrix": Factored(moments[:1], l2, NOISE, outputs),
+        "a matrix for each model": Factored(moments[:MODELS], l2, NOISE, outputs, True),
         "diagonal": Diagonal(moments[:MODELS].diagonal(dim1=1, dim2=2), l2, True),
-        "joint": Joint(matrices, l2, None, NOISE, outputs),
-        "joint, basis": Joint(few, l2, basis, NOISE, outputs),
+        "joint": Factored(matrices, l2, NOISE, outputs, True),
     }
     for name, one in known.items():
         yield name, one.product, one.block
@@ -332,9 +321,8 @@ def test_submatrices_are_those_of_the_product(seed):
 def test_submatrices_within_an_output_of_a_matrix_for_each():
     draw, outputs, columns = Draw(0), 3, 5
     square = draw(MODELS * outputs, columns, columns)
-    known = ByOutput(
-        square @ square.mT, draw(MODELS, 1, columns).square(), None, NOISE, outputs=outputs
-    )
+    l2 = draw(MODELS, 1, columns).square()
+    known = Factored(square @ square.mT, l2, NOISE, outputs)
     matrix = whole(known.product, outputs, columns)
     index = torch.tensor([[5, 7, 9]])
     expected = matrix[1][index[0]][:, index[0]].unsqueeze(0)

@@ -96,7 +96,6 @@ def test_a_chunk_answers_as_a_dense_one(scaled, fit_intercept, window, n_rows, m
     sparse, dense = (source.sample(n_rows) for source in sources)
     assert len(sparse.shares()[0]) == min(n_rows, N_ROWS)
     share = torch.rand(3, len(sparse.shares()[0]), dtype=WIDE)
-    basis = torch.randn(N_COLUMNS + 1, 2, dtype=WIDE)
     for ask in (
         lambda chunk: chunk.target.squeeze(2).mT.reshape(-1, OUTPUTS),
         lambda chunk: chunk.shares(),
@@ -106,7 +105,6 @@ def test_a_chunk_answers_as_a_dense_one(scaled, fit_intercept, window, n_rows, m
         lambda chunk: chunk.squares(),
         lambda chunk: chunk.gram(),
         lambda chunk: chunk.second_moments(share),
-        lambda chunk: chunk.second_moments(share, basis),
         lambda chunk: chunk.second_squares(share),
         lambda chunk: chunk.row_squares(),
         lambda chunk: chunk.wide_rows(),
