@@ -85,7 +85,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
             for name, parameter in inspect.signature(cls.__init__).parameters.items():
                 if name in PARAMETERS:
                     setattr(cls, name, parameter.default)
-            cls.fit = _as_method_of(cls, TorchLinearModel.fit)  # type: ignore[method-assign]
+            cls.fit = as_method_of(cls, TorchLinearModel.fit)  # type: ignore[method-assign]
 
     # What each estimator has to say for itself.
 
@@ -511,7 +511,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         return raw_predictions(self, X, *self._weights())
 
 
-def _as_method_of(owner: type, function: Any) -> Any:
+def as_method_of(owner: type, function: Any) -> Any:
     """A copy of a function that is called a method of `owner` in error messages."""
     copy = FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__

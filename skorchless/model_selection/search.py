@@ -19,7 +19,7 @@ from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils.parallel import Parallel, delayed
 
-from skorchless.estimators.base import TorchLinearModel
+from skorchless.estimators.base import TorchLinearModel, as_method_of
 from skorchless.estimators.callbacks import has_callbacks
 from skorchless.estimators.inputs import (
     as_numpy,
@@ -59,7 +59,14 @@ class _BatchedSearch(private.Search):
     loss_curves_: list[list[np.ndarray]]
     converged_: np.ndarray
 
-    @private.fit_context(prefer_skip_nested_validation=False)
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Put the name of the public class into `fit`, for Python's errors of its arguments."""
+        super().__init_subclass__(**options)
+        if _BatchedSearch in cls.__bases__:
+            fit = as_method_of(cls, _BatchedSearch.fit)
+            checked = private.fit_context(prefer_skip_nested_validation=False)
+            cls.fit = checked(fit)  # type: ignore[method-assign]
+
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
         """Fit and score every candidate on every split, and refit the best one on all samples.
 
