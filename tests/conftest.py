@@ -15,7 +15,7 @@ import torch
 from hypothesis import settings
 from ranks import Ranks
 
-from skorchless.estimators import together
+from skorchless.estimators import batched
 
 # Each run draws examples of its own, but on CI, where a change is judged, always the same ones.
 settings.register_profile(
@@ -114,11 +114,11 @@ def settings_of_a_user():
 def stacks(monkeypatch):
     """How many models each stack has had."""
     sizes = []
-    ordinary = together.fit_candidates
+    ordinary = batched.fit_candidates
 
     def counted(parameters, *rest):
         sizes.append(len(parameters))
         return ordinary(parameters, *rest)
 
-    monkeypatch.setattr(together, "fit_candidates", counted)
+    monkeypatch.setattr(batched, "fit_candidates", counted)
     return sizes

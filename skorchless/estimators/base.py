@@ -22,9 +22,8 @@ from skorchless.estimators.callbacks import (
     has_callbacks,
     with_callbacks,
 )
-from skorchless.estimators.candidates import is_worth_moving
 from skorchless.estimators.data import Data, Factors
-from skorchless.estimators.devices import resolve_device, where_double_is
+from skorchless.estimators.devices import is_worth_moving, resolve_device, where_double_is
 from skorchless.estimators.holdout import check_complete, hold_out
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.out_of_memory import memory_errors

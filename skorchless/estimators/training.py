@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from skorchless.engine import Controls, ModelResult, train
-from skorchless.estimators.candidates import Parameters, batch_rows, chosen_optimizer
 from skorchless.estimators.data import Data
 from skorchless.estimators.evaluation import Evaluation, judge, may_cancel, rounded
 from skorchless.estimators.head_start import enough_rows, head_of, roughly, start_from
 from skorchless.estimators.memory import Memory, go_on, kept, within_reach
+from skorchless.estimators.parameters import Parameters, batch_rows, chosen_optimizer
 from skorchless.estimators.row_space import RowSpace, as_dense
 from skorchless.estimators.settings import own_settings, work_of_batch
 from skorchless.estimators.task import Outcome, Task
