@@ -15,7 +15,7 @@ from combinations import left_out
 from hypothesis import settings
 from ranks import Ranks
 
-from skorchless.estimators import together
+from skorchless.estimators import batched
 
 # A few examples, or more with --hypothesis-profile=thorough, and always the same ones, so that a
 # failure has to do with the change.
@@ -108,11 +108,11 @@ def settings_of_a_user():
 def stacks(monkeypatch):
     """How many models each stack has had."""
     sizes = []
-    ordinary = together.fit_candidates
+    ordinary = batched.fit_candidates
 
     def counted(parameters, *rest):
         sizes.append(len(parameters))
         return ordinary(parameters, *rest)
 
-    monkeypatch.setattr(together, "fit_candidates", counted)
+    monkeypatch.setattr(batched, "fit_candidates", counted)
     return sizes

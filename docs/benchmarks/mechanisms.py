@@ -28,7 +28,7 @@ from size import Size
 from sklearn.datasets import load_digits, load_iris
 from tools import print_setting, print_table
 
-import skorchless.estimators.alphas as alphas
+import skorchless.estimators.batched as batched
 import skorchless.estimators.head_start as head_start
 import skorchless.estimators.training as training
 import skorchless.estimators.working_columns as working_columns
@@ -176,13 +176,13 @@ MECHANISMS = [
     ),
     Mechanism(
         "searches from second moments",
-        ((alphas, "may_use_moments", no), (moments, "may_use_moments", no)),
-        (alphas._from_moments, alphas.solve_from_moments, alphas.may_use_moments, moments),
+        ((batched, "may_use_moments", no), (moments, "may_use_moments", no)),
+        (batched._solve_or_fit, batched.solve_from_moments, batched.may_use_moments, moments),
     ),
     Mechanism(
         "searches along alpha",
-        ((alphas, "_is_worth_a_path", no),),
-        (alphas._along_path,),
+        ((batched, "WORTH_A_PATH", np.inf),),
+        (batched._fit_along_path,),
     ),
 ]
 

@@ -22,13 +22,12 @@ from skorchless.estimators.callbacks import (
     has_callbacks,
     with_callbacks,
 )
-from skorchless.estimators.candidates import chosen_optimizer, is_worth_moving
 from skorchless.estimators.data import Data, Factors
-from skorchless.estimators.devices import resolve_device, where_double_is
+from skorchless.estimators.devices import is_worth_moving, resolve_device, where_double_is
 from skorchless.estimators.holdout import check_complete, hold_out
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.out_of_memory import memory_errors
-from skorchless.estimators.parameters import PARAMETERS, check_parameters
+from skorchless.estimators.parameters import PARAMETERS, check_parameters, chosen_optimizer
 from skorchless.estimators.portable import Portable
 from skorchless.estimators.predictions import raw_predictions
 from skorchless.estimators.ranks import (
@@ -85,7 +84,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
             for name, parameter in inspect.signature(cls.__init__).parameters.items():
                 if name in PARAMETERS:
                     setattr(cls, name, parameter.default)
-            cls.fit = _as_method_of(cls, TorchLinearModel.fit)  # type: ignore[method-assign]
+            cls.fit = as_method_of(cls, TorchLinearModel.fit)  # type: ignore[method-assign]
 
     # What each estimator has to say for itself.
 
@@ -511,7 +510,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         return raw_predictions(self, X, *self._weights())
 
 
-def _as_method_of(owner: type, function: Any) -> Any:
+def as_method_of(owner: type, function: Any) -> Any:
     """A copy of a function that is called a method of `owner` in error messages."""
     copy = FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__

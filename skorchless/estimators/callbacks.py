@@ -29,9 +29,7 @@ __all__ = [
     "CallbackSupportMixin",
     "Callbacks",
     "FitWatcher",
-    "StackWatcher",
     "has_callbacks",
-    "let_go",
     "with_callbacks",
 ]
 
@@ -39,11 +37,6 @@ __all__ = [
 def has_callbacks(estimator: Any) -> bool:
     """Whether anybody listens to the fits of an estimator."""
     return bool(getattr(estimator, "_skl_callbacks", None))
-
-
-@with_callbacks
-def let_go(estimator: Any) -> None:
-    """Tear down the callbacks that `Callbacks` has set up, as the end of a fit does."""
 
 
 class Callbacks:
@@ -129,29 +122,6 @@ class FitWatcher:
     def _fitted(self, result: ModelResult) -> dict[str, Any] | None:
         weights = self._fold_back(result.weights)
         return None if weights is None else self._attributes(result, weights)
-
-
-class StackWatcher:
-    """Tells whoever listens to some of the models of a stack.
-
-    Parameters
-    ----------
-    watchers : dict of FitWatcher
-        By the number of the model.
-    """
-
-    def __init__(self, watchers: dict[int, FitWatcher]) -> None:
-        self._watchers = watchers
-
-    def on_pass_begin(self, model: int) -> None:
-        """As of `FitWatcher`."""
-        if model in self._watchers:
-            self._watchers[model].on_pass_begin(model)
-
-    def on_pass_end(self, progress: Progress) -> bool:
-        """As of `FitWatcher`."""
-        watcher = self._watchers.get(progress.model)
-        return watcher is not None and watcher.on_pass_end(progress)
 
 
 def line(progress: Progress, verbose: int, counted: str) -> str:

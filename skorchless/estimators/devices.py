@@ -6,9 +6,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skorchless.estimators.parameters import shown
+from skorchless.estimators.parameters import Parameters, batch_rows, chosen_optimizer, shown
 from skorchless.reducer import local_rank_device
 from skorchless.stack import WIDE
+
+#: Multiply-adds from which device="auto" moves to a GPU: of a pass over all rows, which launches
+#: some forty kernels and waits for a few numbers, and of a step of SGD or Adam, which launches some
+#: fifteen.
+WORTH_A_PASS, WORTH_A_STEP = 2**24, 2**22
 
 
 def available_devices() -> list[str]:
@@ -133,3 +138,21 @@ def where_double_is(*values: Any) -> list[Any]:
         value.cpu() if isinstance(value, Tensor) and not has_double(value.device) else value
         for value in values
     ]
+
+
+def is_worth_moving(parameters: Parameters, work: int, n_rows: int, *, one_pass: bool) -> bool:
+    """Whether there is so much work between two decisions of the host that a GPU is faster.
+
+    Parameters
+    ----------
+    parameters : dict
+        Constructor parameters of an estimator.
+    work : int
+        Multiply-adds of a product with all rows.
+    n_rows : int
+    one_pass : bool
+        Whether it is a call of ``partial_fit``, which takes steps whatever the optimizer.
+    """
+    if chosen_optimizer(parameters) == "quasi-newton" and not one_pass:
+        return work >= WORTH_A_PASS
+    return work * batch_rows(parameters, n_rows) >= WORTH_A_STEP * n_rows

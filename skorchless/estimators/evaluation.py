@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from skorchless.engine import ModelResult
-from skorchless.estimators.candidates import Parameters
 from skorchless.estimators.data import Data
+from skorchless.estimators.parameters import Parameters
 from skorchless.estimators.predictions import predicted_by
 from skorchless.estimators.problem import Problem
 from skorchless.estimators.row_space import RowSpace

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from skorchless.estimators.candidates import Parameters
 from skorchless.estimators.data import Data
+from skorchless.estimators.parameters import Parameters
 from skorchless.estimators.task import Outcome, Task
 from skorchless.reducer import Shard
 from skorchless.sources.base import by_weight, spread

@@ -9,6 +9,11 @@ import torch
 
 from skorchless.optimizers import SCHEDULES
 
+Parameters = dict[str, Any]
+
+#: Samples a batch when the user leaves it to us.
+DEFAULT_BATCH = 256
+
 
 class Rule(NamedTuple):
     """One kind of value that a parameter may have, and the words for it in an error message."""
@@ -141,3 +146,18 @@ def shown(value: Any) -> str:
 
 class InvalidParameterError(ValueError, TypeError):
     """A constructor parameter has a value or type that it may not have."""
+
+
+def chosen_optimizer(parameters: Parameters) -> str:
+    """Return the optimizer that ``optimizer`` and ``learning_rate`` ask for."""
+    if parameters["optimizer"] != "auto":
+        return str(parameters["optimizer"])
+    return "quasi-newton" if parameters["learning_rate"] == "auto" else "adam"
+
+
+def batch_rows(parameters: Parameters, n: int) -> int:
+    """Return how many of `n` samples SGD or Adam take a step on."""
+    batch = parameters["batch_size"]
+    if batch is None:
+        return n
+    return min(n, DEFAULT_BATCH if batch == "auto" else int(batch))

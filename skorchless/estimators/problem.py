@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skorchless.estimators.candidates import Parameters, batch_rows, chosen_optimizer
 from skorchless.estimators.data import Data
 from skorchless.estimators.memory import Memory
+from skorchless.estimators.parameters import Parameters, batch_rows, chosen_optimizer
 from skorchless.estimators.settings import work_of_batch
 from skorchless.estimators.task import Task
 from skorchless.losses import Loss, NullModel, make_loss

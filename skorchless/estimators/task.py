@@ -1,4 +1,4 @@
-"""What one call of the engine is given, and what comes of it."""
+"""The problem that one call of the engine solves, and its result."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,6 @@ import torch
 from skorchless.engine import ModelResult
 from skorchless.estimators.data import Data
 from skorchless.estimators.memory import Memory
-from skorchless.optimizers.least_squares import Comoments
 from skorchless.reducer import ONE_PROCESS, Reducer
 
 
@@ -26,8 +25,6 @@ class Task:
         Weights on the user's columns.
     generator : torch.Generator
     validation : Data, optional
-    comoments : Comoments, optional
-        Of the data, if somebody has them already.
     reducer : Reducer
         Who else trains the same model on rows of their own.
     """
@@ -36,7 +33,6 @@ class Task:
     start: np.ndarray
     generator: torch.Generator
     validation: Data | None = None
-    comoments: Comoments | None = None
     reducer: Reducer = ONE_PROCESS
 
     @classmethod

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from skorchless.engine import Controls, train
-from skorchless.estimators.candidates import Parameters
 from skorchless.estimators.evaluation import Returned
 from skorchless.estimators.head_start import enough_rows, head_of, roughly, start_from
 from skorchless.estimators.memory import Memory, go_on, kept, within_reach
+from skorchless.estimators.parameters import Parameters
 from skorchless.estimators.problem import Problem
 from skorchless.estimators.row_space import RowSpace, as_dense
 from skorchless.estimators.settings import own_settings

@@ -9,8 +9,7 @@ from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from skorchless.estimators.candidates import Parameters, chosen_optimizer
-from skorchless.estimators.parameters import check_parameters
+from skorchless.estimators.parameters import Parameters, check_parameters, chosen_optimizer
 
 
 class Use(NamedTuple):

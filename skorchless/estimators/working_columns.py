@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from skorchless.engine import ModelResult, Progress, Watcher
-from skorchless.estimators.candidates import Parameters
+from skorchless.estimators.parameters import Parameters
 from skorchless.estimators.task import Outcome, Task
 from skorchless.losses import NullModel
 from skorchless.objective import Objective

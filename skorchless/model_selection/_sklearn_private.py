@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self, TypeVar
 
 from sklearn.base import _fit_context
 from sklearn.metrics._scorer import _MultimetricScorer, _PassthroughScorer, _Scorer
-from sklearn.model_selection._search import BaseSearchCV
+from sklearn.model_selection._search import BaseSearchCV as BaseSearchCV
 from sklearn.model_selection._validation import (
     _insert_error_scores,
     _score,
@@ -65,54 +65,8 @@ def metric_of(scorer: Any) -> tuple[Callable[..., Any], int, str] | None:
     return scorer._score_func, scorer._sign, response if isinstance(response, str) else ""
 
 
-class Search(BaseSearchCV):
-    """What the searches call of scikit-learn's own."""
-
-    def _resolve_scorers(self) -> tuple[Any, str]:
-        """The scorer, and the name of the metric that decides."""
-        scorers, refit_metric = self._get_scorers()
-        return scorers, refit_metric
-
-    def _route(self, params: dict[str, Any]) -> Any:
-        """Who gets which of the parameters of ``fit``."""
-        return self._get_routed_params_for_fit(params)
-
-    def _tabulate(
-        self, candidates: list[dict[str, Any]], n_splits: int, out: list[dict[str, Any]], more: Any
-    ) -> dict[str, Any]:
-        """``cv_results_`` from one dict a candidate and split."""
-        results: dict[str, Any] = self._format_results(candidates, n_splits, out, more)
-        return results
-
-    def _choose(self, refit_metric: str, results: dict[str, Any], first_scores: Any) -> None:
-        """Set ``multimetric_`` and ``best_*``."""
-        self.multimetric_ = isinstance(first_scores, dict)
-        if callable(self.scoring) and self.multimetric_:
-            self._check_refit_for_multimetric(first_scores)
-            refit_metric = self.refit
-        if self.refit or not self.multimetric_:
-            self.best_index_ = self._select_best_index(self.refit, refit_metric, results)
-            if not callable(self.refit):
-                self.best_score_ = results[f"mean_test_{refit_metric}"][self.best_index_]
-            self.best_params_ = results["params"][self.best_index_]
-
-    def _begin(self, **task: Any) -> Any:
-        """The callbacks' context of the whole search, where scikit-learn has callbacks."""
-        if not hasattr(self, "_init_callback_context"):
-            return _NoCallbacks()
-        context = self._init_callback_context(max_subtasks=1 + (self.refit is not False))
-        return context.call_on_fit_task_begin(estimator=self, **task)
-
-    def _propose(self, evaluate: Callable[..., Any], context: Any) -> None:
-        """Hand the candidates of the search to `evaluate`."""
-        if "callback_ctx" in inspect.signature(self._run_search).parameters:
-            self._run_search(evaluate, callback_ctx=context)
-        else:
-            self._run_search(evaluate)
-
-
-class _NoCallbacks:
-    """A context of callbacks for scikit-learn before 1.9, which has none."""
+class NoCallbacks:
+    """A context of callbacks where nobody listens, or scikit-learn has none, before 1.9."""
 
     def subcontext(self, **task: Any) -> Self:
         return self
@@ -125,3 +79,17 @@ class _NoCallbacks:
 
     def propagate_callback_context(self, estimator: Any) -> contextlib.nullcontext[None]:
         return contextlib.nullcontext()
+
+
+def begin_callbacks(search: Any, **task: Any) -> Any:
+    """Return the callbacks' context of a whole search."""
+    if not hasattr(search, "_init_callback_context"):
+        return NoCallbacks()
+    context = search._init_callback_context(max_subtasks=1 + (search.refit is not False))
+    return context.call_on_fit_task_begin(estimator=search, **task)
+
+
+def run_search(search: Any, evaluate: Callable[..., Any], context: Any) -> None:
+    """Hand the candidates of a search to `evaluate`."""
+    takes_context = "callback_ctx" in inspect.signature(search._run_search).parameters
+    search._run_search(evaluate, **({"callback_ctx": context} if takes_context else {}))

@@ -1,210 +1,180 @@
-"""Scores of all fitted candidates of a fold, from one product with its rows."""
+r"""Scores of all fitted candidates of a fold, from one product with its samples.
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+Conventions
+-----------
+``raw`` are raw predictions of M models, of shape ``(M, K, n)``. A metric for all of them gives one
+score a model, of shape ``(M,)``, greater being better, and equal to scikit-learn's to rounding.
+"""
+
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import (
+    accuracy_score,
+    log_loss,
+    mean_squared_error,
+    r2_score,
+    root_mean_squared_error,
+)
 from sklearn.pipeline import Pipeline
 
+from skorchless.estimators import TorchLinearRegressor, TorchSoftmaxClassifier
 from skorchless.estimators.base import TorchLinearModel
-from skorchless.estimators.together import predict_together
+from skorchless.estimators.batched import predict_together
+from skorchless.estimators.inputs import as_numpy
 from skorchless.model_selection import _sklearn_private as private
-from skorchless.model_selection.groups import OURS
-from skorchless.model_selection.metrics import METRICS, OWN_METRICS, Truth
+from skorchless.model_selection.candidates import OURS
 
 #: Raw predictions that are held at once, in bytes.
 RAW_BYTES = 2**28
 
 
-class Part:
-    """Some of the rows of a search, and what its scorer gets with them.
+def accuracy(raw: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Share of the samples whose class is right; of equal scores the first class wins."""
+    if raw.shape[1] == 1:
+        found = (raw[:, 0] > 0).astype(np.intp)
+    else:
+        best, found = raw[:, 0], np.zeros(raw[:, 0].shape, dtype=np.intp)
+        for k in range(1, raw.shape[1]):  # faster than argmax over an axis that is not the last
+            found[raw[:, k] > best] = k
+            best = np.maximum(best, raw[:, k])
+    share: np.ndarray = np.mean(found == index, axis=1)
+    return share
+
+
+def negative_log_loss(raw: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Mean logarithm of the right class's probability, which is kept off 0 and 1 by rounding."""
+    two_classes = raw.shape[1] == 1
+    if two_classes:
+        raw = np.stack([np.zeros_like(raw[:, 0]), raw[:, 0]], axis=1)
+    shifted = raw - raw.max(axis=1, keepdims=True)
+    total = np.log(np.exp(shifted).sum(axis=1))
+    if two_classes:  # scikit-learn takes the first class's probability from the second's
+        p = np.exp(shifted[:, 1] - total)
+        p = np.where(index == 1, p, 1 - p)
+    else:
+        p = np.exp(shifted[:, index, np.arange(len(index))] - total)
+    eps = np.finfo(raw.dtype).eps
+    mean: np.ndarray = np.log(np.clip(p, eps, 1 - eps)).astype(np.float64).mean(axis=1)
+    return mean
+
+
+#: Metrics of classes, from raw predictions and the number of each sample's class.
+OF_CLASSES: dict[Any, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    (accuracy_score, 1, "predict"): accuracy,
+    (log_loss, -1, "predict_proba"): negative_log_loss,
+}
+
+#: Metrics of numbers, from mean squared errors ``(M, K)`` and the variance of each target.
+OF_MEAN_SQUARES: dict[Any, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    (r2_score, 1, "predict"): lambda squares, variance: (1.0 - squares / variance).mean(axis=1),
+    (mean_squared_error, -1, "predict"): lambda squares, _: -squares.mean(axis=1),
+    (root_mean_squared_error, -1, "predict"): lambda squares, _: -np.sqrt(squares).mean(axis=1),
+}
+
+
+def metrics_of(estimator: Any, scorer: Any) -> dict[str, Any] | None:
+    """Return what each scorer computes, by name, if it sees predictions of our last step only.
+
+    That is the metric, its sign and the method that makes the predictions; None for a scorer with
+    parameters of its own.
 
     Parameters
     ----------
     estimator : estimator
-        Which is to be scored.
-    X, y : array-like
-        All rows.
-    params : dict
-        What is routed to the scorer, for all rows.
-    rows : ndarray of int
-        Which of them.
-    train_rows : ndarray of int, optional
-        Those that the estimator was fitted on, if others.
-
-    Attributes
-    ----------
-    X, y, params
-        Of these rows.
+        A candidate.
+    scorer : callable
+        As the search resolved it.
     """
-
-    def __init__(
-        self,
-        estimator: Any,
-        X: Any,
-        y: Any,
-        params: dict[str, Any],
-        rows: np.ndarray,
-        train_rows: np.ndarray | None = None,
-    ) -> None:
-        self._estimator, self._all = estimator, (X, y, params)
-        self._rows, self._train_rows = rows, train_rows
-        self.X, self.y, self.params = self.anew()
-
-    def anew(self) -> tuple[Any, Any, dict[str, Any]]:
-        """The same rows once more, for a scorer that may write to them."""
-        X, y, params = self._all
-        some_X, some_y = private.safe_split(self._estimator, X, y, self._rows, self._train_rows)
-        return some_X, some_y, private.check_method_params(X, params=params, indices=self._rows)
-
-    def targets_anew(self) -> Any:
-        """The same targets once more, for a metric that may write to them."""
-        y = self._all[1]
-        return None if y is None else private.safe_indexing(y, self._rows)
+    scores_itself = False
+    while isinstance(estimator, Pipeline):
+        scores_itself |= type(estimator).score is not Pipeline.score
+        estimator = estimator.steps[-1][1]
+    if type(estimator) not in OURS:
+        return None
+    metrics: dict[str, Any] = {}
+    for name, one in (private.scorers_of(scorer) or {"score": scorer}).items():
+        if private.is_estimators_own(one) and not scores_itself:
+            classifies = type(estimator) is TorchSoftmaxClassifier
+            metrics[name] = (accuracy_score if classifies else r2_score, 1, "predict")
+        elif private.needs_predictions_only(one):
+            metrics[name] = private.metric_of(one)
+        else:
+            return None
+    return metrics
 
 
-def score_together(
+def score_from_predictions(
     finals: Sequence[TorchLinearModel],
-    complete: Callable[[TorchLinearModel], Any],
-    part: Part,
-    transformed: Any,
+    X: Any,
+    targets: Callable[[], Any],
     scorer: Any,
+    metrics: dict[str, Any],
+    params: dict[str, Any],
     error_score: Any,
-) -> list[Any] | None:
-    """Score candidates as ``GridSearchCV`` would, one after the other.
+) -> list[Any]:
+    """Score candidates from one product with the samples.
 
     Parameters
     ----------
     finals : sequence of TorchLinearModel
         Fitted last steps of one group.
-    complete : callable
-        Makes the whole fitted estimator of one of them, to look at and to predict with.
-    part : Part
-        The rows to score on.
-    transformed : array-like or None
-        The same rows as they reach the last step; None if they do not.
+    X : array-like
+        The samples as they reach the last step.
+    targets : callable
+        Makes the targets, anew for each metric that may write to them.
     scorer : callable
-        As the search resolved it.
+    metrics : dict
+        What it computes, as `metrics_of` says.
+    params : dict
+        Of the scorer.
     error_score : "raise" or float
-
-    Returns
-    -------
-    scores : list or None
-        A number a candidate, or a dict of them. None for a scorer that may look at more than
-        predictions: it is to be called with the whole estimator of each.
     """
     scores: list[Any] = []
-    for some, raw in _raw_predictions(finals, transformed):
-        fast = None if raw is None else _fast_scores(some, complete(some[0]), raw, part, scorer)
-        if fast is not None:
-            scores += fast
+    size = getattr(X, "shape", (0, 1))
+    most = max(1, RAW_BYTES // max(finals[0].coef_.size // size[-1] * 8 * size[0], 1))
+    for start in range(0, len(finals), most):
+        some = finals[start : start + most]
+        raw = predict_together(some, X)
+        columns = None if params else _columns(some[0], metrics, raw, targets())
+        if columns is not None:
+            scores += by_candidate(columns, scorer)
             continue
-        if not _answers_suffice(scorer):
-            return None
-        for i, final in enumerate(some):
-            y, params = part.targets_anew(), part.params
-            if raw is None:
-                whole = complete(final)
-                score = private.score_one(whole, part.X, y, scorer, params, error_score)
-            else:
-                with _answering(final, raw[i].T):
-                    score = private.score_one(final, transformed, y, scorer, params, error_score)
-            scores.append(score)
+        for final, own in zip(some, raw, strict=True):
+            answers = object.__new__(type(final))
+            answers.__dict__.update(final.__dict__, _raw_predictions=lambda X, raw=own.T: raw)
+            scores.append(private.score_one(answers, X, targets(), scorer, params, error_score))
     return scores
 
 
-def _raw_predictions(
-    finals: Sequence[TorchLinearModel], rows: Any
-) -> Iterator[tuple[Sequence[TorchLinearModel], Any]]:
-    """Some of the models with their raw predictions ``(M, K, n)``.
-
-    None if the rows are bad, or if the models are of a subclass, whose methods may do anything.
-    """
-    if type(finals[0]) not in OURS:
-        yield finals, None
-        return
-    shape = getattr(rows, "shape", (0, 1))
-    each = finals[0].coef_.size // shape[-1] * 8 * shape[0]
-    most = max(1, RAW_BYTES // max(each, 1))
-    for first in range(0, len(finals), most):
-        some = finals[first : first + most]
-        try:
-            raw = None if rows is None else predict_together(some, rows)
-        except (ValueError, TypeError, MemoryError):  # each model will say so for itself
-            raw = None
-        yield some, raw
-
-
-def _answers_suffice(scorer: Any) -> bool:
-    """Whether the last step's answers are all that a scorer, or each of several, looks at."""
-    several = private.scorers_of(scorer)
-    parts = [scorer] if several is None else several.values()
-    return all(private.needs_predictions_only(part) for part in parts)
-
-
-@contextlib.contextmanager
-def _answering(final: TorchLinearModel, raw: Any) -> Iterator[None]:
-    """Let a model answer with raw predictions that it has made before.
-
-    Nobody but a scorer of scikit-learn's, which asks it about these rows only, may get hold of it
-    meanwhile: its copies and later fits would answer the same.
-    """
-    final._raw_predictions = lambda X: raw  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del final._raw_predictions
-
-
-def _fast_scores(
-    finals: Sequence[TorchLinearModel],
-    estimator: Any,
-    raw: Any,
-    part: Part,
-    scorer: Any,
-) -> list[Any] | None:
-    """Scores by our own metrics; None where scikit-learn's may say anything else."""
-    params = part.params
-    if set(params) - {"sample_weight"} or (params and private.routing_enabled()):
+def _columns(
+    model: TorchLinearModel, metrics: dict[str, Any], raw: np.ndarray, y: Any
+) -> dict[str, np.ndarray] | None:
+    """Scores by name from our metrics; None where scikit-learn's may give anything else."""
+    table: dict[Any, Any]
+    y = np.asarray(as_numpy(y))
+    if isinstance(model, TorchLinearRegressor):
+        if y.dtype.kind not in "fiu" or y.shape != (raw.shape[2], *model.coef_.shape[:-1]):
+            return None
+        target = y.reshape(len(y), -1).T.astype(np.float64)
+        table, facts = OF_MEAN_SQUARES, (np.square(raw - target).mean(axis=2), target.var(axis=1))
+        usual = np.isfinite(facts[0]).all() and (facts[1] > 0).all()
+    else:
+        classes = model.classes_
+        if y.ndim != 1 or y.dtype.kind != classes.dtype.kind or y.dtype.kind in "Of":
+            return None
+        index = np.searchsorted(classes, y).clip(max=len(classes) - 1)
+        table, facts = OF_CLASSES, (raw, index)
+        usual = (classes[index] == y).all() and len(np.unique(index)) == len(classes)
+    if not usual or not set(metrics.values()) <= table.keys():
         return None
-    metrics = metrics_of(estimator, scorer)
-    if metrics is None:
-        return None
-    truth = Truth.of(finals[0], part.y, params.get("sample_weight"))
-    if truth is None or not np.isfinite(raw).all():
-        return None
-    columns = {name: metric(raw, truth) for name, metric in metrics.items()}
-    if any(column is None for column in columns.values()):
-        return None
-    return by_candidate(columns, scorer)
+    return {name: table[metric](*facts) for name, metric in metrics.items()}
 
 
 def by_candidate(columns: dict[str, np.ndarray], scorer: Any) -> list[Any]:
-    """The scores of each candidate, a number or a dict of them, as the `scorer` gives them."""
+    """Return the scores of each candidate, a number or a dict of them, as the `scorer` does."""
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     if private.scorers_of(scorer) is None:
         return [score for (score,) in rows]
     return [dict(zip(columns, row, strict=True)) for row in rows]
-
-
-def metrics_of(estimator: Any, scorer: Any) -> dict[str, Any] | None:
-    """Our own metrics, by name, that give what `scorer` gives; None unless there are all."""
-    several = private.scorers_of(scorer)
-    named = {"score": scorer} if several is None else several
-    metrics = {name: _metric(estimator, one) for name, one in named.items()}
-    return None if any(metric is None for metric in metrics.values()) else metrics
-
-
-def _metric(estimator: Any, scorer: Any) -> Any:
-    """Our own metric that gives what `scorer` gives, if there is one."""
-    while isinstance(estimator, Pipeline):
-        if private.is_estimators_own(scorer) and type(estimator).score is not Pipeline.score:
-            return None
-        estimator = estimator.steps[-1][1]
-    if type(estimator) not in OURS:
-        return None
-    if private.is_estimators_own(scorer):
-        return OWN_METRICS[type(estimator)]
-    found = private.metric_of(scorer)
-    return None if found is None else METRICS.get((type(estimator), *found))

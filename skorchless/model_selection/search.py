@@ -19,7 +19,8 @@ from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils.parallel import Parallel, delayed
 
-from skorchless.estimators.base import TorchLinearModel
+from skorchless.estimators.base import TorchLinearModel, as_method_of
+from skorchless.estimators.batched import fit_from_moments, has_own_way, may_use_moments
 from skorchless.estimators.callbacks import has_callbacks
 from skorchless.estimators.inputs import (
     as_numpy,
@@ -31,15 +32,11 @@ from skorchless.estimators.inputs import (
     with_rows,
 )
 from skorchless.estimators.labels import checked_labels, sortable
-from skorchless.estimators.together import fit_known
 from skorchless.estimators.unused import in_words, keep_quiet, unused_by_all
 from skorchless.model_selection import _sklearn_private as private
-from skorchless.model_selection.fold import Entry, Evaluation, evaluate_folds, folds_at_once
-from skorchless.model_selection.groups import Group, check_instance, check_ours, group
-from skorchless.model_selection.listeners import Listeners, listeners_of
+from skorchless.model_selection.candidates import Group, check_ours, final_of, group_candidates
+from skorchless.model_selection.evaluate import Result, Split, evaluate_folds, folds_at_once
 from skorchless.model_selection.moments import FoldMoments
-from skorchless.model_selection.pipelines import final_of
-from skorchless.optimizers.least_squares import Comoments
 
 #: Candidates that a warning names.
 MOST_NAMED = 5
@@ -50,7 +47,7 @@ OF_ROWS = ("groups", "sample_weight")
 Candidate = dict[str, Any]
 
 
-class _BatchedSearch(private.Search):
+class _BatchedSearch(private.BaseSearchCV):
     """`fit` of the searches; everything else is scikit-learn's."""
 
     _doc_link_module = TorchLinearModel._doc_link_module
@@ -59,7 +56,14 @@ class _BatchedSearch(private.Search):
     loss_curves_: list[list[np.ndarray]]
     converged_: np.ndarray
 
-    @private.fit_context(prefer_skip_nested_validation=False)
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Put the name of the public class into `fit`, for Python's errors of its arguments."""
+        super().__init_subclass__(**options)
+        if _BatchedSearch in cls.__bases__:
+            fit = as_method_of(cls, _BatchedSearch.fit)
+            checked = private.fit_context(prefer_skip_nested_validation=False)
+            cls.fit = checked(fit)  # type: ignore[method-assign]
+
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
         """Fit and score every candidate on every split, and refit the best one on all samples.
 
@@ -87,66 +91,47 @@ class _BatchedSearch(private.Search):
         ValueError
             If all fits fail, or if one does and ``error_score="raise"``.
         """
-        check_instance(self.estimator, type(self).__name__)
-        if not isinstance(self.estimator, Pipeline):  # whose last step candidates may replace
-            check_ours(self.estimator, type(self).__name__)
-        scorer, refit_metric = self._resolve_scorers()
-        if X is None:
-            raise TypeError("X is None. Pass the training data.")
-        check_indices(X)
-        X, y = with_rows(X, "X"), with_rows(y, "y")
-        if issparse(y):
-            raise TypeError(
-                "Sparse data was passed for y, but dense data is required. Use '.toarray()' to "
-                "convert it."
-            )
-        check_lengths(X, y, "y")
-        if not (X.shape[0] if hasattr(X, "shape") else len(X)):
-            raise ValueError("X has no samples. Pass at least one per split.")
-        for name, value in {"X": X, "y": y}.items():
-            if value is not None:
-                _pick_one(private.safe_indexing, value, name)
-        for name, value in params.items():
-            check_plain(value, name)
-            with named(name):
-                if name.rpartition("__")[-1] in OF_ROWS and not isinstance(value, Number):
-                    with_rows(value, name)
-                params |= private.check_method_params(X, params={name: value})
-            _pick_one(partial(private.check_method_params, X), {name: value}, name)
-        routed = self._route(params)
+        final, name = final_of(self.estimator), type(self).__name__
+        # Candidates may replace the last step of a pipeline.
+        if not isinstance(self.estimator, Pipeline) or isinstance(final, type):
+            check_ours(self.estimator, name)
+        scorer, refit_metric = self._get_scorers()
+        X, y, params = _checked(X, y, params)
         weight = params.get("sample_weight")
         task = {"X": X, "y": y, "metadata": None if weight is None else {"sample_weight": weight}}
-        context = self._begin(**task)
-        run = _Run(self, scorer, X, y, routed)
-        self._propose(run.evaluate, context)
-        self._choose(refit_metric, run.results, run.out[0]["test_scores"])
+        run = _Run(self, scorer, X, y, self._get_routed_params_for_fit(params))
+        context = private.begin_callbacks(self, **task)
+        private.run_search(self, run.evaluate, context)
+        first_scores = run.out[0]["test_scores"]
+        self.multimetric_ = isinstance(first_scores, dict)
+        if callable(self.scoring) and self.multimetric_:
+            self._check_refit_for_multimetric(first_scores)
+            refit_metric = self.refit
+        if self.refit or not self.multimetric_:
+            self.best_index_ = self._select_best_index(self.refit, refit_metric, run.results)
+            if not callable(self.refit):
+                self.best_score_ = run.results[f"mean_test_{refit_metric}"][self.best_index_]
+            self.best_params_ = run.results["params"][self.best_index_]
         if self.refit:
-            self._refit(run, context.subcontext(task_name="refit-with-best-params"), task)
-        several = private.scorers_of(scorer)
-        self.scorer_ = scorer if several is None else several
+            best = clone(run.estimator).set_params(**clone(self.best_params_, safe=False))
+            refit = context.subcontext(task_name="refit-with-best-params")
+            with refit.propagate_callback_context(best):
+                refit.call_on_fit_task_begin(estimator=self, **task)
+                begun = time.time()
+                run.refit(best)
+                self.refit_time_ = time.time() - begun
+            self.best_estimator_ = best
+            if hasattr(best, "feature_names_in_"):
+                self.feature_names_in_ = best.feature_names_in_
+            refit.call_on_fit_task_end(estimator=self, **task)
+        self.scorer_ = private.scorers_of(scorer) or scorer
         self.cv_results_ = run.results
-        self.loss_curves_ = run.loss_curves
-        self.converged_ = np.array(run.converged)
+        n_splits = self.n_splits_
+        curves = [result["loss_curve"] for result in run.out]
+        self.loss_curves_ = [curves[i : i + n_splits] for i in range(0, len(curves), n_splits)]
+        self.converged_ = np.reshape([result["converged"] for result in run.out], (-1, n_splits))
         context.call_on_fit_task_end(estimator=self, **task)
         return self
-
-    def _refit(self, run: "_Run", context: Any, task: dict[str, Any]) -> None:
-        """Fit the best candidate on all rows."""
-        best = clone(run.estimator).set_params(**clone(self.best_params_, safe=False))
-        with context.propagate_callback_context(best):
-            context.call_on_fit_task_begin(estimator=self, **task)
-            begun = time.time()
-            keep_quiet(final_of(best))
-            fit_params = run.routed.estimator.fit
-            if run.moments is not None and run.moments.serve(best):
-                fit_known(best, run.X, run.y, run.moments.whole, **fit_params)
-            else:
-                best.fit(run.X, run.y, **fit_params)
-            self.refit_time_ = time.time() - begun
-        self.best_estimator_ = best
-        if hasattr(best, "feature_names_in_"):
-            self.feature_names_in_ = best.feature_names_in_
-        context.call_on_fit_task_end(estimator=self, **task)
 
 
 class _Run:
@@ -154,18 +139,17 @@ class _Run:
 
     Attributes
     ----------
-    out : list of dict
+    out : list of Result
         One a candidate and split, the splits of a candidate together.
-    loss_curves : list of list of ndarray
-    converged : list of list of bool
     results : dict
         ``cv_results_``.
     moments : FoldMoments or None
-        Of the rows, if the last candidates could be solved from them.
+        Of the samples, if the last candidates could be solved from them.
     """
 
     def __init__(self, search: Any, scorer: Any, X: Any, y: Any, routed: Any) -> None:
-        self.search, self.scorer, self.X, self.y, self.routed = search, scorer, X, y, routed
+        self.search, self.scorer, self.X, self.y = search, scorer, X, y
+        self.fit_params, self.score_params = routed.estimator.fit, routed.scorer.score
         self.estimator = clone(search.estimator)
         self.split_params = {
             name: as_numpy(value, name) for name, value in routed.splitter.split.items()
@@ -175,9 +159,7 @@ class _Run:
             self.cv = check_cv(search.cv, target, classifier=is_classifier(search.estimator))
             search.n_splits_ = self.cv.get_n_splits(X, target, **self.split_params)
         self.candidates: list[Candidate] = []
-        self.out: list[dict[str, Any]] = []
-        self.loss_curves: list[list[np.ndarray]] = []
-        self.converged: list[list[bool]] = []
+        self.out: list[Result] = []
         self.more: dict[str, list[Any]] = defaultdict(list)
         self.results: dict[str, Any] = {}
         self.moments: FoldMoments | None = None
@@ -190,33 +172,36 @@ class _Run:
         callback_ctx: Any = None,
     ) -> dict[str, Any]:
         """Evaluate some candidates; return the results of all so far."""
-        candidates = list(candidate_params)
-        splits = self._splits(cv or self.cv)
-        if self.search.verbose > 0:
+        search, candidates = self.search, list(candidate_params)
+        with self._splitting():
+            splits = list((cv or self.cv).split(self.X, as_numpy(self.y), **self.split_params))
+        if len(splits) != search.n_splits_:
+            raise ValueError(
+                "cv.split and cv.get_n_splits return inconsistent results. Expected "
+                f"{search.n_splits_} splits, got {len(splits)}"
+            )
+        if search.verbose > 0:
             print(
                 f"Fitting {len(splits)} folds for each of {len(candidates)} candidates, totalling "
                 f"{len(candidates) * len(splits)} fits"
             )
-        entries = self._entries(candidates, splits, callback_ctx)
-        if not entries:
+        groups = group_candidates(self.estimator, candidates, type(search).__name__)
+        self._warn_of_unused(groups)
+        found = self._results(groups, splits, callback_ctx)
+        if not found:
             raise ValueError(
                 "No fits were performed. Was the CV iterator empty? Were there no candidates?"
             )
-        out = [entry.result for candidate in entries for entry in candidate]
-        self._warn(entries)
-        private.warn_or_raise_about_fit_failures(out, self.search.error_score)
-        if callable(self.search.scoring):
-            private.insert_error_scores(out, self.search.error_score)
+        self._warn_not_converged([found[i] for i in range(len(candidates))])
+        out = [*chain.from_iterable(found[i] for i in range(len(candidates)))]
+        private.warn_or_raise_about_fit_failures(out, search.error_score)
+        if callable(search.scoring):
+            private.insert_error_scores(out, search.error_score)
         self.candidates += candidates
         self.out += out
-        self.loss_curves += [[entry.loss_curve for entry in candidate] for candidate in entries]
-        self.converged += [
-            [entry.converged and entry.result["fit_error"] is None for entry in candidate]
-            for candidate in entries
-        ]
         for name, values in (more_results or {}).items():
             self.more[name] += values
-        self.results = self.search._tabulate(self.candidates, len(splits), self.out, self.more)
+        self.results = search._format_results(self.candidates, len(splits), self.out, self.more)
         return self.results
 
     @contextlib.contextmanager
@@ -234,79 +219,58 @@ class _Run:
                 check_lengths(self.X, groups, "groups")
             raise
 
-    def _splits(self, cv: Any) -> list[tuple[Any, Any]]:
-        with self._splitting():
-            splits = list(cv.split(self.X, as_numpy(self.y), **self.split_params))
-        if len(splits) != self.search.n_splits_:
-            raise ValueError(
-                "cv.split and cv.get_n_splits return inconsistent results. Expected "
-                f"{self.search.n_splits_} splits, got {len(splits)}"
+    def _results(
+        self, groups: Sequence[Group], splits: list[Split], context: Any
+    ) -> dict[int, Sequence[Result]]:
+        """Results of each candidate, one a split; workers share the folds."""
+        search, finals = self.search, [final for group in groups for final in group.finals]
+        tasks: list[list[Any]] = [[] for _ in splits]
+        found: dict[int, Sequence[Result]] = {}
+        if any(map(has_callbacks, [search, *finals])):  # in the order of GridSearchCV's
+            each = range(len(finals) * len(splits))
+            name = "candidate-split-evaluation"
+            made = [context.subcontext(task_name=name, task_id=i) for i in each]
+            tasks = [made[split :: len(splits)] for split in range(len(splits))]
+        elif not (self.fit_params or self.score_params):
+            self.moments = FoldMoments.of(groups, self.X, self.y, splits)
+            if self.moments is not None:
+                train = search.return_train_score
+                for group in groups:
+                    found |= self.moments.evaluate(group, self.scorer, return_train_score=train)
+        groups = [group.without(found) for group in groups if set(group.members) - found.keys()]
+        if groups:
+            at_once = folds_at_once(self.X, len(splits), effective_n_jobs(search.n_jobs))
+            turns = [slice(i, i + at_once) for i in range(0, len(splits), at_once)]
+            run = partial(
+                evaluate_folds,
+                search=search if any(tasks) else None,
+                scorer=self.scorer,
+                fit_params=self.fit_params,
+                score_params=self.score_params,
+                return_train_score=search.return_train_score,
+                error_score=search.error_score,
             )
-        return splits
-
-    def _entries(
-        self, candidates: list[Candidate], splits: list[tuple[Any, Any]], callback_ctx: Any
-    ) -> list[tuple[Entry, ...]]:
-        """One entry a candidate and split; folds are what workers share among themselves."""
-        search = self.search
-        groups = group(self.estimator, candidates, type(search).__name__)
-        self._warn_of_unused(groups)
-        evaluation = Evaluation(
-            groups=groups,
-            scorer=self.scorer,
-            fit_params=self.routed.estimator.fit,
-            score_params=self.routed.scorer.score,
-            return_train_score=search.return_train_score,
-            error_score=search.error_score,
-        )
-        if not candidates:
-            return []
-        heard = callback_ctx is not None and self._is_heard(groups)
-        fit_params = evaluation.fit_params
-        self.moments = moments = FoldMoments.of(groups, self.X, self.y, splits, fit_params)
-        known: list[Comoments | None] = [None] * len(splits)
-        entries: dict[int, Sequence[Entry]] = {}
-        if moments is not None:
-            known = [*moments.others]
-            if not (heard or evaluation.score_params):
-                for some in groups:
-                    entries |= moments.evaluate(
-                        some, self.scorer, return_train_score=search.return_train_score
-                    )
-        rest = [some.without(entries) for some in groups]
-        evaluation.groups = [some for some in rest if some.members]
-        if evaluation.groups:
-            told: list[Listeners | None] = [None] * len(splits)
-            if heard:
-                told = [*listeners_of(search, callback_ctx, len(candidates), len(splits))]
-            entries |= self._in_folds(evaluation, splits, known, told)
-        return [tuple(entries[i]) for i in range(len(candidates))]
-
-    def _in_folds(
-        self,
-        evaluation: Evaluation,
-        splits: list[tuple[Any, Any]],
-        known: list[Comoments | None],
-        told: list[Listeners | None],
-    ) -> dict[int, Sequence[Entry]]:
-        """Entries of the candidates of an evaluation, from fits and scores in each fold."""
-        search = self.search
-        parallel = Parallel(n_jobs=search.n_jobs, pre_dispatch=search.pre_dispatch)
-        at_once = folds_at_once(self.X, len(splits), effective_n_jobs(search.n_jobs))
-        turns = [slice(i, i + at_once) for i in range(0, len(splits), at_once)]
-        folds = parallel(
-            delayed(evaluate_folds)(
-                evaluation, self.X, self.y, splits[turn], known[turn], told[turn]
+            folds = Parallel(n_jobs=search.n_jobs, pre_dispatch=search.pre_dispatch)(
+                delayed(run)(groups, self.X, self.y, splits[turn], tasks[turn]) for turn in turns
             )
-            for turn in turns
-        )
-        found = [*chain.from_iterable(folds)]
-        return {i: [of_fold[i] for of_fold in found] for i in found[0]}
+            of_folds = [*chain.from_iterable(folds)]
+            found |= {i: [of_fold[i] for of_fold in of_folds] for i in of_folds[0]}
+        return found
 
-    def _is_heard(self, groups: Sequence[Group]) -> bool:
-        """Whether anybody listens to the search or to the fits of its candidates."""
-        finals = (final for group in groups for final in group.finals)
-        return has_callbacks(self.search) or any(map(has_callbacks, finals))
+    def refit(self, best: Any) -> None:
+        """Fit the best candidate on all samples, from their second moments if they are known."""
+        keep_quiet(final_of(best))
+        moments = self.moments
+        if (
+            moments is None
+            or isinstance(best, Pipeline)
+            or has_own_way(best)
+            or best.verbose
+            or not may_use_moments([best._parameters()], moments.data.X)
+        ):
+            best.fit(self.X, self.y, **self.fit_params)
+        else:
+            fit_from_moments(best, moments.whole, self.X, self.y)
 
     def _warn_of_unused(self, groups: Sequence[Group]) -> None:
         """One warning of what none of the candidates uses."""
@@ -319,14 +283,18 @@ class _Run:
                 stacklevel=2,
             )
 
-    def _warn(self, entries: list[tuple[Entry, ...]]) -> None:
+    def _warn_not_converged(self, found: list[Sequence[Result]]) -> None:
         """One warning for all fits that would have warned for themselves."""
-        short = [i for i, candidate in enumerate(entries) if not _converged(candidate)]
+        short = [
+            i
+            for i, results in enumerate(found)
+            if any(result["fit_error"] is None and not result["converged"] for result in results)
+        ]
         if short:
             named = ", ".join(str(i) for i in short[:MOST_NAMED])
             more = ", ..." if len(short) > MOST_NAMED else ""
             warnings.warn(
-                f"{len(short)} of {len(entries)} candidates did not converge on at least one "
+                f"{len(short)} of {len(found)} candidates did not converge on at least one "
                 f"split: {named}{more} (see converged_). Fit one of them alone: its warning gives "
                 "the reason and the cure. Often max_iter or tol must be raised.",
                 ConvergenceWarning,
@@ -334,19 +302,42 @@ class _Run:
             )
 
 
-def _pick_one(pick: Callable[..., Any], values: Any, name: str) -> None:
-    """Raise `TypeError` for values whose container lets nobody pick rows."""
+def _checked(X: Any, y: Any, params: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """What `fit` takes, in containers that let samples be selected."""
+    if X is None:
+        raise TypeError("X is None. Pass the training data.")
+    check_indices(X)
+    X, y = with_rows(X, "X"), with_rows(y, "y")
+    if issparse(y):
+        raise TypeError(
+            "Sparse data was passed for y, but dense data is required. Use '.toarray()' to "
+            "convert it."
+        )
+    check_lengths(X, y, "y")
+    if not (X.shape[0] if hasattr(X, "shape") else len(X)):
+        raise ValueError("X has no samples. Pass at least one per split.")
+    for name, value in {"X": X, "y": y}.items():
+        if value is not None:
+            _select_one(private.safe_indexing, value, name)
+    for name, value in params.items():
+        check_plain(value, name)
+        with named(name):
+            if name.rpartition("__")[-1] in OF_ROWS and not isinstance(value, Number):
+                with_rows(value, name)
+            params |= private.check_method_params(X, params={name: value})
+        _select_one(partial(private.check_method_params, X), {name: value}, name)
+    return X, y, params
+
+
+def _select_one(select: Callable[..., Any], values: Any, name: str) -> None:
+    """Raise `TypeError` for values whose container lets nobody select samples."""
     try:
-        pick(values, indices=np.zeros(1, dtype=np.intp))
+        select(values, indices=np.zeros(1, dtype=np.intp))
     except (ValueError, TypeError, LookupError, RuntimeError) as error:
         raise TypeError(
             f"A search selects rows, and {name} does not allow that: {error}. Pass a NumPy array, "
             f"for example numpy.asarray({name})."
         ) from error
-
-
-def _converged(candidate: tuple[Entry, ...]) -> bool:
-    return all(entry.converged for entry in candidate)
 
 
 class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):

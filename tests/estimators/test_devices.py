@@ -9,7 +9,6 @@ import torch
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
 from skorchless.estimators import devices
-from skorchless.estimators.candidates import is_worth_moving
 
 
 @pytest.fixture
@@ -83,13 +82,13 @@ def test_auto_goes_by_the_work_between_two_decisions(case):
     parameters, (n_rows, n_columns), worth = WORTH[case]
     parameters = TorchLinearRegressor(**parameters).get_params()
     work = n_rows * n_columns
-    assert is_worth_moving(parameters, work, n_rows, one_pass=False) == worth
+    assert devices.is_worth_moving(parameters, work, n_rows, one_pass=False) == worth
 
 
 def test_a_pass_of_partial_fit_is_made_of_steps():
     parameters = TorchSoftmaxClassifier().get_params()
-    assert is_worth_moving(parameters, 10**8, 10**6, one_pass=False)
-    assert not is_worth_moving(parameters, 10**8, 10**6, one_pass=True)
+    assert devices.is_worth_moving(parameters, 10**8, 10**6, one_pass=False)
+    assert not devices.is_worth_moving(parameters, 10**8, 10**6, one_pass=True)
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])

@@ -84,7 +84,7 @@ def test_in_searches(Estimator, monkeypatch, shortage, where):
     if where == "as_source":
         monkeypatch.setattr(problem, "as_source", allocate)
     else:
-        monkeypatch.setattr("skorchless.model_selection.moments._of_rows", allocate)
+        monkeypatch.setattr("skorchless.model_selection.moments.FoldMoments._of_parts", allocate)
     grid = {"alpha": [0.1, 1.0]}
     max_iter = 50 if where == "as_source" else 1000  # so few are not left to second moments
     model = Estimator(l1_ratio=0.5, max_iter=max_iter)
@@ -101,7 +101,7 @@ def test_predictions_of_all_candidates_give_way_to_those_of_each(Estimator, monk
     grid = {"alpha": [0.1, 1.0]}
     model = Estimator(max_iter=50)  # so few are not left to second moments
     wanted = BatchedGridSearchCV(model, grid, cv=2, refit=False).fit(X, y)
-    monkeypatch.setattr("skorchless.estimators.together.raw_predictions", shortage[0])
+    monkeypatch.setattr("skorchless.estimators.batched.raw_predictions", shortage[0])
     found = BatchedGridSearchCV(model, grid, cv=2, refit=False).fit(X, y)
     name = "mean_test_score"
     assert_array_equal(found.cv_results_[name], wanted.cv_results_[name])

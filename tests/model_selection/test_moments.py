@@ -9,8 +9,8 @@ from sklearn.base import clone
 from sklearn.model_selection import KFold, LeaveOneOut, PredefinedSplit, ShuffleSplit
 
 from skorchless import BatchedGridSearchCV, TorchLinearRegressor
-from skorchless.estimators import alphas
-from skorchless.model_selection import fold, search
+from skorchless.estimators import batched
+from skorchless.model_selection import search
 from skorchless.model_selection.moments import disjoint_parts
 
 ALPHAS = {"alpha": [1e-3, 0.1, 1.0, 10.0]}
@@ -57,25 +57,6 @@ def test_scores_are_those_of_grid_search(cv, k, weighted):
     assert_same(ours, theirs, atol=1e-9)
 
 
-def test_folds_get_what_the_others_add_up_to(monkeypatch):
-    received = []
-    ordinary = fold.prepare
-
-    def watched(*args, comoments, **options):
-        received.append(comoments)
-        return ordinary(*args, comoments=comoments, **options)
-
-    monkeypatch.setattr(fold, "prepare", watched)
-    X, y = make_numbers()
-    BatchedGridSearchCV(
-        TorchLinearRegressor(), ALPHAS, cv=3, scoring="neg_mean_absolute_error"
-    ).fit(X, y)
-    assert [moments.weight for moments in received] == [60.0, 60.0, 60.0]
-    received.clear()
-    BatchedGridSearchCV(TorchLinearRegressor(early_stopping=True), ALPHAS, cv=3).fit(X, y)
-    assert received == [None] * 3
-
-
 SCORINGS = [
     None,
     "r2",
@@ -112,7 +93,7 @@ def test_no_fold_is_fitted_where_moments_are_enough(monkeypatch):
     grid = {"alpha": [1e-3, 0.1, 1.0], "l1_ratio": [0.0, 0.5]}
     with monkeypatch.context() as patch:
         patch.setattr(search, "evaluate_folds", fitted)
-        patch.setattr(alphas, "fit_stack", fitted)
+        patch.setattr(batched, "fit_stack", fitted)
         found = BatchedGridSearchCV(TorchLinearRegressor(), grid).fit(X, y)
     best = clone(found.best_estimator_).fit(X, y)
     np.testing.assert_allclose(found.best_estimator_.coef_, best.coef_, rtol=1e-6)

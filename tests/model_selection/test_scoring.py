@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import check_scoring, get_scorer, make_scorer, matthews_corrcoef
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import check_scoring, get_scorer, log_loss, make_scorer, matthews_corrcoef
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
 from skorchless.model_selection import scoring
-from skorchless.model_selection.scoring import Part, score_together
+from skorchless.model_selection.scoring import metrics_of, score_from_predictions
 
 
 @pytest.fixture
@@ -16,17 +18,23 @@ def fitted(classes):
     return [TorchSoftmaxClassifier(alpha=alpha).fit(*classes) for alpha in (1e-3, 0.1, 1.0)]
 
 
-def score(models, X, y, scorer, *, complete=lambda model: model, rows=None, error_score=-9.0, **kw):
-    rows = X if rows is None else rows
-    part = Part(complete(models[0]), X, y, kw, np.arange(len(y)))
-    return score_together(models, complete, part, rows, scorer, error_score)
+def score(models, X, y, scorer, error_score=-9.0, **params):
+    metrics = metrics_of(models[0], scorer)
+    return score_from_predictions(models, X, y.copy, scorer, metrics, params, error_score)
 
 
-def count_calls(monkeypatch, name):
-    calls = []
-    ordinary = getattr(scoring, name)
-    monkeypatch.setattr(scoring, name, lambda *a, **k: (calls.append(a), ordinary(*a, **k))[1])
-    return calls
+@pytest.fixture
+def products(monkeypatch):
+    """How many models each product was made for."""
+    sizes = []
+    ordinary = scoring.predict_together
+
+    def counted(models, X):
+        sizes.append(len(models))
+        return ordinary(models, X)
+
+    monkeypatch.setattr(scoring, "predict_together", counted)
+    return sizes
 
 
 @pytest.mark.parametrize(
@@ -42,22 +50,19 @@ def count_calls(monkeypatch, name):
     ],
     ids=str,
 )
-def test_scores_are_the_scorers(classes, fitted, scorer, monkeypatch):
+def test_scores_are_the_scorers(classes, fitted, scorer, products):
     scorer = get_scorer(scorer)
-    products = count_calls(monkeypatch, "predict_together")
     found = score(fitted, *classes, scorer)
-    assert len(products) == 1
+    assert products == [3]
     np.testing.assert_allclose(found, [scorer(model, *classes) for model in fitted], rtol=1e-12)
     assert not any("_raw_predictions" in vars(model) for model in fitted)
 
 
 def test_several_scores_are_named(classes, fitted):
-    scorer = check_scoring(fitted[0], ["accuracy", "f1_macro"])
-    found = score(fitted, *classes, scorer)
-    assert found == [pytest.approx(scorer(model, *classes)) for model in fitted]
-    fast = check_scoring(fitted[0], ["accuracy", "neg_log_loss"])
-    found = score(fitted, *classes, fast)
-    assert found == [pytest.approx(fast(model, *classes)) for model in fitted]
+    for names in (["accuracy", "f1_macro"], ["accuracy", "neg_log_loss"]):
+        scorer = check_scoring(fitted[0], names)
+        found = score(fitted, *classes, scorer)
+        assert found == [pytest.approx(scorer(model, *classes)) for model in fitted]
 
 
 def test_the_own_score_of_regressors_of_several_outputs():
@@ -65,14 +70,17 @@ def test_the_own_score_of_regressors_of_several_outputs():
     X, y = rng.normal(size=(30, 3)), rng.normal(size=(30, 2))
     weight = rng.uniform(0.1, 1.0, 30)
     models = [TorchLinearRegressor(alpha=alpha).fit(X, y) for alpha in (0.1, 1.0)]
-    found = score(models, X, y, check_scoring(models[0], None), sample_weight=weight)
+    own = check_scoring(models[0], None)
+    found = score(models, X, y, own)
+    np.testing.assert_allclose(found, [model.score(X, y) for model in models])
+    found = score(models, X, y, own, sample_weight=weight)
     np.testing.assert_allclose(found, [model.score(X, y, weight) for model in models])
 
 
-def test_any_other_scorer_is_to_see_the_whole_estimators(classes, fitted):
-    assert score(fitted, *classes, lambda estimator, X, y: 0.0) is None
+def test_any_other_scorer_is_to_see_the_whole_estimators(fitted):
+    assert metrics_of(fitted[0], lambda estimator, X, y: 0.0) is None
     for own in ({"a": "accuracy", "b": max}, {"a": max}):
-        assert score(fitted, *classes, check_scoring(fitted[0], own)) is None
+        assert metrics_of(fitted[0], check_scoring(fitted[0], own)) is None
 
 
 class Stubborn(TorchSoftmaxClassifier):
@@ -84,31 +92,98 @@ class Stubborn(TorchSoftmaxClassifier):
 
 def test_a_subclass_is_to_score_itself(classes):
     model = Stubborn().fit(*classes)
-    assert score([model], *classes, check_scoring(model, None)) is None
-    scaler = StandardScaler().fit(classes[0])
-    found = score(
-        [model],
-        *classes,
-        get_scorer("accuracy"),
-        complete=lambda model: make_pipeline(scaler, model),
-        rows=scaler.transform(classes[0]),
-    )
-    assert found == [get_scorer("accuracy")(make_pipeline(scaler, model), *classes)]
+    for estimator in (model, make_pipeline(StandardScaler(), model)):
+        for scorer in (check_scoring(estimator, None), get_scorer("accuracy")):
+            assert metrics_of(estimator, scorer) is None
 
 
-def test_large_stacks_are_scored_in_turns(classes, fitted, monkeypatch):
-    products = count_calls(monkeypatch, "predict_together")
+def test_large_stacks_are_scored_in_turns(classes, fitted, monkeypatch, products):
     at_once = score(fitted, *classes, get_scorer("accuracy"))
     monkeypatch.setattr(scoring, "RAW_BYTES", 8 * len(classes[0]) * 3)  # one model's
     assert score(fitted, *classes, get_scorer("accuracy")) == at_once
-    assert [len(models) for models, _ in products] == [3, 1, 1, 1]
+    assert products == [3, 1, 1, 1]
 
 
-def test_a_score_that_fails_is_the_error_score(classes, fitted):
-    X, y = classes
-    bad = X.copy()
-    bad[0, 0] = np.nan
-    with pytest.warns(UserWarning, match="Scoring failed"):
-        assert score(fitted, bad, y, get_scorer("accuracy")) == [-9.0] * 3
-    with pytest.raises(ValueError, match="NaN"):
-        score(fitted, bad, y, get_scorer("accuracy"), error_score="raise")
+# The metrics for all models at once.
+
+CLASSIFIERS = ["accuracy", "neg_log_loss"]
+REGRESSORS = ["r2", "neg_mean_squared_error", "neg_root_mean_squared_error"]
+
+
+def model_of(classifies, outputs, rng, dtype, labels="numbers"):
+    """A model with coefficients out of nowhere, rows and targets to score it on."""
+    X = rng.normal(size=(30, 3)).astype(dtype)
+    if classifies:
+        y = np.arange(30) % outputs
+        y = np.array(list("abcdef"))[y] if labels == "strings" else y
+        model = TorchSoftmaxClassifier(max_iter=2, tol=None)
+    else:
+        y = rng.normal(size=30 if outputs == 1 else (30, outputs))
+        model = TorchLinearRegressor(max_iter=2, tol=None)
+    model.fit(X, y)
+    model.coef_ = (model.coef_ + 5 * rng.normal(size=model.coef_.shape)).astype(dtype)
+    return model, X, y
+
+
+@settings(max_examples=60)
+@given(
+    name=st.sampled_from(CLASSIFIERS + REGRESSORS),
+    outputs=st.integers(1, 4),
+    seed=st.integers(0, 2**16),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    labels=st.sampled_from(["numbers", "strings"]),
+)
+def test_metrics_are_scikit_learns(name, outputs, seed, dtype, labels):
+    rng = np.random.default_rng(seed)
+    classifies = name in CLASSIFIERS
+    outputs = max(outputs, 2) if classifies else outputs
+    model, X, y = model_of(classifies, outputs, rng, dtype, labels)
+    scorer = get_scorer(name)
+    raw = scoring.predict_together([model, model], X)
+    found = scoring._columns(model, metrics_of(model, scorer), raw, y)["score"]
+    wanted = scorer(model, X, y)
+    np.testing.assert_allclose(found, wanted, rtol=1e-12 if dtype == np.float64 else 1e-5)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "neg_log_loss", "roc_auc_ovr", "f1_macro"])
+def test_whatever_is_out_of_the_ordinary_is_left_to_scikit_learn(name):
+    rng = np.random.default_rng(0)
+    model, X, y = model_of(True, 3, rng, np.float64)
+    odd = np.where(y == 2, 7, y)  # a label that the model has never seen
+    for target in (y, y[:, None], odd, y.astype(object), y.astype(float)):
+        scorer = get_scorer(name)
+        try:
+            wanted = scorer(model, X, target)
+        except ValueError as error:
+            with pytest.raises(ValueError, match=str(error)[:20]):
+                score([model], X, target, scorer, "raise")
+        else:
+            found = score([model], X, target, scorer, "raise")
+            assert found == [pytest.approx(wanted, rel=1e-12)]
+
+
+@pytest.mark.parametrize(
+    "scorer",
+    [
+        make_scorer(log_loss, greater_is_better=False),
+        make_scorer(matthews_corrcoef, greater_is_better=False),
+    ],
+    ids=str,
+)
+def test_metrics_of_other_predictions_and_signs_are_left_to_scikit_learn(scorer):
+    model, X, y = model_of(True, 2, np.random.default_rng(0), np.float64)
+    y[:3] = 1 - y[:3]
+    assert score([model], X, y, scorer) == [pytest.approx(scorer(model, X, y), rel=1e-12)]
+
+
+def test_a_constant_target_is_left_to_scikit_learn():
+    model, X, _ = model_of(False, 1, np.random.default_rng(0), np.float64)
+    scorer = get_scorer("r2")
+    assert score([model], X, np.ones(30), scorer) == [scorer(model, X, np.ones(30))]
+
+
+def test_equal_scores_are_ties():
+    index = np.arange(10) % 2
+    raw = np.where(index == 1, 1.0, -1.0) * np.ones((3, 1, 10))
+    raw[1, 0, 2], raw[2, 0, 7] = 1.0, -1.0  # one wrong each, in different places
+    assert scoring.accuracy(raw, index).tolist() == [1.0, 0.9, 0.9]

@@ -6,7 +6,12 @@ from scipy.sparse import csr_array
 from searches import make_classes, make_numbers
 from sklearn.model_selection import GridSearchCV
 
-from skorchless import BatchedGridSearchCV, TorchLinearRegressor, TorchSoftmaxClassifier
+from skorchless import (
+    BatchedGridSearchCV,
+    BatchedRandomizedSearchCV,
+    TorchLinearRegressor,
+    TorchSoftmaxClassifier,
+)
 
 GRID = {"learning_rate": [0.01, 0.1], "alpha": [0.0, 0.5]}
 
@@ -36,3 +41,13 @@ def test_sparse_targets_are_refused_by_name():
     search = BatchedGridSearchCV(TorchSoftmaxClassifier(), {"alpha": [0.1, 1.0]})
     with pytest.raises(TypeError, match="Sparse data was passed for y"):
         search.fit(np.eye(4), csr_array([[0], [1], [0], [1]]))
+
+
+@pytest.mark.parametrize("Search", [BatchedGridSearchCV, BatchedRandomizedSearchCV])
+def test_a_missing_argument_is_told_by_the_public_class(Search):
+    class Own(Search):
+        """A subclass without a fit of its own."""
+
+    for made in (Search, Own):
+        with pytest.raises(TypeError, match=rf"^{Search.__name__}\.fit\(\) missing .* 'X'"):
+            made(TorchSoftmaxClassifier(), GRID).fit()

@@ -5,6 +5,7 @@ import inspect
 import pytest
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV
 
+from skorchless import BatchedGridSearchCV
 from skorchless.model_selection import _sklearn_private as private
 
 HELPERS = {
@@ -32,7 +33,7 @@ def test_helpers_take_what_we_pass(helper):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_take_what_we_pass(name):
-    assert list(inspect.signature(getattr(private.Search, name)).parameters) == METHODS[name]
+    assert list(inspect.signature(getattr(BatchedGridSearchCV, name)).parameters) == METHODS[name]
 
 
 @pytest.mark.parametrize("peer", [GridSearchCV, RandomizedSearchCV])

@@ -10,10 +10,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skorchless import BatchedGridSearchCV, TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.estimators import candidates, together
-from skorchless.model_selection import fold
-from skorchless.model_selection.fold import Evaluation, evaluate_folds, folds_at_once
-from skorchless.model_selection.groups import group
+from skorchless.estimators import batched
+from skorchless.model_selection import evaluate
+from skorchless.model_selection.candidates import group_candidates
+from skorchless.model_selection.evaluate import evaluate_folds, folds_at_once
 
 RATES = {"learning_rate": [0.01, 0.1, 0.5]}
 
@@ -44,7 +44,7 @@ def test_folds_of_as_many_rows_train_side_by_side(sgd, stacks, n, sizes):
 
 def test_folds_apart_find_the_same(classes, sgd, stacks, monkeypatch):
     as_one = BatchedGridSearchCV(sgd, RATES, cv=3).fit(*classes)
-    monkeypatch.setattr(candidates, "SMALL_STEP", 0)
+    monkeypatch.setattr(batched, "SMALL_STEP", 0)
     apart = BatchedGridSearchCV(sgd, RATES, cv=3).fit(*classes)
     assert stacks == [9, 3, 3, 3]
     assert_same(as_one, apart, atol=1e-12)
@@ -104,44 +104,48 @@ def test_training_that_fails_is_told_of_every_candidate(numbers, monkeypatch):
     def broken(*args, **options):
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(together, "fit_candidates", broken)
+    monkeypatch.setattr(batched, "fit_candidates", broken)
     search = BatchedGridSearchCV(TorchLinearRegressor(loss="huber"), {"alpha": [0.1, 1.0]}, cv=2)
     with pytest.raises(ValueError, match="All the 4 fits failed") as caught:
         search.fit(*numbers)
     assert "out of luck" in str(caught.value)
 
 
-def test_entries_are_in_the_order_of_the_candidates():
+def test_results_are_in_the_order_of_the_candidates():
     X, y = make_numbers()
     model = TorchLinearRegressor(**SGD)
     parameters = [{"batch_size": b, "alpha": a} for a in (0.0, 0.1, 1.0) for b in (8, 16)]
-    evaluation = Evaluation(
-        groups=group(model, parameters, "BatchedGridSearchCV"),
+    groups = group_candidates(model, parameters, "BatchedGridSearchCV")
+    splits = list(KFold(2).split(X))
+    folds = evaluate_folds(
+        groups,
+        X,
+        y,
+        splits,
+        [[], []],
+        search=None,
         scorer=get_scorer("r2"),
         fit_params={},
         score_params={},
         return_train_score=False,
         error_score=np.nan,
     )
-    splits = list(KFold(2).split(X))
-    folds = evaluate_folds(evaluation, X, y, splits, [None] * 2, [None] * 2)
-    assert [len(entries) for entries in folds] == [6, 6]
-    for (train, test), entries in zip(splits, folds, strict=True):
-        for parameter, (_, entry) in zip(parameters, sorted(entries.items()), strict=True):
+    assert [len(results) for results in folds] == [6, 6]
+    for (train, test), results in zip(splits, folds, strict=True):
+        for i, parameter in enumerate(parameters):
             alone = TorchLinearRegressor(**SGD).set_params(**parameter).fit(X[train], y[train])
-            assert entry.result["test_scores"] == pytest.approx(alone.score(X[test], y[test]))
-            assert entry.result["n_test_samples"] == len(test)
-            assert entry.result["fit_time"] > 0 and entry.result["score_time"] > 0
-            np.testing.assert_allclose(entry.loss_curve, alone.loss_curve_)
+            result = results[i]
+            assert result["test_scores"] == pytest.approx(alone.score(X[test], y[test]))
+            assert result["n_test_samples"] == len(test)
+            assert result["fit_time"] > 0 and result["score_time"] > 0
+            np.testing.assert_allclose(result["loss_curve"], alone.loss_curve_)
 
 
 def test_memory_bounds_how_many_folds_are_held(classes, sgd, monkeypatch):
     seen = []
-    ordinary = fold.fit_prepared
-    monkeypatch.setattr(
-        fold, "fit_prepared", lambda several: (seen.append(several), ordinary(several))
-    )
-    monkeypatch.setattr(fold, "SMALL_ROWS", 2 * classes[0].nbytes)
+    ordinary = evaluate.fit_all
+    monkeypatch.setattr(evaluate, "fit_all", lambda fits: (seen.append(fits), ordinary(fits)))
+    monkeypatch.setattr(evaluate, "SMALL_SAMPLES", 2 * classes[0].nbytes)
     BatchedGridSearchCV(sgd, RATES, cv=5, refit=False).fit(*classes)
-    assert [len(several) for several in seen] == [2, 2, 1]
+    assert [len(fits) for fits in seen] == [2, 2, 1]
     BatchedGridSearchCV(TorchSoftmaxClassifier(), {}, cv=2, refit=False).fit(*classes)

@@ -6,18 +6,22 @@ from numpy.testing import assert_allclose
 from sklearn.base import clone
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.estimators import alphas, candidates
-from skorchless.estimators.alphas import interpolate
-from skorchless.estimators.candidates import stack_key
-from skorchless.estimators.together import fit_prepared, predict_together, prepare
+from skorchless.estimators import batched
+from skorchless.estimators.batched import BatchedFit, fit_all, predict_together, stack_key
 
 ATTRIBUTES = ("coef_", "intercept_", "loss_curve_", "n_iter_", "learning_rate_", "optimizer_")
 
 
+def prepared(models, X, y, **fit_params):
+    fit = BatchedFit(models)
+    fit.prepare(X, y, **fit_params)
+    return fit
+
+
 def fit_together(models, X, y):
-    verdicts, prepared = prepare(models, X, y)
-    fit_prepared([prepared])
-    return verdicts
+    fit = prepared(models, X, y)
+    fit_all([fit])
+    return fit.errors
 
 
 def assert_as_alone(models, X, y, rtol=1e-10):
@@ -40,8 +44,8 @@ def test_each_is_as_if_fitted_alone(Estimator, data, optimizer, early_stopping):
     tol = 1e-6 if optimizer == "auto" else None  # at rounding it would be chance when one stops
     shared.update(random_state=1, max_iter=50, tol=tol, l1_ratio=0.5)
     models = [Estimator(alpha=alpha, **shared) for alpha in (0.3, 0.01, 0.1)]
-    verdicts = fit_together(models, X, y)
-    assert all(verdict.error is None and verdict.converged for verdict in verdicts)
+    assert fit_together(models, X, y) == [None] * 3
+    assert all(model.converged_ for model in models)
     assert_as_alone(models, X, y, rtol=1e-6)
 
 
@@ -49,7 +53,7 @@ def test_stacks_that_do_not_fit_are_split(Estimator, data, stacks, monkeypatch):
     X, y = data
     sgd = {"optimizer": "sgd", "max_iter": 3, "tol": None, "batch_size": 16, "random_state": 0}
     models = [Estimator(**sgd, learning_rate=0.01 * i) for i in range(1, 6)]
-    monkeypatch.setattr(candidates, "STACK_BYTES", 1000)
+    monkeypatch.setattr(batched, "STACK_BYTES", 1000)
     fit_together(models, X, y)
     assert sum(stacks) == 5 and max(stacks) < 5
     assert_as_alone(models, X, y)
@@ -61,9 +65,9 @@ def test_stacks_that_do_not_fit_are_split(Estimator, data, stacks, monkeypatch):
 def fit_sets(make_models, sets, **fit_params):
     """Fit the same models on each set of rows; return those of each."""
     models = [make_models() for _ in sets]
-    several = [prepare(m, *rows, **fit_params) for m, rows in zip(models, sets, strict=True)]
-    fit_prepared([prepared for _, prepared in several])
-    return models, [verdicts for verdicts, _ in several]
+    fits = [prepared(m, *rows, **fit_params) for m, rows in zip(models, sets, strict=True)]
+    fit_all(fits)
+    return models, [fit.errors for fit in fits]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
@@ -84,9 +88,9 @@ def test_sets_of_as_many_rows_train_side_by_side(
             for rate, a in zip(rates, [0.1, 0.0, 0.01], strict=True)
         ]
 
-    models, verdicts = fit_sets(make_models, sets)
+    models, _ = fit_sets(make_models, sets)
     assert stacks == [9, 3]
-    assert all(verdict.converged for some in verdicts for verdict in some)
+    assert all(model.converged_ for some in models for model in some)
     passes = {model.n_iter_ for some in models for model in some}
     assert passes == {20} if tol is None else len(passes) > 2
     for some, rows in zip(models, sets, strict=True):
@@ -105,14 +109,14 @@ def test_a_model_that_diverges_on_one_set_leaves_the_others_alone(make_data, sta
 
     models, ((first, second), (third, fourth)) = fit_sets(make_models, sets)
     assert stacks == [4]
-    assert "infinite or NaN" in str(third.error)
-    assert first.error is second.error is fourth.error is None
+    assert "infinite or NaN" in str(third)
+    assert first is second is fourth is None
     assert_as_alone(models[0], *sets[0])
     assert_as_alone(models[1][1:], *sets[1])
     alone = clone(models[1][0])
     with pytest.raises(ValueError, match="infinite or NaN") as caught:
         alone.fit(*sets[1])
-    assert str(caught.value) == str(third.error)
+    assert str(caught.value) == str(third)
 
 
 @pytest.mark.parametrize("option", ["automatic rate", "auto", "large steps", "large rows"])
@@ -126,9 +130,9 @@ def test_other_sets_train_one_after_the_other(Estimator, make_data, stacks, opti
     elif option == "auto":
         shared.update(optimizer="auto", learning_rate="auto", tol=0.1, max_iter=100)
     elif option == "large steps":
-        monkeypatch.setattr(candidates, "SMALL_STEP", 100)
+        monkeypatch.setattr(batched, "SMALL_STEP", 100)
     else:
-        monkeypatch.setattr(candidates, "SMALL_ROWS", 100)
+        monkeypatch.setattr(batched, "SMALL_SAMPLES", 100)
     sets = [make_data(seed=seed) for seed in range(2)]
     models, _ = fit_sets(
         lambda: [Estimator(**{differ: v}, random_state=0, **shared) for v in (0.1, 0.2)], sets
@@ -147,11 +151,13 @@ def test_weights_count_within_their_set(Estimator, make_data):
         return [Estimator(random_state=0, batch_size=20, **sgd)]
 
     models = [make_models() for _ in sets]
-    several = [
-        prepare(m, *rows, sample_weight=scale * weight)
-        for m, rows, scale in zip(models, sets, (1.0, 1e3), strict=True)
-    ]
-    fit_prepared([prepared for _, prepared in several])
+    scales = (1.0, 1e3)
+    fit_all(
+        [
+            prepared(m, *rows, sample_weight=scale * weight)
+            for m, rows, scale in zip(models, sets, scales, strict=True)
+        ]
+    )
     for (model,), rows in zip(models, sets, strict=True):
         alone = clone(model).fit(*rows, weight)
         assert_allclose(model.coef_, alone.coef_, rtol=1e-10)
@@ -225,13 +231,14 @@ def test_what_is_badly_conditioned_is_refined(case):
         assert_allclose(model.predict(X), alone.predict(X), rtol=1e-6, atol=1e-6)
 
 
-def test_a_path_ends_where_single_fits_do(monkeypatch):
-    monkeypatch.setattr(alphas, "WORTH_A_PATH", 0)
+def test_a_path_with_l1_ends_where_single_fits_do(monkeypatch):
+    monkeypatch.setattr(batched, "WORTH_A_PATH", 0)
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 5))
     y = (X @ rng.normal(size=(5, 3)) + rng.gumbel(size=(200, 3))).argmax(axis=1)
-    models = [TorchSoftmaxClassifier(alpha=a, tol=1e-8) for a in np.logspace(-4, 0, 30)]
-    models = [models[i] for i in rng.permutation(30)]
+    shared = {"l1_ratio": 0.5, "tol": 1e-8}
+    models = [TorchSoftmaxClassifier(alpha=a, **shared) for a in np.logspace(-4, 0, 12)]
+    models = [models[i] for i in rng.permutation(12)]
     fit_together(models, X, y)
     passes = 0
     for model in models:
@@ -240,15 +247,6 @@ def test_a_path_ends_where_single_fits_do(monkeypatch):
         assert model.loss_curve_[-1] == pytest.approx(alone.loss_curve_[-1], rel=2e-8)
         assert_allclose(model.coef_, alone.coef_, atol=1e-3)
     assert sum(model.n_iter_ for model in models) < 0.8 * passes
-
-
-def test_interpolation_is_exact_for_cubics():
-    known = np.array([-2.0, -1.0, 0.5, 1.0, 3.0])
-    cubic = lambda x: np.stack([x**3 - x, 2 * x**2], axis=-1)  # noqa: E731
-    wanted = np.array([-0.3, 0.7])
-    assert_allclose(interpolate(known, cubic(known), wanted), cubic(wanted), rtol=1e-12)
-    line = np.array([-1.9, 2.5])
-    assert_allclose(interpolate(known, 2 * known[:, None], line), 2 * line[:, None], rtol=1e-12)
 
 
 def test_measurements_are_shared_only_among_alike_models():

@@ -1,0 +1,441 @@
+"""Estimators that train together on the same samples, each as it would train alone."""
+
+import inspect
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from torch import Tensor
+
+from skorchless.engine import ModelResult
+from skorchless.estimators import inputs
+from skorchless.estimators.base import TorchLinearModel
+from skorchless.estimators.evaluation import LARGE_MEAN, may_cancel, rounded
+from skorchless.estimators.memory import Memory
+from skorchless.estimators.out_of_memory import memory_errors
+from skorchless.estimators.parameters import (
+    PARAMETERS,
+    Parameters,
+    batch_rows,
+    check_parameters,
+    chosen_optimizer,
+)
+from skorchless.estimators.predictions import raw_predictions
+from skorchless.estimators.settings import own_settings
+from skorchless.estimators.task import Outcome, Task
+from skorchless.estimators.training import fit_stack
+from skorchless.losses import NullModel
+from skorchless.optimizers.curvature import sample_size
+from skorchless.optimizers.descent import stop_distance
+from skorchless.optimizers.history import pairs_of
+from skorchless.optimizers.least_squares import Comoments
+from skorchless.restoring import without_numpy_warnings
+from skorchless.sources import Matrix, affords_gram
+from skorchless.sources.limits import WIDE_ROWS
+from skorchless.stack import WIDE
+
+#: Parameters that every model of a stack has for itself, as long as they are numbers.
+STACKED = ("learning_rate", "alpha", "l1_ratio", "momentum", "delta", "tol")
+
+#: Memory that the state of one stack may take, in bytes. More models are trained in turns.
+STACK_BYTES = 2**30
+
+#: Arrays of the coefficients' shape that an optimizer and the training loop keep of a model, at
+#: most. The quasi-Newton method keeps three more for each pair of L-BFGS.
+COPIES = 12
+
+#: Multiply-adds of one product with a batch up to which steps are mostly overhead, and bytes of the
+#: samples of all folds that may be copied to spare it.
+SMALL_STEP, SMALL_SAMPLES = 2**19, 2**26
+
+#: Columns up to which second moments of all serve fits with L1.
+MOST_COLUMNS = 2500
+
+#: Multiply-adds of a pass with all candidates from which those with L1 are trained one after the
+#: other: each then starts near its optimum, and none waits for the others' inner iterations.
+WORTH_A_PATH = 2**24
+
+#: With fewer iterations than this allowed, it could show where a fit started.
+FEW_PASSES = 100
+
+#: The methods of a fit and a prediction that training together bypasses.
+BYPASSED = ("fit", "_fit", "_train", "_raw_predictions")
+
+
+def has_own_way(model: TorchLinearModel) -> bool:
+    """Whether a subclass fits or predicts in a way of its own, which a stack would bypass."""
+    ours = next(base for base in type(model).__mro__ if TorchLinearModel in base.__bases__)
+    return any(getattr(type(model), name) is not getattr(ours, name) for name in BYPASSED)
+
+
+def stack_key(parameters: Parameters) -> Parameters:
+    """Return what two candidates must have in common for one stack to train both.
+
+    Parameters
+    ----------
+    parameters : dict
+        Constructor parameters of an estimator.
+
+    Returns
+    -------
+    key : dict
+        The parameters that do not stack, and of those that do whether they are numbers. For the
+        quasi-Newton method also whether there is L1, without which squared error is solved exactly,
+        and whether there is any penalty, without which dependent columns are trained apart.
+        For the others, where they choose their rates, the penalty: columns are scaled by it too.
+    """
+    key = {name: value for name, value in parameters.items() if name not in STACKED}
+    for name in STACKED:
+        value = parameters.get(name)
+        key[name] = value if value is None or isinstance(value, str) else "a number"
+    if chosen_optimizer(parameters) == "quasi-newton":
+        key["has L1"] = bool(parameters["alpha"]) and bool(parameters["l1_ratio"])
+        key["has a penalty"] = bool(parameters["alpha"])
+    elif parameters["learning_rate"] == "auto":
+        key |= {name: parameters[name] for name in ("alpha", "l1_ratio")}
+    return key
+
+
+class BatchedFit:
+    """Estimators of one `stack_key` that are fitted on the same samples.
+
+    Parameters
+    ----------
+    models : list of TorchLinearModel
+        Not fitted yet.
+
+    Attributes
+    ----------
+    errors : list of (Exception or None)
+        What each model's own ``fit`` would have raised; such a model is not fitted.
+    task : Task or None
+        The problem that the models share, once they are prepared.
+    """
+
+    def __init__(self, models: Sequence[TorchLinearModel]) -> None:
+        self.models = models
+        self.errors: list[Exception | None] = [None] * len(models)
+        self.task: Task | None = None
+
+    @property
+    def valid(self) -> list[int]:
+        """Numbers of the models that nothing is wrong with so far."""
+        return [i for i, error in enumerate(self.errors) if error is None]
+
+    @memory_errors()
+    def prepare(self, X: Any, y: Any, **fit_params: Any) -> None:
+        """Check the models' parameters and the samples that `fit_all` will fit them on.
+
+        Parameters
+        ----------
+        X, y, **fit_params
+            As ``fit`` takes them.
+
+        Raises
+        ------
+        Exception
+            Whatever every ``fit`` would raise alike, because X or y are invalid.
+        """
+        names: Collection[str] = PARAMETERS
+        for i, model in enumerate(self.models):
+            try:
+                check_parameters(type(model).__name__, model._parameters(), names)
+                names = STACKED  # the others are the same in all models
+            except (ValueError, TypeError, NotImplementedError) as error:
+                self.errors[i] = error
+        if not self.valid:
+            return
+        first = self.models[self.valid[0]]
+        known = inspect.signature(first.fit).parameters
+        for name in fit_params:
+            if name not in known:
+                raise TypeError(
+                    f"{first.fit.__qualname__}() got an unexpected keyword argument {name!r}"
+                )
+        own = set(vars(first))
+        self.task = first._prepare(X, y, **fit_params)
+        learned = {name: value for name, value in vars(first).items() if name not in own}
+        for model in self.models:
+            model.__dict__.update(learned)
+
+
+def fit_all(fits: Sequence[BatchedFit]) -> None:
+    """Fit the same estimators on several sets of samples, such as the folds of a search.
+
+    Each model gets the attributes, to rounding, that its own ``fit`` would have given it: the same
+    batches, the same held-out samples, and an end of its own. An error of one does not affect the
+    others. Where steps are little work, sets of the same size train side by side.
+    """
+    alike: dict[Any, list[BatchedFit]] = {}
+    for fit in fits:
+        if fit.task is not None:
+            alike.setdefault(_size_of(fit.task), []).append(fit)
+    for some in alike.values():
+        valid, tasks = some[0].valid, [fit.task for fit in some if fit.task is not None]
+        parameters = some[0].models[valid[0]]._parameters()
+        if _share_steps(parameters, tasks, len(valid)):
+            members = [(fit, i) for fit in some for i in fit.valid]
+            _fit_stack(members, Task.side_by_side(tasks, len(valid)))
+            continue
+        for fit, task in zip(some, tasks, strict=True):
+            state, most = task.generator.get_state(), _models_a_stack(parameters, task)
+            members = [(fit, i) for i in fit.valid]
+            for start in range(0, len(members), most):
+                task.generator.set_state(state)
+                _fit_stack(members[start : start + most], task)
+
+
+def _fit_stack(members: Sequence[tuple[BatchedFit, int]], task: Task) -> None:
+    """Train some of the models of one or more fits, and set their attributes or errors."""
+    models = [fit.models[i] for fit, i in members]
+    try:
+        with memory_errors():
+            outcome = fit_candidates(
+                [model._parameters() for model in models],
+                models[0]._loss_name(task.data.n_outputs),
+                task,
+            )
+        if outcome.interrupt is not None:
+            raise outcome.interrupt
+        for place, ((fit, i), model) in enumerate(zip(members, models, strict=True)):
+            fit.errors[i] = outcome.failure(place)
+            if fit.errors[i] is None:
+                model._publish(outcome, task, place)
+            else:
+                model.loss_curve_ = np.array(outcome.results[place].loss_curve)
+    except Exception as error:
+        for fit, i in members:
+            fit.errors[i] = error
+
+
+def _models_a_stack(parameters: Parameters, task: Task) -> int:
+    """How many models one stack may have so that its state stays within STACK_BYTES.
+
+    The samples themselves are not counted: there is one copy of them whatever the stack. A chunk's
+    raw predictions are bounded by themselves.
+    """
+    n, columns = task.data.X.shape[0], task.data.X.shape[1] + 1
+    weights = task.data.n_outputs * columns
+    numbers = COPIES * weights
+    if chosen_optimizer(parameters) == "quasi-newton":
+        rank = min(n, columns)
+        numbers += 3 * pairs_of(weights) * weights
+        numbers += rank * (4 * rank + WIDE_ROWS) if affords_gram(task.data.X) else columns
+        numbers += min(n, sample_size(columns)) * 4 * task.data.n_outputs
+    return max(1, STACK_BYTES // (WIDE.itemsize * numbers))
+
+
+def _share_steps(parameters: Parameters, tasks: Sequence[Task], n_models: int) -> bool:
+    """Whether the same candidates train on tasks of one size in steps that serve all of them.
+
+    Learning rates have to be numbers, since what is chosen automatically depends on the samples. It
+    pays where a step is little work.
+    """
+    if len(tasks) < 2 or chosen_optimizer(parameters) == "quasi-newton":
+        return False
+    first = tasks[0]
+    n, columns = first.data.X.shape
+    return (
+        isinstance(first.data.X, Tensor)
+        and parameters["learning_rate"] != "auto"
+        and batch_rows(parameters, n) * columns * first.data.n_outputs * n_models <= SMALL_STEP
+        and len(tasks) * first.data.X.nbytes <= SMALL_SAMPLES
+        and len(tasks) * n_models <= _models_a_stack(parameters, first)
+    )
+
+
+def _size_of(task: Task) -> tuple[object, ...]:
+    """What tasks must have in common for their samples to lie side by side."""
+    held_out = None if task.validation is None else len(task.validation.X)
+    return task.data.X.shape, task.data.X.dtype, task.data.n_outputs, held_out
+
+
+@memory_errors()
+@without_numpy_warnings
+def predict_together(models: Sequence[TorchLinearModel], X: Any) -> np.ndarray:
+    """Raw predictions of fitted estimators from one product.
+
+    Parameters
+    ----------
+    models : sequence of TorchLinearModel
+        Fitted on the same columns and targets.
+    X : array-like, sparse matrix or Tensor of shape (n_samples, n_features)
+
+    Returns
+    -------
+    raw : ndarray of shape (M, K, n_samples)
+        In the precision that each model alone would predict in.
+    """
+    coef = np.stack([np.atleast_2d(model.coef_) for model in models])  # (M, K, D)
+    intercept = np.stack([np.atleast_1d(model.intercept_) for model in models])
+    raw = raw_predictions(models[0], X, coef.reshape(-1, coef.shape[2]), intercept.reshape(-1))
+    by_model = np.ascontiguousarray(inputs.as_numpy(raw).T)
+    shaped: np.ndarray = by_model.reshape(*coef.shape[:2], -1)
+    return shaped
+
+
+# Candidates of which only the optimum matters, not the way there.
+
+
+def fit_candidates(candidates: Sequence[Parameters], loss_name: str, task: Task) -> Outcome:
+    """Train M candidates on the same data, as `fit_stack` does, but in the fastest way.
+
+    Squared error is solved from second moments, and large problems with L1 along the path of their
+    optima.
+
+    Parameters
+    ----------
+    candidates : sequence of dict
+        Constructor parameters with the same `stack_key`.
+    loss_name : str
+        A name in LOSSES.
+    task : Task
+    """
+    free = len(candidates) > 1 and _only_the_optimum_matters(candidates[0])
+    if free and task.validation is None and not task.start.any():
+        if may_use_moments(candidates, task.data.X):
+            return _solve_or_fit(candidates, loss_name, task)
+        work = task.data.X.numel() * task.data.n_outputs * len(candidates)
+        if work > WORTH_A_PATH and all(c["alpha"] and c["l1_ratio"] for c in candidates):
+            return _fit_along_path(candidates, loss_name, task)
+    return fit_stack(candidates, loss_name, task)
+
+
+def _only_the_optimum_matters(parameters: Parameters) -> bool:
+    """Whether neither the start of a fit nor its iterations matter."""
+    return (
+        chosen_optimizer(parameters) == "quasi-newton"
+        and not parameters["early_stopping"]
+        and parameters["tol"] is not None
+        and parameters["max_iter"] >= FEW_PASSES
+    )
+
+
+def _fit_along_path(candidates: Sequence[Parameters], loss_name: str, task: Task) -> Outcome:
+    """Train from the largest weight of L1 on, each candidate from the optimum of the one before."""
+    order = sorted(
+        range(len(candidates)), key=lambda i: -candidates[i]["alpha"] * candidates[i]["l1_ratio"]
+    )
+    outcomes = {}
+    for i in order:
+        found = outcomes[i] = fit_stack([candidates[i]], loss_name, task)
+        if found.interrupt is not None:
+            raise found.interrupt
+        weights = found.weights[0]
+        if weights is not None and found.failure(0) is None:
+            task = replace(task, start=weights[np.newaxis])
+    parts = [outcomes[i] for i in range(len(candidates))]
+    return replace(
+        parts[0],
+        results=[part.results[0] for part in parts],
+        weights=[part.weights[0] for part in parts],
+        rates=np.concatenate([part.rates for part in parts]),
+    )
+
+
+def _solve_or_fit(candidates: Sequence[Parameters], loss_name: str, task: Task) -> Outcome:
+    """Solve candidates from second moments, and fit those for which that would lose digits."""
+    X, data = task.data.X, task.data
+
+    def solve() -> tuple[Outcome, np.ndarray]:
+        moments = Comoments.of(X, data.target, data.weight)
+        return solve_from_moments(candidates, moments, X.dtype)
+
+    found, solved = own_settings(X.device, X.numel() * X.shape[1], solve)
+    rest = np.flatnonzero(~solved).tolist()
+    if not rest:
+        return found
+    others = fit_stack([candidates[i] for i in rest], loss_name, task)
+    for place, i in enumerate(rest):
+        found.results[i], found.weights[i] = others.results[place], others.weights[place]
+    return replace(found, interrupt=others.interrupt)
+
+
+def may_use_moments(candidates: Sequence[Parameters], X: Matrix) -> bool:
+    """Whether fits of all penalties can be solved from the same second moments."""
+    common = candidates[0]
+    with_l1 = [bool(c["alpha"] and c["l1_ratio"]) for c in candidates]
+    return (
+        common.get("loss") == "squared_error"
+        and _only_the_optimum_matters(common)
+        and affords_gram(X)
+        and (not any(with_l1) or (all(with_l1) and X.shape[1] <= MOST_COLUMNS))
+    )
+
+
+@without_numpy_warnings
+def solve_from_moments(
+    candidates: Sequence[Parameters], moments: Comoments, dtype: torch.dtype
+) -> tuple[Outcome, np.ndarray]:
+    """Solve all candidates in the `dtype` of the samples.
+
+    Parameters
+    ----------
+    candidates : sequence of dict
+        That `may_use_moments`.
+    moments : Comoments
+    dtype : torch.dtype
+
+    Returns
+    -------
+    outcome : Outcome
+    solved : ndarray of bool, shape (M,)
+        Whether each is as good as a fit of its own.
+    """
+    alpha, l1_ratio, tol = (
+        torch.tensor([float(c[name]) for c in candidates], dtype=WIDE, device=moments.mean.device)
+        for name in ("alpha", "l1_ratio", "tol")
+    )
+    fit_intercept = bool(candidates[0]["fit_intercept"])
+    if bool((alpha * l1_ratio).any()):
+        found = moments.solve_with_l1(alpha, l1_ratio, tol, fit_intercept=fit_intercept)
+    else:
+        found = moments.solve(alpha, fit_intercept=fit_intercept)
+    d = len(moments.mean) - moments.n_outputs
+    mean, variance = moments.mean[:d], moments.products.diagonal()[:d] / moments.weight
+    stored = rounded(found.weights, mean, dtype, fit_intercept=fit_intercept)
+    lost = moments.excess(stored.to(WIDE) - found.weights, alpha * (1.0 - l1_ratio))
+    value, tols = found.value.numpy(force=True), tol.numpy(force=True)
+    enough = stop_distance(tols, value, np.full_like(value, float(found.constant_value)))
+    results = [
+        ModelResult(loss_curve=[value], n_iter=1, best_iter=1, rate=1.0, converged=True)
+        for value in value.tolist()
+    ]
+    weights: list[np.ndarray | None] = list(stored.numpy(force=True))
+    null_model = NullModel(stored[..., -1], found.constant_value.expand(len(alpha)))
+    size = moments.sizes().numpy(force=True)
+    solved = found.reliable.numpy(force=True) & (lost.numpy(force=True) <= enough)
+    solved &= ~may_cancel(results, weights, size, tols.tolist(), null_model, has_units=True)
+    # With large means a single fit would evaluate the coefficients that it returns.
+    large = (mean.square() > LARGE_MEAN**2 * variance) & (variance > 0)
+    solved &= not bool(large.any())
+    rates = np.ones(len(candidates))
+    return Outcome(results, weights, "quasi-newton", rates, None, Memory()), solved
+
+
+def fit_from_moments(
+    model: TorchLinearModel, moments: Comoments, X: Any, y: Any, **fit_params: Any
+) -> None:
+    """Fit an estimator from the second moments of its samples, or by its own ``fit``.
+
+    Parameters
+    ----------
+    model : TorchLinearModel
+    moments : Comoments
+        Of X and y.
+    X, y, **fit_params
+        As ``fit`` takes them.
+    """
+    new = clone(model, safe=False)
+    task = new._prepare(X, y, **fit_params)
+    size = task.data.X.shape[1] ** 3
+    solve = lambda: solve_from_moments([new._parameters()], moments, task.data.X.dtype)  # noqa: E731
+    outcome, solved = own_settings(task.data.X.device, size, solve)
+    if solved[0]:
+        new._publish(outcome, task)
+        model.__dict__.update(new.__dict__)
+    else:
+        model.fit(X, y, **fit_params)

@@ -1,0 +1,242 @@
+"""Folds of a search: all candidates fitted on the training samples and scored on the others."""
+
+import contextlib
+import copy
+import math
+import time
+import traceback
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from skorchless.estimators.base import TorchLinearModel
+from skorchless.estimators.batched import SMALL_SAMPLES, BatchedFit, fit_all, has_own_way
+from skorchless.estimators.unused import keep_quiet
+from skorchless.model_selection import _sklearn_private as private
+from skorchless.model_selection.candidates import Group, final_of, fit_transformers, with_final
+from skorchless.model_selection.scoring import metrics_of, score_from_predictions
+
+Split = tuple[np.ndarray, np.ndarray]
+
+#: What is known of a candidate in a fold, in the form of scikit-learn's ``_fit_and_score``; also
+#: ``loss_curve`` and ``converged``.
+Result = dict[str, Any]
+
+
+def evaluate_folds(
+    groups: Sequence[Group],
+    X: Any,
+    y: Any,
+    splits: Sequence[Split],
+    tasks: Sequence[Sequence[Any]],
+    **options: Any,
+) -> list[dict[int, Result]]:
+    """Fit and score every candidate in some folds; in each by the candidates' places.
+
+    Parameters
+    ----------
+    groups : sequence of Group
+    X, y : array-like
+        All samples.
+    splits : sequence of pairs of ndarray of int
+        For each fold which samples to fit and to score on.
+    tasks : sequence of sequence
+        For each fold the contexts of scikit-learn's callbacks, one a candidate; none if nobody
+        listens.
+    **options
+        As of `Fold`.
+    """
+    some = groups[0].estimator
+    folds = [Fold(some, X, y, *each, **options) for each in zip(splits, tasks, strict=True)]
+    found: list[dict[int, Result]] = [{} for _ in folds]
+    for group in groups:
+        fits = [fold.prepare(group) for fold in folds]
+        begun = time.time()
+        fit_all([fit for fit, _, _ in fits])
+        seconds = (time.time() - begun) / len(folds)
+        for fold, results, (fit, fitted, preparing) in zip(folds, found, fits, strict=True):
+            results.update(fold.score(group, fit, fitted, preparing + seconds))
+    return found
+
+
+def folds_at_once(X: Any, n_splits: int, n_jobs: int) -> int:
+    """Return how many folds one call of `evaluate_folds` gets: a worker's share, if they are small.
+
+    Steps that serve several folds need the samples of all of them in memory.
+    """
+    if not hasattr(X, "shape"):
+        return 1
+    n_bytes: int = math.prod(X.shape) * np.dtype(np.float64).itemsize
+    return max(1, min(-(-n_splits // n_jobs), SMALL_SAMPLES // max(n_bytes, 1)))
+
+
+class Fold:
+    """One split of a search.
+
+    Parameters
+    ----------
+    estimator : estimator
+        One of the candidates.
+    X, y : array-like
+        All samples.
+    split : pair of ndarray of int
+    tasks : sequence
+        Contexts of callbacks, one a candidate, or none.
+    search : estimator
+        Whom the callbacks belong to.
+    scorer : callable
+        As the search resolved it.
+    fit_params, score_params : dict
+        For all samples.
+    return_train_score : bool
+    error_score : "raise" or float
+    """
+
+    def __init__(
+        self,
+        estimator: Any,
+        X: Any,
+        y: Any,
+        split: Split,
+        tasks: Sequence[Any],
+        *,
+        search: Any,
+        scorer: Any,
+        fit_params: dict[str, Any],
+        score_params: dict[str, Any],
+        return_train_score: bool,
+        error_score: Any,
+    ) -> None:
+        self.estimator, self.X, self.y, self.tasks, self.search = estimator, X, y, tasks, search
+        self.scorer, self.score_params, self.error_score = scorer, score_params, error_score
+        self.train, test = split
+        self.parts = {"test_scores": test}
+        if return_train_score:
+            self.parts["train_scores"] = self.train
+        self.fit_params = private.check_method_params(X, params=fit_params, indices=self.train)
+        self.X_train, self.y_train, _ = self._cut(self.train)
+        self.transformers: dict[Any, Any] = {}
+        weight = self.fit_params.get("sample_weight")
+        metadata = None if weight is None else {"sample_weight": weight}
+        self.about = {"X": self.X_train, "y": self.y_train, "metadata": metadata}
+
+    def _cut(self, rows: np.ndarray) -> tuple[Any, Any, dict[str, Any]]:
+        """Some of the samples, and what is routed to the scorer with them, in new arrays."""
+        train = None if rows is self.train else self.train
+        X, y = private.safe_split(self.estimator, self.X, self.y, rows, train)
+        return X, y, private.check_method_params(self.X, params=self.score_params, indices=rows)
+
+    def prepare(self, group: Group) -> tuple[BatchedFit, Any, float]:
+        """Bring the samples to the last steps of a group; errors are noted in the fit.
+
+        Returns
+        -------
+        fit : BatchedFit
+            Still to be fitted, unless the candidates have to be fitted one after the other.
+        fitted : estimator
+            Transforms samples; None if that has failed.
+        seconds : float
+        """
+        begun, fitted = time.time(), None
+        fit = BatchedFit(group.unfitted())
+        try:
+            fitted = fit_transformers(
+                group.estimator, self.X_train, self.y_train, self.fit_params, self.transformers
+            )
+            X, y, fit_params = final_of(fitted).received_
+            if self.tasks or has_own_way(fit.models[0]):
+                for i, member in enumerate(group.members):
+                    fit.errors[i] = self._fit_alone(member, fit.models[i], X, y, fit_params)
+            else:
+                fit.prepare(X, y, **fit_params)
+        except Exception as error:
+            fit.errors = [error for _ in fit.models]
+        return fit, fitted, time.time() - begun
+
+    def _fit_alone(
+        self, member: int, model: TorchLinearModel, X: Any, y: Any, fit_params: dict[str, Any]
+    ) -> Exception | None:
+        """Fit a candidate by its own ``fit``, told of by callbacks; return its error."""
+        context = self.tasks[member] if self.tasks else private.NoCallbacks()
+        try:
+            with context.propagate_callback_context(model):
+                context.call_on_fit_task_begin(estimator=self.search, **self.about)
+                keep_quiet(model)
+                model.fit(X, y, **fit_params)
+        except Exception as error:
+            return error
+        return None
+
+    def score(
+        self, group: Group, fit: BatchedFit, fitted: Any, seconds: float
+    ) -> dict[int, Result]:
+        """Score what has been fitted; one result a candidate."""
+        errors = [error for error in fit.errors if error is not None]
+        if errors and self.error_score == "raise":
+            raise errors[0]
+        names = private.scorers_of(self.scorer)
+        failed = self.error_score if names is None else dict.fromkeys(names, self.error_score)
+        results: list[Result] = [
+            {
+                "fit_error": error and "".join(traceback.format_exception(error)),
+                "n_test_samples": len(self.parts["test_scores"]),
+                "fit_time": seconds / len(fit.models),
+                "score_time": 0.0,
+                "loss_curve": getattr(model, "loss_curve_", np.empty(0)),
+                "converged": error is None and getattr(model, "converged_", True),
+                **dict.fromkeys(self.parts, failed),
+            }
+            for model, error in zip(fit.models, fit.errors, strict=True)
+        ]
+        if fit.valid:
+            scores, score_time = self._scores(group, fitted, [fit.models[i] for i in fit.valid])
+            for i, row in zip(fit.valid, scores, strict=True):
+                results[i] |= {**row, "score_time": score_time / len(fit.valid)}
+        for member in group.members if self.tasks and fitted is not None else ():
+            self.tasks[member].call_on_fit_task_end(estimator=self.search, **self.about)
+        return dict(zip(group.members, results, strict=True))
+
+    def _scores(
+        self, group: Group, fitted: Any, models: list[TorchLinearModel]
+    ) -> tuple[list[dict[str, Any]], float]:
+        """Scores of each candidate by part, and the seconds that the test samples took."""
+        metrics = metrics_of(group.estimator, self.scorer)
+        if metrics is not None:
+            with contextlib.suppress(Exception):  # each candidate's scorer will say so for itself
+                return self._scores_from_predictions(fitted, models, metrics)
+        scores, seconds = [], 0.0
+        for model in models:
+            whole, row = self._whole(group, fitted, model), {}
+            for name, rows in self.parts.items():
+                begun = time.time()
+                X, y, params = self._cut(rows)
+                row[name] = private.score_one(whole, X, y, self.scorer, params, self.error_score)
+                seconds += time.time() - begun if name == "test_scores" else 0.0
+            scores.append(row)
+        return scores, seconds
+
+    def _scores_from_predictions(
+        self, fitted: Any, models: list[TorchLinearModel], metrics: dict[str, Any]
+    ) -> tuple[list[dict[str, Any]], float]:
+        columns, seconds = [], []
+        for part in self.parts.values():
+            begun = time.time()
+            X, _, params = self._cut(part)
+            targets = partial(private.safe_indexing, self.y, part)
+            scoring = self.scorer, metrics, params, self.error_score
+            columns.append(score_from_predictions(models, fitted.predict(X), targets, *scoring))
+            seconds.append(time.time() - begun)
+        rows = [dict(zip(self.parts, row, strict=True)) for row in zip(*columns, strict=True)]
+        return rows, seconds[0]
+
+    def _whole(self, group: Group, fitted: Any, model: TorchLinearModel) -> Any:
+        """A whole fitted estimator that shares nothing that a scorer could change for others."""
+        try:
+            transformers = copy.deepcopy(with_final(fitted, None))
+        except Exception:  # what cannot be copied, say because it holds a connection, is made anew
+            transformers = fit_transformers(
+                group.estimator, self.X_train, self.y_train, self.fit_params, {}
+            )
+        return with_final(transformers, model)
