@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from problems import candidate, draw_data, make, n_outputs
 
 from skorchless.engine import Controls, train
-from skorchless.estimators.task import Task
+from skorchless.estimators.problem import Task
 from skorchless.estimators.training import fit_stack
 from skorchless.losses import LOSSES
 from skorchless.objective import Objective

@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from skorchless.engine import ModelResult
-from skorchless.estimators import inputs
+from skorchless.estimators import checks
 from skorchless.estimators.callbacks import (
     Callbacks,
     CallbackSupportMixin,
@@ -22,27 +22,38 @@ from skorchless.estimators.callbacks import (
     has_callbacks,
     with_callbacks,
 )
-from skorchless.estimators.data import Data, Factors
-from skorchless.estimators.devices import is_worth_moving, resolve_device, where_double_is
-from skorchless.estimators.holdout import check_complete, hold_out
+from skorchless.estimators.data import (
+    Data,
+    Factors,
+    check_complete,
+    check_same_classes,
+    hold_out,
+    start_weights,
+)
 from skorchless.estimators.memory import Memory
-from skorchless.estimators.out_of_memory import memory_errors
-from skorchless.estimators.parameters import PARAMETERS, check_parameters, chosen_optimizer
-from skorchless.estimators.portable import Portable
-from skorchless.estimators.predictions import raw_predictions
-from skorchless.estimators.ranks import (
+from skorchless.estimators.parameters import (
+    PARAMETERS,
+    check_parameters,
+    chosen_optimizer,
+    note_clone,
+    warn_of_unused,
+)
+from skorchless.estimators.predictions import Portable, raw_predictions
+from skorchless.estimators.problem import Outcome, Task
+from skorchless.estimators.runtime import (
     check_agreement,
     check_some_rows,
     check_start,
     facts_of,
+    is_worth_moving,
+    memory_errors,
+    on_enough_threads,
     rank_generator,
     reducer_of,
+    resolve_device,
+    where_double_is,
 )
-from skorchless.estimators.settings import on_enough_threads
-from skorchless.estimators.starts import check_same_classes, start_weights
-from skorchless.estimators.task import Outcome, Task
 from skorchless.estimators.training import fit_stack
-from skorchless.estimators.unused import note_clone, warn_of_unused
 from skorchless.reducer import ONE_PROCESS, Reducer
 from skorchless.restoring import restore
 from skorchless.sources import Matrix
@@ -61,7 +72,7 @@ OF_A_WHOLE_FIT = (
 )
 
 
-class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseEstimator):
+class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseEstimator):
     """Base class of the estimators, not meant for direct use."""
 
     # Where the question mark of the HTML representation leads.
@@ -226,7 +237,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         check_parameters(type(self).__name__, self._parameters())
         previous = dict(self.__dict__)
         if isinstance(X, Tensor):
-            inputs.check_same_device(X, X_val=X_val)
+            checks.check_same_device(X, X_val=X_val)
         held_out = (X_val, y_val, sample_weight_val)
         facts = {"the method": "fit", "passing X_val": X_val is not None}
         data = self._training_data(X, y, sample_weight, reducer, facts, reset=True)
@@ -318,10 +329,10 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         own = X.device if isinstance(X, Tensor) else None
         place = partial(resolve_device, self.device, own, distributed=bool(self.distributed))
         if own is not None:
-            inputs.check_same_device(X, y=y, sample_weight=sample_weight)
+            checks.check_same_device(X, y=y, sample_weight=sample_weight)
             place()  # refuses a device before there is work on it
             X, y, sample_weight = where_double_is(X, y, sample_weight)
-        checked = inputs.features(self, X, reset=reset, min_rows=2 - min(reducer.size, 2))
+        checked = checks.features(self, X, reset=reset, min_rows=2 - min(reducer.size, 2))
         check_agreement(reducer, facts_of(self, checked) | facts)
 
         def placed() -> Data:
@@ -346,10 +357,10 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
     ) -> Data:
         """Encode the targets; drop rows that weigh nothing first, and their classes with them."""
         others = {"y" + suffix: y, "sample_weight" + suffix: sample_weight}
-        inputs.check_same_device(X, **others)
+        checks.check_same_device(X, **others)
         target = self._check_target(y, "y" + suffix)
-        inputs.check_lengths(X, target, "y" + suffix)
-        weight = inputs.weights(
+        checks.check_lengths(X, target, "y" + suffix)
+        weight = checks.weights(
             sample_weight, len(X), "sample_weight" + suffix, all_zero=reducer.size > 1
         )
         if weight is not None and not bool((weight > 0).all()):
@@ -357,7 +368,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
             kept = weight > 0
             X, weight = X.index_select(0, kept.nonzero().view(-1)), weight[kept]
             target = target[kept.numpy(force=True) if isinstance(target, np.ndarray) else kept]
-        check_some_rows(reducer, len(X), inputs.NO_WEIGHT)
+        check_some_rows(reducer, len(X), checks.NO_WEIGHT)
         encoded, n_outputs = self._encode(target, "y" + suffix, reducer, reset=reset)
         return Data(X, encoded, weight, n_outputs)
 
@@ -387,7 +398,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, inputs.TakesSparse, BaseE
         if X_val is not None:
             X_val, y_val, sample_weight_val = where_double_is(*held_out)
             min_rows = 2 - min(reducer.size, 2)
-            checked = inputs.features(self, X_val, reset=False, name="X_val", min_rows=min_rows)
+            checked = checks.features(self, X_val, reset=False, name="X_val", min_rows=min_rows)
             validation = self._weighted_data(
                 checked.to(data.X.dtype),
                 y_val,

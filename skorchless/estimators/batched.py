@@ -11,11 +11,10 @@ from sklearn.base import clone
 from torch import Tensor
 
 from skorchless.engine import ModelResult
-from skorchless.estimators import inputs
+from skorchless.estimators import checks
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.evaluation import LARGE_MEAN, may_cancel, rounded
 from skorchless.estimators.memory import Memory
-from skorchless.estimators.out_of_memory import memory_errors
 from skorchless.estimators.parameters import (
     PARAMETERS,
     Parameters,
@@ -24,8 +23,8 @@ from skorchless.estimators.parameters import (
     chosen_optimizer,
 )
 from skorchless.estimators.predictions import raw_predictions
-from skorchless.estimators.settings import own_settings
-from skorchless.estimators.task import Outcome, Task
+from skorchless.estimators.problem import Outcome, Task
+from skorchless.estimators.runtime import memory_errors, own_settings
 from skorchless.estimators.training import fit_stack
 from skorchless.losses import NullModel
 from skorchless.optimizers.curvature import sample_size
@@ -272,7 +271,7 @@ def predict_together(models: Sequence[TorchLinearModel], X: Any) -> np.ndarray:
     coef = np.stack([np.atleast_2d(model.coef_) for model in models])  # (M, K, D)
     intercept = np.stack([np.atleast_1d(model.intercept_) for model in models])
     raw = raw_predictions(models[0], X, coef.reshape(-1, coef.shape[2]), intercept.reshape(-1))
-    by_model = np.ascontiguousarray(inputs.as_numpy(raw).T)
+    by_model = np.ascontiguousarray(checks.as_numpy(raw).T)
     shaped: np.ndarray = by_model.reshape(*coef.shape[:2], -1)
     return shaped
 

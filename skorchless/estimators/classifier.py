@@ -8,10 +8,9 @@ from sklearn.base import ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from skorchless.estimators import scores
+from skorchless.estimators import predictions
 from skorchless.estimators.base import TorchLinearModel
-from skorchless.estimators.data import Data, Factors, class_weights
-from skorchless.estimators.labels import (
+from skorchless.estimators.checks import (
     checked_classes,
     checked_labels,
     classes_of,
@@ -19,7 +18,8 @@ from skorchless.estimators.labels import (
     labels_at,
     united,
 )
-from skorchless.estimators.out_of_memory import memory_errors
+from skorchless.estimators.data import Data, Factors, class_weights
+from skorchless.estimators.runtime import memory_errors
 from skorchless.reducer import Reducer
 
 
@@ -351,7 +351,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         score : float
             Share of the samples whose label `predict` returns, weighted by ``sample_weight``.
         """
-        return scores.accuracy(y, self.predict(X), sample_weight)
+        return predictions.accuracy(y, self.predict(X), sample_weight)
 
     def to_sklearn(self) -> LogisticRegression:
         """Return a fitted LogisticRegression with the same predictions.

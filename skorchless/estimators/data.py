@@ -1,16 +1,19 @@
-"""Checked rows on their way to the engine."""
+"""Checked rows with their targets and weights: what is trained and validated on."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
+from sklearn.model_selection import train_test_split
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
-from skorchless.estimators.inputs import named, weights
-from skorchless.estimators.ranks import check_some_rows
+from skorchless.estimators import checks
+from skorchless.estimators.checks import named, weights
+from skorchless.estimators.runtime import check_some_rows
 from skorchless.reducer import Reducer
 from skorchless.restoring import without_numpy_warnings
 from skorchless.sources import LargeMatrix, Matrix, SparseRows, mean_of
@@ -271,3 +274,99 @@ def _balanced(n_classes: int, data: Data, reducer: Reducer) -> Factors:
     totals = reducer.rows(totals.unsqueeze(0)).sum(dim=0)
     total = Factors(totals, unit - unit.max()).times(0).sum()
     return Factors.of(total / (n_classes * totals), -unit)
+
+
+def check_complete(X_val: Any, y_val: Any, sample_weight_val: Any) -> None:
+    """Raise ValueError if a part of the validation data is missing."""
+    if (X_val is None) != (y_val is None):
+        given, missing = ("y_val", "X_val") if X_val is None else ("X_val", "y_val")
+        raise ValueError(f"{given} was passed without {missing}: validation needs both.")
+    if X_val is None and sample_weight_val is not None:
+        raise ValueError("sample_weight_val was passed without X_val and y_val.")
+
+
+def hold_out(
+    data: Data,
+    fraction: float,
+    generator: torch.Generator,
+    reducer: Reducer,
+    classes: np.ndarray | None,
+) -> tuple[Data, Data]:
+    """Rows to train on and rows to validate on; of several ranks each splits its own.
+
+    Parameters
+    ----------
+    data : Data
+    fraction : float
+    generator : torch.Generator
+    reducer : Reducer
+    classes : ndarray or None
+        Labels of the classes, of which each gives its share; None for numbers.
+
+    Raises
+    ------
+    ValueError
+        If there are too few rows, or rows of a class, to split.
+    """
+    index = None if classes is None else data.target.numpy(force=True).ravel().astype(np.int64)
+    seed = int(torch.randint(2**31 - 1, (), generator=generator, device="cpu"))
+    rows = np.arange(len(data.X))
+    problem = f"early_stopping=True cannot hold out validation_fraction={fraction} of"
+    cure = "Pass X_val and y_val, or set early_stopping=False."
+    split = partial(train_test_split, rows, test_size=fraction, random_state=seed)
+    try:
+        try:
+            kept, held = split(stratify=index)
+        except ValueError:
+            if classes is None or reducer.size > 1:
+                raise
+            kept, held = split(stratify=classes[index])  # which fails by the labels' own names
+    except ValueError as error:
+        if reducer.size == 1:
+            why = str(error).rstrip(".")
+            raise ValueError(f"{problem} {len(rows)} rows: {why}. {cure}") from error
+        # A rank may have few rows, and of some classes fewer: it gives what it can.
+        shuffled = np.random.RandomState(seed).permutation(rows)
+        n_held = int(fraction * len(rows))
+        kept, held = shuffled[n_held:], shuffled[:n_held]
+    in_order = (torch.from_numpy(np.sort(part)) for part in (kept, held))
+    training, validation = (data.take(part) for part in in_order)
+    check_some_rows(reducer, len(validation.X), f"{problem} so few rows on each rank. {cure}")
+    return training, validation
+
+
+def start_weights(
+    data: Data, init: dict[str, Any], coef_shape: tuple[int, ...], *, fit_intercept: bool
+) -> np.ndarray:
+    """Weights to start from, shape ``(1, K, D + 1)``.
+
+    Parameters
+    ----------
+    data : Data
+    init : dict
+        Coefficients and intercepts by the names that the user knows them by; later ones win.
+    coef_shape : tuple of int
+        What the coefficients' shape has to be.
+    fit_intercept : bool
+    """
+    n_features = data.X.shape[1]
+    start = np.zeros((1, data.n_outputs, n_features + 1), dtype=checks.numpy_dtype(data.X))
+    for name, value in init.items():
+        # Without "_init" it is the fit before.
+        cure = "" if name.endswith("_init") else " With warm_start=False, fit starts anew."
+        if name.startswith("coef"):
+            start[0, :, :-1] = checks.initial(value, name, coef_shape, start.dtype, cure).reshape(
+                -1, n_features
+            )
+        elif fit_intercept:
+            start[0, :, -1] = checks.initial(value, name, coef_shape[:-1], start.dtype, cure)
+    return start
+
+
+def check_same_classes(old: Any, new: Any) -> None:
+    """Raise ValueError if a warm start brings other classes than the fit before."""
+    if not np.array_equal(old, new):
+        raise ValueError(
+            f"warm_start=True cannot go on from classes {old} with classes {new}. Fit all "
+            "classes at once, or set warm_start=False."
+        )

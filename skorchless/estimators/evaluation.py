@@ -16,9 +16,8 @@ from skorchless.engine import ModelResult
 from skorchless.estimators.data import Data
 from skorchless.estimators.parameters import Parameters
 from skorchless.estimators.predictions import predicted_by
-from skorchless.estimators.problem import Problem
+from skorchless.estimators.problem import Outcome, Problem, Task
 from skorchless.estimators.row_space import RowSpace
-from skorchless.estimators.task import Outcome, Task
 from skorchless.losses import NullModel
 from skorchless.objective import Objective
 from skorchless.optimizers.descent import WORSE, stop_distance

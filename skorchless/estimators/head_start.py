@@ -9,7 +9,7 @@ import torch
 
 from skorchless.estimators.data import Data
 from skorchless.estimators.parameters import Parameters
-from skorchless.estimators.task import Outcome, Task
+from skorchless.estimators.problem import Outcome, Task
 from skorchless.reducer import Shard
 from skorchless.sources.base import by_weight, spread
 from skorchless.stack import WIDE

@@ -1,4 +1,7 @@
-"""What ``partial_fit`` remembers."""
+"""What ``partial_fit`` remembers.
+
+Pickles refer to `Memory` by the name of this module, which therefore stays.
+"""
 
 from dataclasses import dataclass, field
 

@@ -1,17 +1,23 @@
-"""Raw predictions of fitted models: torch for torch, else in NumPy, so that a fork is safe."""
+"""Predictions, scores and exports of fitted models.
+
+Tensors are answered by torch where they are. Everything else is predicted by NumPy, which is safe
+in forked processes.
+"""
 
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.base import is_classifier
-from sklearn.utils.validation import check_array
-from torch import Tensor
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted
+from torch import Tensor, nn
 
-from skorchless.estimators import inputs
-from skorchless.estimators.overflow import in_range
-from skorchless.estimators.settings import in_full_precision
+from skorchless.estimators import checks
+from skorchless.estimators.data import relative_weights
+from skorchless.estimators.runtime import in_full_precision, where_double_is
 from skorchless.restoring import without_numpy_warnings
 from skorchless.sources import LargeMatrix, Matrix, SparseRows
 from skorchless.stack import shared
@@ -37,15 +43,15 @@ def raw_predictions(
     """
     n_logits = len(np.atleast_2d(estimator.coef_)) if is_classifier(estimator) else None
     if isinstance(X, Tensor):
-        rows = inputs.features(estimator, X, reset=False)
+        rows = checks.features(estimator, X, reset=False)
         assert not isinstance(rows, SparseRows)
         run = partial(_in_torch, rows, coef, intercept, n_logits)
         return in_full_precision(rows.device, run)
-    with inputs.named("X"):
-        matrix = inputs.large_matrix(estimator, X, reset=False)
+    with checks.named("X"):
+        matrix = checks.large_matrix(estimator, X, reset=False)
         if matrix is not None:
             return _in_runs(estimator, matrix, coef, intercept, n_logits)
-        array = inputs.array_features(estimator, X, reset=False)
+        array = checks.array_features(estimator, X, reset=False)
     return _in_numpy(array, coef, intercept, n_logits)
 
 
@@ -101,3 +107,212 @@ def _in_runs(
         raw[done : done + len(block)] = _in_numpy(block, coef, intercept, n_logits)
         done += len(block)
     return raw
+
+
+#: Products that are made at once.
+BLOCK_NUMBERS = 2**20
+
+#: Powers of two that are left free above the largest logit, so that differences are in range.
+SPARE = 3
+
+
+def in_range(
+    raw: Any, rows: Any, coef: np.ndarray, intercept: np.ndarray, n_logits: int | None
+) -> None:
+    """Make those rows of `raw` anew that are not finite, from scaled products.
+
+    Terms beyond the range that cancel each other then do. Numbers that are beyond it themselves
+    become infinite. Logits do not, as only their differences matter: those of a row are shifted so
+    that the largest is in range, and the others end at the limit, where probabilities are 0 and 1.
+
+    Parameters
+    ----------
+    raw : ndarray or Tensor of shape (n, K)
+        ``X W + b``; written to.
+    rows : ndarray, sparse matrix or Tensor of shape (n, D)
+        Finite.
+    coef, intercept : ndarray of shape (K, D) and (K,)
+        Finite.
+    n_logits : int, optional
+        How many of the K belong to one model, if they are logits.
+    """
+    if bool(torch.isfinite(raw.sum()) if isinstance(raw, Tensor) else np.isfinite(raw.sum())):
+        return
+    if isinstance(raw, Tensor):
+        places = (~raw.isfinite().all(dim=1)).nonzero().view(-1)
+        some = rows[places].double().numpy(force=True)
+        again = _again(raw[places].numpy(force=True), some, coef, intercept, n_logits)
+        raw[places] = torch.from_numpy(again).to(raw.device)
+        return
+    bad = np.flatnonzero(~np.isfinite(raw).all(axis=1))
+    raw[bad] = _again(raw[bad], rows[bad], coef, intercept, n_logits)
+
+
+def _again(
+    raw: np.ndarray, rows: Any, coef: np.ndarray, intercept: np.ndarray, n_logits: int | None
+) -> np.ndarray:
+    """The same, all of them anew."""
+    weights = np.column_stack([coef, intercept]).astype(np.float64)
+    block = max(1, BLOCK_NUMBERS // weights.size)
+    found = np.empty_like(raw)
+    for start in range(0, len(raw), block):
+        some = rows[start : start + block]
+        some = some.toarray() if issparse(some) else some
+        ones = np.ones((len(some), 1))
+        sums, power = _scaled_products(np.hstack([some, ones]).astype(np.float64), weights)
+        if n_logits is None:
+            found[start : start + block] = np.ldexp(sums, power)
+        else:
+            most = np.finfo(raw.dtype).maxexp - SPARE
+            found[start : start + block] = _logits(sums, power, n_logits, most)
+    return found
+
+
+def _scaled_products(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of products, each up to a power of two: ``(n, K)`` below one, and the exponents."""
+    (x, x_power), (w, w_power) = np.frexp(rows), np.frexp(weights)
+    products = x[:, None, :] * w
+    powers = x_power[:, None, :] + w_power
+    largest = np.where(products != 0, powers, np.iinfo(np.int32).min // 2).max(axis=2)
+    sums, more = np.frexp(np.ldexp(products, powers - largest[:, :, None]).sum(axis=2))
+    return sums, np.where(sums != 0, largest + more, 0)
+
+
+def _logits(sums: np.ndarray, power: np.ndarray, n_logits: int, most: int) -> np.ndarray:
+    """Logits ``sums * 2**power`` between ``-2**most`` and ``2**most``, by model and row."""
+    limit, shape = 2.0**most, (len(sums), -1, n_logits)
+    sums, power = sums.reshape(shape), power.reshape(shape)
+    largest = np.where(sums > 0, power, most).max(axis=2, keepdims=True)
+    beyond = largest > most
+    aligned = np.ldexp(sums, np.where(beyond, power - largest, 0))
+    below = np.ldexp(aligned - aligned.max(axis=2, keepdims=True), largest)
+    logits: np.ndarray = np.where(beyond, limit + below, np.ldexp(sums, power))
+    return logits.clip(-limit, limit).reshape(len(sums), -1)
+
+
+@without_numpy_warnings
+def accuracy(y: Any, found: Any, sample_weight: Any) -> float:
+    """Share of right labels, as `accuracy_score`."""
+    y, found, sample_weight = where_double_is(y, found, sample_weight)
+    on_a_device = _on_a_device(y, found, sample_weight)
+    weight = relative_weights(sample_weight, len(found))
+    with checks.named("y"):
+        if on_a_device:
+            return tensor_accuracy(y, found, weight)
+        wanted, found, weight = map(checks.as_numpy, (y, found, weight))
+        return float(accuracy_score(wanted, found, sample_weight=weight))
+
+
+def r_squared(y: Any, found: Any, sample_weight: Any) -> float:
+    """Coefficient of determination, as `r2_score`."""
+    y, found, sample_weight = where_double_is(y, found, sample_weight)
+    on_a_device = _on_a_device(y, found, sample_weight)
+    weight = relative_weights(sample_weight, len(found))
+    with checks.named("y"):
+        if on_a_device and len(found) > 1:
+            return tensor_r_squared(y, found, weight)
+        wanted, found, weight = map(checks.as_numpy, (y, found, weight))
+        return float(r2_score(wanted, found, sample_weight=weight))
+
+
+def _on_a_device(y: Any, found: Any, sample_weight: Any) -> bool:
+    """Whether both are tensors out of NumPy's reach."""
+    here = found if isinstance(found, Tensor) else torch.empty(0, device="cpu")
+    checks.check_same_device(here, y=y, sample_weight=sample_weight)
+    return here.device.type != "cpu" and isinstance(y, Tensor)
+
+
+def tensor_accuracy(y: Tensor, found: Tensor, weight: Tensor | None) -> float:
+    """The same for tensors of shape ``(n,)``."""
+    check_consistent_length(y, found)
+    right = (y.detach().reshape(found.shape) == found).double()
+    if weight is None:
+        return float(right.mean())
+    weight = weight.to(right.device)
+    return float((weight * right).sum() / weight.sum())
+
+
+def tensor_r_squared(y: Tensor, found: Tensor, weight: Tensor | None) -> float:
+    """The same for tensors of shape ``(n,)`` or ``(n, K)``, the mean over K."""
+    check_consistent_length(y, found)
+    wanted, found = (values.detach().double().reshape(len(found), -1) for values in (y, found))
+    if wanted.shape != found.shape:
+        raise ValueError(
+            "y_true and y_pred have different number of output "
+            f"({wanted.shape[1]}!={found.shape[1]})"
+        )
+    weights = torch.ones_like(wanted[:, :1])
+    if weight is not None:
+        weights = weight.to(weights).unsqueeze(1)
+    mean = (weights * wanted).sum(0) / weights.sum()
+    residual = (weights * (wanted - found).square()).sum(0)
+    total = (weights * (wanted - mean).square()).sum(0)
+    constant = (residual == 0).double()  # scikit-learn's word on targets that do not vary
+    return float(torch.where(total > 0, 1 - residual / total, constant).mean())
+
+
+class Portable:
+    """What the estimators need to be pickled and to be handed on."""
+
+    coef_: np.ndarray
+    intercept_: Any
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+
+    #: Attributes that predictions need.
+    _set_by_fit: tuple[str, ...] = ("coef_", "intercept_")
+
+    def _check_is_fitted(self) -> None:
+        """Raise NotFittedError unless there is all that predictions need."""
+        check_is_fitted(self, self._set_by_fit)
+
+    def _weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """Coefficients ``(K, D)`` and intercepts ``(K,)``, which may have been set by hand."""
+        self._check_is_fitted()
+        coef = np.atleast_2d(_numbers(self.coef_, "coef_"))
+        intercept = np.atleast_1d(_numbers(self.intercept_, "intercept_"))
+        classes = self.__dict__.get("classes_")
+        outputs = len(coef) if classes is None else len(classes) - (len(classes) == 2)
+        features = getattr(self, "n_features_in_", coef.shape[-1])
+        if coef.shape != (outputs, features):
+            raise ValueError(
+                f"coef_ has shape {np.shape(self.coef_)}, but there are {features} features and "
+                f"{outputs} outputs."
+            )
+        if intercept.shape != (outputs,):
+            if intercept.size != 1:
+                raise ValueError(
+                    f"intercept_ has shape {np.shape(self.intercept_)}, but there are {outputs} "
+                    "outputs."
+                )
+            intercept = np.full(outputs, intercept.item())
+        return coef, intercept
+
+    def _copy_fit(self, model: Any) -> Any:
+        """Give `model` our coefficients, and with them our predictions."""
+        coef, intercept = self._weights()
+        model.coef_ = coef.reshape(np.shape(self.coef_)).copy()
+        model.intercept_ = intercept.copy() if np.ndim(self.intercept_) else intercept[0]
+        model.n_features_in_ = self.n_features_in_
+        if hasattr(self, "feature_names_in_"):
+            model.feature_names_in_ = self.feature_names_in_.copy()
+        return model
+
+    def _linear_module(self, coef: np.ndarray, intercept: np.ndarray) -> nn.Linear:
+        """A layer that computes ``X coef.T + intercept``."""
+        outputs, features = coef.shape
+        weights = torch.from_numpy(coef.copy())
+        linear = nn.Linear(features, outputs, device="meta", dtype=weights.dtype)
+        linear.weight = nn.Parameter(weights)
+        linear.bias = nn.Parameter(torch.from_numpy(np.array(intercept, dtype=coef.dtype)))
+        return linear
+
+
+def _numbers(value: Any, name: str) -> np.ndarray:
+    """The array that a fit leaves as it is; anything else is checked and converted."""
+    if isinstance(value, np.ndarray | np.floating) and value.dtype.kind == "f":
+        return np.asarray(value)
+    array = checks.real(value, name)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite. Got {value!r}.")
+    return array

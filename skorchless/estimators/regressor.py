@@ -8,9 +8,9 @@ from sklearn.linear_model import LinearRegression
 from sklearn.utils import Tags
 from torch import Tensor, nn
 
-from skorchless.estimators import inputs, scores
+from skorchless.estimators import checks, predictions
 from skorchless.estimators.base import TorchLinearModel
-from skorchless.estimators.ranks import check_agreement
+from skorchless.estimators.runtime import check_agreement
 from skorchless.reducer import Reducer
 
 
@@ -282,7 +282,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         score : float
             R² of the predictions, the mean over the outputs.
         """
-        return scores.r_squared(y, self.predict(X), sample_weight)
+        return predictions.r_squared(y, self.predict(X), sample_weight)
 
     def to_sklearn(self) -> LinearRegression:
         """Return a fitted LinearRegression with the same predictions.
@@ -309,7 +309,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         return self.loss
 
     def _check_target(self, y: Any, name: str) -> Any:
-        return inputs.numbers(y, name)
+        return checks.numbers(y, name)
 
     def _encode(self, y: Any, name: str, reducer: Reducer, *, reset: bool) -> tuple[Tensor, int]:
         n_outputs = 1 if y.ndim == 1 else y.shape[1]

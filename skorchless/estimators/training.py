@@ -13,10 +13,9 @@ from skorchless.estimators.evaluation import Returned
 from skorchless.estimators.head_start import enough_rows, head_of, roughly, start_from
 from skorchless.estimators.memory import Memory, go_on, kept, within_reach
 from skorchless.estimators.parameters import Parameters
-from skorchless.estimators.problem import Problem
+from skorchless.estimators.problem import Outcome, Problem, Task
 from skorchless.estimators.row_space import RowSpace, as_dense
-from skorchless.estimators.settings import own_settings
-from skorchless.estimators.task import Outcome, Task
+from skorchless.estimators.runtime import own_settings
 from skorchless.estimators.working_columns import LEAST_COLUMNS, AllColumns, Rounds, Watch
 from skorchless.losses import rough_median
 from skorchless.objective import Objective

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from skorchless.engine import ModelResult, Progress, Watcher
 from skorchless.estimators.parameters import Parameters
-from skorchless.estimators.task import Outcome, Task
+from skorchless.estimators.problem import Outcome, Task
 from skorchless.losses import NullModel
 from skorchless.objective import Objective
 from skorchless.optimizers.descent import ROUNDING, stop_distance

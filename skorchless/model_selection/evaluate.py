@@ -13,7 +13,7 @@ import numpy as np
 
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.batched import SMALL_SAMPLES, BatchedFit, fit_all, has_own_way
-from skorchless.estimators.unused import keep_quiet
+from skorchless.estimators.parameters import keep_quiet
 from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.candidates import Group, final_of, fit_transformers, with_final
 from skorchless.model_selection.scoring import metrics_of, score_from_predictions

@@ -23,9 +23,8 @@ from skorchless.estimators.batched import (
     solve_from_moments,
 )
 from skorchless.estimators.data import Data
-from skorchless.estimators.out_of_memory import memory_errors
 from skorchless.estimators.parameters import Parameters, check_parameters
-from skorchless.estimators.settings import own_settings
+from skorchless.estimators.runtime import memory_errors, own_settings
 from skorchless.model_selection.candidates import Group
 from skorchless.model_selection.evaluate import Result, Split
 from skorchless.model_selection.scoring import OF_MEAN_SQUARES, by_candidate, metrics_of

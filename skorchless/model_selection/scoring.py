@@ -22,7 +22,7 @@ from sklearn.pipeline import Pipeline
 from skorchless.estimators import TorchLinearRegressor, TorchSoftmaxClassifier
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.batched import predict_together
-from skorchless.estimators.inputs import as_numpy
+from skorchless.estimators.checks import as_numpy
 from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.candidates import OURS
 

@@ -22,17 +22,18 @@ from sklearn.utils.parallel import Parallel, delayed
 from skorchless.estimators.base import TorchLinearModel, as_method_of
 from skorchless.estimators.batched import fit_from_moments, has_own_way, may_use_moments
 from skorchless.estimators.callbacks import has_callbacks
-from skorchless.estimators.inputs import (
+from skorchless.estimators.checks import (
     as_numpy,
     check_indices,
     check_lengths,
     check_plain,
+    checked_labels,
     named,
     numbers,
+    sortable,
     with_rows,
 )
-from skorchless.estimators.labels import checked_labels, sortable
-from skorchless.estimators.unused import in_words, keep_quiet, unused_by_all
+from skorchless.estimators.parameters import in_words, keep_quiet, unused_by_all
 from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.candidates import Group, check_ours, final_of, group_candidates
 from skorchless.model_selection.evaluate import Result, Split, evaluate_folds, folds_at_once

@@ -7,7 +7,7 @@ import torch
 from device import simulated
 from estimators.conftest import Estimator, data, make_data  # noqa: F401
 
-from skorchless.estimators import devices
+from skorchless.estimators import runtime
 
 HERE = Path(__file__).parent
 
@@ -45,8 +45,8 @@ def little_room(simulation):
 @pytest.fixture
 def without_double(simulation):
     """A simulated device that knows no float64, as Apple's do not."""
-    devices.has_double.cache_clear()
+    runtime.has_double.cache_clear()
     simulation.set_has_double(False)
     yield torch.device("simulated", 0)
     simulation.set_has_double(True)
-    devices.has_double.cache_clear()
+    runtime.has_double.cache_clear()

@@ -8,7 +8,7 @@ from sources.test_large import make_matrix
 from sources.test_streamed import N_ROWS, make_source, rows_of
 
 from skorchless import TorchLinearRegressor
-from skorchless.estimators.inputs import features
+from skorchless.estimators.checks import features
 from skorchless.sources import LargeMatrix, Scaling, as_source
 from skorchless.stack import WIDE
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.estimators import devices
+from skorchless.estimators import runtime
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def two_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    monkeypatch.setattr(devices, "_numbered", lambda device: torch.device(device.type, 1))
+    monkeypatch.setattr(runtime, "_numbered", lambda device: torch.device(device.type, 1))
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_small_fit_asks_for_no_device(Estimator, data, device, untouched):
 
 def test_work_that_is_worth_it_goes_to_the_current_gpu(two_gpus):
     def resolve(**how):
-        return str(devices.resolve_device("auto", None, **how))
+        return str(runtime.resolve_device("auto", None, **how))
 
     assert resolve() == resolve(worth_moving=False) == "cpu"
     assert resolve(worth_moving=True) == "cuda:1"
@@ -55,15 +55,15 @@ def test_work_that_is_worth_it_goes_to_the_current_gpu(two_gpus):
 @pytest.mark.parametrize("device", ["auto", "cuda", torch.device("cuda")])
 def test_each_rank_has_the_gpu_of_its_number(device, two_gpus, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
-    found = devices.resolve_device(device, None, worth_moving=True, distributed=True)
+    found = runtime.resolve_device(device, None, worth_moving=True, distributed=True)
     assert found == torch.device("cuda", 0)
-    named = devices.resolve_device("cuda:1", None, worth_moving=True, distributed=True)
+    named = runtime.resolve_device("cuda:1", None, worth_moving=True, distributed=True)
     assert named == torch.device("cuda", 1)
 
 
 def test_without_ranks_cuda_is_the_current_gpu(two_gpus, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "0")
-    assert devices.resolve_device("cuda", None) == torch.device("cuda", 1)
+    assert runtime.resolve_device("cuda", None) == torch.device("cuda", 1)
 
 
 SGD = {"optimizer": "sgd", "learning_rate": 0.1}
@@ -82,13 +82,13 @@ def test_auto_goes_by_the_work_between_two_decisions(case):
     parameters, (n_rows, n_columns), worth = WORTH[case]
     parameters = TorchLinearRegressor(**parameters).get_params()
     work = n_rows * n_columns
-    assert devices.is_worth_moving(parameters, work, n_rows, one_pass=False) == worth
+    assert runtime.is_worth_moving(parameters, work, n_rows, one_pass=False) == worth
 
 
 def test_a_pass_of_partial_fit_is_made_of_steps():
     parameters = TorchSoftmaxClassifier().get_params()
-    assert devices.is_worth_moving(parameters, 10**8, 10**6, one_pass=False)
-    assert not devices.is_worth_moving(parameters, 10**8, 10**6, one_pass=True)
+    assert runtime.is_worth_moving(parameters, 10**8, 10**6, one_pass=False)
+    assert not runtime.is_worth_moving(parameters, 10**8, 10**6, one_pass=True)
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])

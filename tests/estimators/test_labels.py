@@ -10,7 +10,7 @@ from numpy.testing import assert_array_equal
 from sklearn.exceptions import DataConversionWarning
 
 from skorchless import TorchSoftmaxClassifier
-from skorchless.estimators.labels import checked_labels, classes_of, encode
+from skorchless.estimators.checks import checked_labels, classes_of, encode
 
 WHOLE = [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
 FRACTIONAL = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

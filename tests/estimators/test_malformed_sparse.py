@@ -15,7 +15,7 @@ from skorchless import (
     TorchLinearRegressor,
     TorchSoftmaxClassifier,
 )
-from skorchless.estimators.inputs import check_indices
+from skorchless.estimators.checks import check_indices
 
 N, D = 40, 6
 METHODS = ("predict", "predict_proba", "predict_log_proba", "decision_function")

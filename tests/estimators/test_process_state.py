@@ -16,7 +16,7 @@ from numpy.testing import assert_array_equal
 
 import skorchless
 from skorchless import BatchedGridSearchCV
-from skorchless.estimators import settings, training
+from skorchless.estimators import runtime, training
 
 SHORT = {"optimizer": "sgd", "learning_rate": 0.01, "max_iter": 3, "tol": None, "random_state": 0}
 PACKAGE = str(Path(skorchless.__file__).parent)
@@ -90,14 +90,14 @@ def test_a_small_fit_has_one_thread_to_itself(Estimator, make_data, two_threads)
 
 
 def test_a_large_fit_has_all_threads(Estimator, make_data, two_threads, monkeypatch):
-    monkeypatch.setattr(settings, "WORTH_THREADS", 0)
+    monkeypatch.setattr(runtime, "WORTH_THREADS", 0)
     model = Estimator(**SHORT, verbose=1)
     assert set(amid(lambda: model.fit(*make_data()), torch.get_num_threads)) == {2}
 
 
 def test_for_an_accelerator_rows_are_gathered_with_all_threads(two_threads):
     threads = [
-        settings.own_settings(torch.device(kind), 0, torch.get_num_threads)
+        runtime.own_settings(torch.device(kind), 0, torch.get_num_threads)
         for kind in ("cpu", "cuda")
     ]
     assert threads == [1, 2]
@@ -105,7 +105,7 @@ def test_for_an_accelerator_rows_are_gathered_with_all_threads(two_threads):
 
 def test_a_library_without_openmp_and_mkl_is_left_alone(Estimator, make_data, monkeypatch):
     wanted = Estimator(**SHORT).fit(*make_data()).coef_
-    monkeypatch.setattr(settings, "_library", object)
+    monkeypatch.setattr(runtime, "_library", object)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     assert_array_equal(Estimator(**SHORT).fit(*make_data()).coef_, wanted)
 
@@ -209,7 +209,7 @@ def test_the_last_of_two_fits_at_once_puts_the_precision_back(
 
 
 def test_one_thread_at_a_time_changes_the_precision(monkeypatch):
-    lock, is_free = settings._full_precision._lock, []
+    lock, is_free = runtime._full_precision._lock, []
 
     def look_from_another_thread():
         thread = threading.Thread(target=look)
@@ -222,8 +222,8 @@ def test_one_thread_at_a_time_changes_the_precision(monkeypatch):
             lock.release()
 
     changes = [(look_from_another_thread, look_from_another_thread)]
-    monkeypatch.setattr(settings, "_precision_changes", lambda: changes)
-    settings.in_full_precision(torch.device("cpu"), look_from_another_thread)
+    monkeypatch.setattr(runtime, "_precision_changes", lambda: changes)
+    runtime.in_full_precision(torch.device("cpu"), look_from_another_thread)
     assert is_free == [False, True, False]
 
 

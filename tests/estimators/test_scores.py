@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, r2_score
 
-from skorchless.estimators.scores import tensor_accuracy, tensor_r_squared
+from skorchless.estimators.predictions import tensor_accuracy, tensor_r_squared
 
 rng = np.random.default_rng(0)
 weights = pytest.mark.parametrize("weighted", [False, True])

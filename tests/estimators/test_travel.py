@@ -106,17 +106,6 @@ def test_unpickling_and_predicting_ask_for_no_device(Estimator, data, monkeypatc
     assert_array_equal(pickle.loads(pickled).predict(X), predictions)
 
 
-def test_a_pickle_carries_the_version_and_warns_if_it_is_newer(Estimator, data):
-    model = Estimator().fit(*data)
-    version, newer = skorchless.__version__, "9" + skorchless.__version__[1:]
-    pickled = pickle.dumps(model)
-    assert pickled.count(version.encode()) == 1
-    with pytest.warns(UserWarning, match=rf"by skorchless {newer}, which is newer .*{version}"):
-        restored = pickle.loads(pickled.replace(version.encode(), newer.encode()))
-    assert_array_equal(restored.coef_, model.coef_)
-    assert vars(restored).keys() == vars(model).keys()
-
-
 @pytest.mark.parametrize("shape", [(90,), (90, 1), (90, 2)])
 @pytest.mark.parametrize("fit_intercept", [True, False])
 def test_a_regressor_in_other_libraries(shape, fit_intercept):

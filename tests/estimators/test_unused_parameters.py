@@ -19,8 +19,7 @@ from skorchless import (
     TorchLinearRegressor,
     TorchSoftmaxClassifier,
 )
-from skorchless.estimators.parameters import PARAMETERS
-from skorchless.estimators.unused import USED_WITH
+from skorchless.estimators.parameters import PARAMETERS, USED_WITH
 
 SGD = {"optimizer": "sgd", "learning_rate": 0.01, "max_iter": 2, "tol": None, "random_state": 0}
 ADAM = {**SGD, "optimizer": "adam"}

@@ -11,7 +11,7 @@ from sklearn.linear_model import ElasticNet, LogisticRegression, Ridge
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
 from skorchless.estimators.data import Data
-from skorchless.estimators.task import Task
+from skorchless.estimators.problem import Task
 from skorchless.estimators.training import fit_stack
 from skorchless.losses import LOSSES
 from skorchless.stack import WIDE

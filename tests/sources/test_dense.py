@@ -4,7 +4,7 @@ import torch
 from problems import draw_data
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.estimators.inputs import as_tensor
+from skorchless.estimators.checks import as_tensor
 from skorchless.sources import DenseSource, Scaling
 from skorchless.stack import WIDE
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from large import mapped
 
-from skorchless.estimators.inputs import as_tensor
+from skorchless.estimators.checks import as_tensor
 from skorchless.sources import LargeMatrix
 from skorchless.sources.large import block_permutation
 

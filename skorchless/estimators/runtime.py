@@ -1,0 +1,493 @@
+"""Where and how a fit runs: devices, threads, precision, ranks, and errors of memory.
+
+Settings that the user has made for the whole process are changed while a fit runs, and restored.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import re
+import threading
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skorchless.estimators.parameters import Parameters, batch_rows, chosen_optimizer, shown
+from skorchless.optimizers.curvature import sample_size
+from skorchless.reducer import ONE_PROCESS, Group, Reducer, local_rank_device
+from skorchless.restoring import between, with_setting
+from skorchless.sources import Matrix, SparseRows, are_right_on_threads
+from skorchless.stack import WIDE, private_generator
+
+T = TypeVar("T")
+
+#: Multiply-adds a batch from which more than one thread pays.
+WORTH_THREADS = 3 * 2**19
+
+#: Of a full-batch rule a pass counts for so much less, and the second moments of a sample that it
+#: may take beside for less again. Between small products it does much else: threads save a quarter
+#: of its time at most, and double it where the cores are busy.
+A_PASS, SECOND_MOMENTS = 4, 16
+
+#: What the loss of one raw prediction costs, in multiply-adds.
+LOSS_WORK = 32
+
+
+def work_of_batch(X: Matrix, n_rows: int, stack_width: int, *, full_batch: bool) -> int:
+    """Multiply-adds of one step with `n_rows` rows of X, a weight's being one at least.
+
+    None are counted where X may only be multiplied on one thread.
+
+    Parameters
+    ----------
+    X : Matrix
+    n_rows : int
+    stack_width : int
+        Rows of weights that each row is multiplied with.
+    full_batch : bool
+        Whether a rule steps once a pass.
+    """
+    if isinstance(X, SparseRows) and X.device.type == "cpu" and not are_right_on_threads():
+        return 0
+    numbers = X.numel() // max(len(X), 1)
+    work = max(n_rows * (numbers + LOSS_WORK), X.shape[1]) * stack_width
+    if not full_batch:
+        return work
+    second_moments = min(n_rows, sample_size(numbers)) * numbers**2
+    return max(work // A_PASS, second_moments // SECOND_MOMENTS)
+
+
+def own_settings(device: torch.device, work: int, run: Callable[[], T]) -> T:
+    """Call `run` without autograd, autocast and reduced precision, on no more threads than pay.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the training happens.
+    work : int
+        Multiply-adds of one product with a batch. Where they are few, several threads cost more
+        time meeting than they save, and far more when other processes keep the cores busy.
+    run : callable
+    """
+    inference = torch.inference_mode()
+    # For an accelerator the CPU only gathers rows, if it has to: with all threads.
+    enough = partial(on_enough_threads, work, run) if device.type == "cpu" else run
+    return with_setting(
+        partial(_enter, inference),
+        partial(_leave, inference),
+        partial(in_full_precision, device, enough),
+    )
+
+
+def _enter(inference: torch.inference_mode) -> None:
+    """Enter inference mode, unless this thread is in it."""
+    if not torch.is_inference_mode_enabled():
+        inference.__enter__()
+
+
+def _leave(inference: torch.inference_mode) -> None:
+    """Leave inference mode, if it was ever entered, rather than when its last traceback goes."""
+    with contextlib.suppress(AttributeError):
+        inference.__exit__(None, None, None)
+
+
+def in_full_precision(device: torch.device, run: Callable[[], T]) -> T:
+    """Call `run` with products in the precision of their factors: no autocast, no TF32."""
+    kind = device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return _full_precision(run)
+    change = partial(torch.set_autocast_enabled, kind, False)
+    put_back = partial(torch.set_autocast_enabled, kind, True)
+    return with_setting(change, put_back, partial(_full_precision, run))
+
+
+class _FullPrecision:
+    """Multiply float32 matrices in float32, where the user has lowered that.
+
+    The setting is the process's, so of several fits at once the first one in changes it and the
+    last one out puts it back.
+    """
+
+    def __init__(self) -> None:
+        # A lock that only its owner can release may be released once more than it was acquired.
+        self._lock = threading.RLock()
+        self._inside: set[object] = set()
+        self._put_back: list[Callable[[], None]] = []
+
+    def __call__(self, run: Callable[[], T]) -> T:
+        """Call `run` in full precision."""
+        me = object()
+        return with_setting(
+            partial(self._locked, partial(self._enter, me)),
+            partial(self._locked, partial(self._leave, me)),
+            run,
+        )
+
+    def _locked(self, change: Callable[[], None]) -> None:
+        between(self._lock.acquire, self._release, change)
+
+    def _release(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._lock.release()
+
+    def _enter(self, me: object) -> None:
+        if not self._inside:
+            changes = _precision_changes()
+            if not changes:
+                return
+            self._put_back = [put_back for _, put_back in changes]
+            self._inside.add(me)
+            for change, _ in changes:
+                change()
+        self._inside.add(me)
+
+    def _leave(self, me: object) -> None:
+        if self._inside == {me}:
+            for put_back in self._put_back:
+                put_back()
+        self._inside.discard(me)
+
+
+def _precision_changes() -> list[tuple[Callable[[], None], Callable[[], None]]]:
+    """What to do to multiply in full precision, and what puts the user's setting back.
+
+    Before torch 2.9 there is one setting for all products. From then on each kind of device has its
+    own as well, and torch refuses to tell the old one if these contradict it: so what was lowered
+    by the old one is raised by it too.
+    """
+    kinds = (torch.backends.cuda, torch.backends.mkldnn)
+    products = [kind.matmul for kind in kinds if hasattr(kind, "matmul")]
+    products = [product for product in products if hasattr(product, "fp32_precision")]
+    of_all, change = "highest", torch.set_float32_matmul_precision
+    with contextlib.suppress(RuntimeError):  # they do contradict each other
+        of_all = torch.get_float32_matmul_precision()
+    changes: list[tuple[Callable[[], None], Callable[[], None]]] = []
+    if of_all != "highest":
+        changes = [(partial(change, "highest"), partial(change, of_all))]
+    return changes + [
+        (
+            partial(setattr, product, "fp32_precision", "ieee"),
+            partial(_lower, product, product.fp32_precision),
+        )
+        for product in products
+        if product.fp32_precision not in ("none", "ieee")
+    ]
+
+
+def _lower(product: Any, precision: str) -> None:
+    """Set a precision again, or have it inherited again if that comes to the same."""
+    if product.fp32_precision == precision:
+        return
+    product.fp32_precision = "none"
+    if product.fp32_precision != precision:
+        product.fp32_precision = precision
+
+
+_full_precision = _FullPrecision()
+
+
+def on_enough_threads(work: int, run: Callable[[], T]) -> T:
+    """Call `run` on one thread where a batch is little work.
+
+    What torch has for that, ``torch.set_num_threads``, changes how many threads other threads get
+    that use torch for the first time. OpenMP and MKL keep a number for each thread.
+    """
+    if torch.get_num_threads() == 1 or work >= WORTH_THREADS:
+        return run()
+    return _on_one_openmp_thread(partial(_on_one_mkl_thread, run))
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    """What torch is linked with."""
+    return ctypes.CDLL(torch._C.__file__)
+
+
+def _on_one_openmp_thread(run: Callable[[], T]) -> T:
+    library = _library()
+    if not hasattr(library, "omp_set_num_threads"):
+        return run()
+    set_threads, before = library.omp_set_num_threads, library.omp_get_max_threads()
+    return with_setting(partial(set_threads, 1), partial(set_threads, before), run)
+
+
+def _on_one_mkl_thread(run: Callable[[], T]) -> T:
+    """Call `run` on one thread of MKL, whose number hides OpenMP's once it has been set."""
+    library = _library()
+    if not hasattr(library, "MKL_Set_Num_Threads_Local"):
+        return run()
+    set_threads, before = library.MKL_Set_Num_Threads_Local, list[int]()
+    return with_setting(
+        # The change gives the number before: in one call, so that no interrupt comes between them.
+        lambda: before.extend(map(set_threads, [1])),
+        lambda: [*map(set_threads, before[:1])],
+        run,
+    )
+
+
+#: Multiply-adds from which device="auto" moves to a GPU: of a pass over all rows, which launches
+#: some forty kernels and waits for a few numbers, and of a step of SGD or Adam, which launches some
+#: fifteen.
+WORTH_A_PASS, WORTH_A_STEP = 2**24, 2**22
+
+
+def available_devices() -> list[str]:
+    """Names of the devices on this machine."""
+    names = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    other = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if other is not None and other.type != "cuda":
+        names += [f"{other.type}:{i}" for i in range(torch.accelerator.device_count())]
+    return names
+
+
+def resolve_device(
+    device: str | int | torch.device,
+    own: torch.device | None,
+    *,
+    worth_moving: bool = False,
+    distributed: bool = False,
+) -> torch.device:
+    """The device to train on.
+
+    CUDA is only asked for where the work would go there: asking initialises it, after which the
+    process must not fork.
+
+    Parameters
+    ----------
+    device : str, int or torch.device
+        The estimator's parameter.
+    own : torch.device or None
+        Where X is, if it is a tensor.
+    worth_moving : bool
+        Whether there is so much work that "auto" takes it to CUDA, if that is there.
+    distributed : bool
+        Whether each rank of a group is to have a GPU of its own.
+
+    Raises
+    ------
+    ValueError
+        If there is no such device here, or no such device at all, or if it has no float64.
+    """
+    if isinstance(device, str) and device == "auto":
+        if own is not None:
+            return _with_double(own)
+        if not worth_moving or not torch.cuda.is_available():
+            return torch.device("cpu")
+        return local_rank_device() if distributed else _numbered(torch.device("cuda"))
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"device={shown(device)} is not a device that torch knows.{_guess(device)} "
+            f"Devices here: {available_devices()}."
+        ) from error
+    if chosen.type == "cpu":
+        return chosen
+    names = available_devices()
+    if str(chosen) not in {*names, *(name.split(":")[0] for name in names)}:
+        raise ValueError(
+            f"device={str(chosen)!r} is not available{_reason(chosen)}. Devices here: {names}."
+        )
+    if chosen.index is None:
+        own_gpu = distributed and chosen.type == "cuda"
+        chosen = local_rank_device() if own_gpu else _numbered(chosen)
+    return _with_double(chosen)
+
+
+def _guess(device: str | int | torch.device) -> str:
+    """The device that was meant by another spelling, if there is one."""
+    if not isinstance(device, str):
+        return ""
+    meant = device.lower().replace("gpu", "cuda")
+    try:
+        torch.device(meant)
+    except RuntimeError:
+        return ""
+    return f" Did you mean {meant!r}?"
+
+
+def _reason(device: torch.device) -> str:
+    """Why there is no CUDA device, and what takes one where there is one."""
+    if device.type != "cuda" or torch.cuda.device_count():
+        return ""
+    is_cpu_build = torch.version.cuda is None and torch.version.hip is None
+    why = (
+        "this is a CPU build of torch; install a CUDA build"
+        if is_cpu_build
+        else "torch finds no CUDA device"
+    )
+    return f": {why}. device='auto' uses a GPU where there is one"
+
+
+def _numbered(device: torch.device) -> torch.device:
+    """The current one of the devices of a kind."""
+    return torch.empty(0, device=device).device
+
+
+@cache
+def has_double(device: torch.device) -> bool:
+    """Whether a device has float64, which Apple's and some others lack."""
+    if device.type in ("cpu", "cuda"):
+        return True
+    try:
+        torch.ones(1, dtype=WIDE, device=device)
+    except (TypeError, RuntimeError):
+        return False
+    return True
+
+
+def _with_double(device: torch.device) -> torch.device:
+    """A device, if it has float64."""
+    if not has_double(device):
+        raise ValueError(
+            f"Training on device {str(device)!r} is not possible: it has no float64, in which "
+            "losses and statistics are summed. Set device='cpu'; the model can still predict "
+            "tensors that are there."
+        )
+    return device
+
+
+def where_double_is(*values: Any) -> list[Any]:
+    """Tensors of devices without float64 on the CPU, and everything else as it is."""
+    return [
+        value.cpu() if isinstance(value, Tensor) and not has_double(value.device) else value
+        for value in values
+    ]
+
+
+def is_worth_moving(parameters: Parameters, work: int, n_rows: int, *, one_pass: bool) -> bool:
+    """Whether there is so much work between two decisions of the host that a GPU is faster.
+
+    Parameters
+    ----------
+    parameters : dict
+        Constructor parameters of an estimator.
+    work : int
+        Multiply-adds of a product with all rows.
+    n_rows : int
+    one_pass : bool
+        Whether it is a call of ``partial_fit``, which takes steps whatever the optimizer.
+    """
+    if chosen_optimizer(parameters) == "quasi-newton" and not one_pass:
+        return work >= WORTH_A_PASS
+    return work * batch_rows(parameters, n_rows) >= WORTH_A_STEP * n_rows
+
+
+#: Parameters that may differ from rank to rank.
+OF_A_RANK = ("device", "random_state")
+
+#: Seeds of two ranks are this far apart (the golden ratio of 2^63, an odd number).
+SEED_STEP = 0x4F1BBCDCBFA53E0B
+
+
+def reducer_of(distributed: Any) -> Reducer:
+    """Who trains together: the ranks of the initialised group, or nobody else.
+
+    Raises
+    ------
+    ValueError
+        If there is no group to join.
+    """
+    return Group() if isinstance(distributed, bool | np.bool_) and distributed else ONE_PROCESS
+
+
+def check_agreement(reducer: Reducer, facts: dict[str, Any]) -> None:
+    """Raise ValueError on every rank if they differ in one of the `facts`."""
+    first, *others = reducer.exchange(facts)
+    for rank, other in enumerate(others, start=1):
+        for name, value in first.items():
+            if other.get(name) != value:
+                raise ValueError(
+                    f"All ranks must agree on {name}: rank 0 has {value!r}, rank {rank} has "
+                    f"{other.get(name)!r}."
+                )
+
+
+def facts_of(estimator: Any, X: Matrix) -> dict[str, Any]:
+    """What all ranks must agree on, by name for a message."""
+    facts = {
+        f"the parameter {name!r}": value
+        for name, value in estimator._parameters().items()
+        if name not in OF_A_RANK
+    }
+    return (
+        {"the estimator": type(estimator).__name__}
+        | facts
+        | {
+            "having callbacks": bool(getattr(estimator, "_skl_callbacks", None)),
+            "the number of features": X.shape[1],
+            "the names of the features": list(getattr(estimator, "feature_names_in_", ())),
+            "the precision of X": str(X.dtype),
+            "the kind of X": "sparse" if isinstance(X, SparseRows) else "dense",
+        }
+    )
+
+
+def check_start(reducer: Reducer, start: np.ndarray) -> None:
+    """Raise ValueError on a rank that would not start where rank 0 does."""
+    if reducer.size == 1:
+        return
+    digest = hashlib.sha256((start + 0.0).tobytes()).digest()  # 0.0 for -0.0 too
+    if reducer.exchange(digest)[0] != digest:
+        raise ValueError(
+            "All ranks must start from the same weights: coef_init, intercept_init, or with "
+            "warm_start=True or partial_fit the fit before, differ from rank 0's."
+        )
+
+
+def check_some_rows(reducer: Reducer, n_rows: int, message: str) -> None:
+    """Raise ValueError on every rank if none has a row."""
+    if not sum(reducer.exchange(n_rows)):
+        raise ValueError(message)
+
+
+def rank_generator(reducer: Reducer, random_state: Any) -> torch.Generator:
+    """Rank 0's seed, and from it a generator of each rank's own."""
+    own = private_generator(random_state)
+    if reducer.size == 1:
+        return own
+    seed: int = reducer.exchange(own.initial_seed())[0]
+    return private_generator((seed + reducer.rank * SEED_STEP) % 2**63)
+
+
+#: What torch says in a RuntimeError where it cannot get memory, each system in its own words.
+WORDS = ("DefaultCPUAllocator", "std::bad_alloc", "Storage size calculation overflowed")
+
+#: How torch, its CUDA allocator and NumPy tell what was asked for.
+ASKED = re.compile(r"(?:tried|unable) to allocate (\d[\d.]*) ?(bytes|[KMGTPE]?i?B)", re.IGNORECASE)
+
+CURE = (
+    "Pass X as float32 or as a memory map, train with optimizer='adam' and a small batch_size, or "
+    "pass fewer rows or columns at once."
+)
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raise MemoryError with the size that was asked for and a cure, whoever ran out of memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _ran_out(error) or CURE in str(error):
+            raise
+        raise MemoryError(f"{_asked_for(str(error))} {CURE}") from error
+
+
+def _ran_out(error: Exception) -> bool:
+    out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return out_of_memory or any(words in str(error) for words in WORDS)
+
+
+def _asked_for(message: str) -> str:
+    """How much memory there was not."""
+    found = ASKED.search(message)
+    if found is None:
+        return f"There is not enough memory: {message}.".replace(": .", ".")
+    size, unit = found.groups()
+    if unit == "bytes":
+        size, unit = f"{int(size) / 2**30:.3g}", "GiB"
+    return f"There is not enough memory: {size} {unit} were asked for."
