@@ -21,8 +21,7 @@ from skorchless.estimators.row_space import RowSpace
 from skorchless.losses import NullModel
 from skorchless.objective import Objective
 from skorchless.optimizers.descent import WORSE, stop_distance
-from skorchless.reducer import Reducer
-from skorchless.sources import LocalSource, Moments, Scaling
+from skorchless.sources import Moments, Scaling
 from skorchless.sources.base import lay_out, room_for_targets, slices
 from skorchless.sources.limits import numbers_at_once
 from skorchless.stack import WIDE, pack
@@ -108,32 +107,28 @@ class Returned:
         singular : bool
             Whether the Hessian was.
         """
-        evaluation = self._evaluation(scaling)
+        centring = self._centring(scaling)
         matters = self.dtype != WIDE or singular or self.row_space is not None
         values = np.full(len(folded), np.nan)
         if (matters and self.is_small) or _has_large_means(scaling):
-            values = evaluation.values(folded)
-        predicted = self._as_predicted(evaluation, results, folded, moments)
+            values = self._objectives(folded, centring)
+        predicted = self._where_it_matters(results, folded, moments)
         self._judge(results, values, predicted)
         whitened = self.row_space is not None and not self.problem.has_penalty
         if whitened and any(result.lost_digits for result in results):
-            return self._within_precision(evaluation, results, folded, values, predicted, fit)
+            return self._within_precision(results, folded, values, predicted, centring, fit)
         return folded
 
-    def _evaluation(self, scaling: Scaling | None) -> "Evaluation":
-        problem, centring = self.problem, None
-        if scaling is not None and problem.fit_intercept and not problem.data.X.is_sparse:
-            mean = scaling.mean if self.row_space is None else self.row_space.mean
-            centring = Scaling(mean, torch.ones_like(mean), WIDE)
-        objective = Objective(problem.loss, problem.penalty())
-        return Evaluation(problem.data, objective, centring, problem.rows_of, problem.reducer)
+    def _centring(self, scaling: Scaling | None) -> Scaling | None:
+        """The centre of dense rows, on the user's columns; None for others."""
+        problem = self.problem
+        if scaling is None or not problem.fit_intercept or problem.data.X.is_sparse:
+            return None
+        mean = scaling.mean if self.row_space is None else self.row_space.mean
+        return Scaling(mean, torch.ones_like(mean), WIDE)
 
-    def _as_predicted(
-        self,
-        evaluation: "Evaluation",
-        results: Sequence[ModelResult],
-        weights: Weights,
-        moments: Moments | None,
+    def _where_it_matters(
+        self, results: Sequence[ModelResult], weights: Weights, moments: Moments | None
     ) -> np.ndarray:
         """Objectives of models as they predict, shape ``(M,)``; NaN where rounding is no matter."""
         problem = self.problem
@@ -151,7 +146,7 @@ class Returned:
         )
         if not cancels.any():
             return np.full(len(weights), np.nan)
-        return np.where(cancels, evaluation.as_predicted(weights), np.nan)
+        return np.where(cancels, self._objectives_as_predicted(weights), np.nan)
 
     def _judge(
         self, results: Sequence[ModelResult], values: np.ndarray, predicted: np.ndarray
@@ -169,11 +164,11 @@ class Returned:
 
     def _within_precision(
         self,
-        evaluation: "Evaluation",
         results: list[ModelResult],
         folded: Weights,
         values: np.ndarray,
         predicted: np.ndarray,
+        centring: Scaling | None,
         fit: Fit,
     ) -> Weights:
         """Leave out coordinates that the returned coefficients cannot hold, where that is better.
@@ -193,9 +188,9 @@ class Returned:
         if outcome.interrupt is not None:
             raise outcome.interrupt
         others = [self._lifted(weights, held) for weights in outcome.weights]
-        of_others = evaluation.values(others)
-        of_predictions = evaluation.as_predicted(folded), evaluation.as_predicted(others)
-        better = np.fmax(of_others, of_predictions[1]) < np.fmax(values, of_predictions[0])
+        of_others = self._objectives(others, centring)
+        worst = np.fmax(values, self._objectives_as_predicted(folded))
+        better = np.fmax(of_others, self._objectives_as_predicted(others)) < worst
         if self.dtype == WIDE:
             # What is left out can be no more than rounding of the data. It is, if leaving it out
             # costs no more than noise would have gained: then nothing has been lost.
@@ -208,9 +203,76 @@ class Returned:
             for i in np.flatnonzero(by_chance).tolist():
                 results[i] = outcome.results[i]
         values = np.where(better, of_others, values)
-        of_better = self._as_predicted(evaluation, results, others, None)
+        of_better = self._where_it_matters(results, others, None)
         self._judge(results, values, np.where(better, of_better, predicted))
         return [other if b else w for b, other, w in zip(better, others, folded, strict=True)]
+
+    def _objectives(self, weights: Weights, centring: Scaling | None) -> np.ndarray:
+        """Objectives of models, in double precision, shape ``(M,)``; zeros for missing ones.
+
+        Dense rows are centred first, and what that does to the intercept is added up in extended
+        precision: with large means the rounding of an intercept is just what is looked for.
+        """
+        problem, stacked = self.problem, self._stack(weights)
+        wide, objective = stacked.to(WIDE), Objective(problem.loss, problem.penalty())
+        if centring is not None:
+            mean = centring.mean.numpy(force=True).astype(np.longdouble)
+            stored = wide.numpy(force=True).astype(np.longdouble)
+            shifted = (stored[..., -1] + stored[..., :-1] @ mean).astype(np.float64)
+            wide = pack(wide[..., :-1], torch.from_numpy(shifted).to(wide.device))
+
+        def mean_loss(block: Data) -> Tensor:
+            source = problem.rows_of(block.in_double(), batch_size=len(block.X), mean_weight=None)
+            source = source if centring is None else source.scaled(centring)
+            return objective.mean_loss(source.chunks(), wide)
+
+        return self._over_blocks(mean_loss, stacked)
+
+    def _objectives_as_predicted(self, weights: Weights) -> np.ndarray:
+        """The same of raw predictions as they are made: on rows as they come, and rounded."""
+        stacked, loss = self._stack(weights), self.problem.loss
+        models, outputs, columns = stacked.shape
+        flat = stacked.view(-1, columns).numpy(force=True)
+        n_logits = None if loss.has_units else outputs
+
+        def mean_loss(block: Data) -> Tensor:
+            rows = block.X.to(stacked.dtype)
+            raw = predicted_by(rows, flat[:, :-1], flat[:, -1], n_logits).to(WIDE)
+            raw = raw.T.reshape(models, outputs, -1)
+            shape = (1, 1, raw.shape[2])
+            room = room_for_targets(shape, block.target, outputs, raw.dtype)
+            losses = loss.value(raw, lay_out(block.target, room)[0, 0])  # (M, rows)
+            if block.weight is None:
+                return losses.mean(dim=1)
+            share = block.weight.to(WIDE)
+            return losses @ (share / share.sum())
+
+        return self._over_blocks(mean_loss, stacked)
+
+    def _stack(self, weights: Weights) -> Tensor:
+        """All models' weights, zero for missing ones, shape ``(M, K, D + 1)``."""
+        data = self.problem.data
+        nothing = np.zeros((data.n_outputs, data.X.shape[1] + 1))
+        stacked = np.stack([nothing if w is None else w for w in weights])
+        return torch.from_numpy(stacked).to(data.X.device)
+
+    def _over_blocks(self, mean_loss: Callable[[Data], Tensor], weights: Tensor) -> np.ndarray:
+        """Objectives from the mean loss of each block of rows, shape ``(M,)``."""
+        data = self.problem.data
+        total = torch.zeros(len(weights) + 1, dtype=WIDE, device=weights.device)
+        numbers = numbers_at_once(BLOCK_NUMBERS, data.X.device)
+        rows = max(1, numbers * len(data.X) // max(data.X.numel(), 1))
+        for start, stop in slices(len(data.X), rows):
+            block = data[start:stop]
+            weight = stop - start if block.weight is None else block.weight.sum()
+            total[:-1] += mean_loss(block) * weight
+            total[-1] += weight
+        self.problem.reducer.sum_(total)
+        values, penalty = total[:-1] / total[-1], self.problem.penalty()
+        if penalty.is_active:
+            values += penalty.value(weights)
+        found: np.ndarray = values.numpy(force=True)
+        return found
 
     def _lifted(self, weights: np.ndarray | None, held: Tensor) -> np.ndarray | None:
         """Weights on some coordinates of the row space, on the user's columns."""
@@ -249,98 +311,6 @@ def _has_large_means(scaling: Scaling | None) -> bool:
     if scaling is None or not len(scaling.mean):
         return False
     return bool((scaling.mean * scaling.inverse).abs().max() > LARGE_MEAN)
-
-
-@dataclass(eq=False)
-class Evaluation:
-    """Objectives of weights on the user's columns, in double precision.
-
-    Attributes
-    ----------
-    data : Data
-        As the user has them.
-    objective : Objective
-    centring : Scaling, optional
-        The centre of dense rows.
-    rows_of : callable
-        Makes a source of data, given the size of a batch and the mean weight.
-    reducer : Reducer
-    """
-
-    data: Data
-    objective: Objective
-    centring: Scaling | None
-    rows_of: Callable[..., LocalSource]
-    reducer: Reducer
-
-    def values(self, weights: Sequence[np.ndarray | None]) -> np.ndarray:
-        """Objectives of models, shape ``(M,)``; of missing ones that of no coefficients.
-
-        Dense rows are centred first, and what that does to the intercept is added up in extended
-        precision: with large means the rounding of an intercept is just what is looked for.
-        """
-        stacked, centring = self._stack(weights), self.centring
-        wide = stacked.to(WIDE)
-        if centring is not None:
-            mean = centring.mean.numpy(force=True).astype(np.longdouble)
-            stored = wide.numpy(force=True).astype(np.longdouble)
-            shifted = (stored[..., -1] + stored[..., :-1] @ mean).astype(np.float64)
-            wide = pack(wide[..., :-1], torch.from_numpy(shifted).to(wide.device))
-
-        def mean_loss(block: Data) -> Tensor:
-            source = self._source(block.in_double())
-            source = source if centring is None else source.scaled(centring)
-            return self.objective.mean_loss(source.chunks(), wide)
-
-        return self._over_blocks(mean_loss, stacked)
-
-    def as_predicted(self, weights: Sequence[np.ndarray | None]) -> np.ndarray:
-        """The same of raw predictions as they are made: on rows as they come, and rounded."""
-        stacked, loss = self._stack(weights), self.objective.loss
-        models, outputs, columns = stacked.shape
-        flat = stacked.view(-1, columns).numpy(force=True)
-        n_logits = None if loss.has_units else outputs
-
-        def mean_loss(block: Data) -> Tensor:
-            rows = block.X.to(stacked.dtype)
-            raw = predicted_by(rows, flat[:, :-1], flat[:, -1], n_logits).to(WIDE)
-            raw = raw.T.reshape(models, outputs, -1)
-            shape = (1, 1, raw.shape[2])
-            room = room_for_targets(shape, block.target, outputs, raw.dtype)
-            losses = loss.value(raw, lay_out(block.target, room)[0, 0])  # (M, rows)
-            if block.weight is None:
-                return losses.mean(dim=1)
-            share = block.weight.to(WIDE)
-            return losses @ (share / share.sum())
-
-        return self._over_blocks(mean_loss, stacked)
-
-    def _stack(self, weights: Sequence[np.ndarray | None]) -> Tensor:
-        """All models' weights, zero for missing ones, shape ``(M, K, D + 1)``."""
-        nothing = np.zeros((self.data.n_outputs, self.data.X.shape[1] + 1))
-        stacked = np.stack([nothing if w is None else w for w in weights])
-        return torch.from_numpy(stacked).to(self.data.X.device)
-
-    def _source(self, block: Data) -> LocalSource:
-        return self.rows_of(block, batch_size=len(block.X), mean_weight=None)
-
-    def _over_blocks(self, mean_loss: Callable[[Data], Tensor], weights: Tensor) -> np.ndarray:
-        """Objectives from the mean loss of each block of rows, shape ``(M,)``."""
-        data = self.data
-        total = torch.zeros(len(weights) + 1, dtype=WIDE, device=weights.device)
-        numbers = numbers_at_once(BLOCK_NUMBERS, data.X.device)
-        rows = max(1, numbers * len(data.X) // max(data.X.numel(), 1))
-        for start, stop in slices(len(data.X), rows):
-            block = data[start:stop]
-            weight = stop - start if block.weight is None else block.weight.sum()
-            total[:-1] += mean_loss(block) * weight
-            total[-1] += weight
-        self.reducer.sum_(total)
-        values, penalty = total[:-1] / total[-1], self.objective.penalty
-        if penalty.is_active:
-            values += penalty.value(weights)
-        found: np.ndarray = values.numpy(force=True)
-        return found
 
 
 def rounded(weights: Tensor, mean: Tensor, dtype: torch.dtype, *, fit_intercept: bool) -> Tensor:

@@ -93,11 +93,10 @@ class Outcome:
         )
 
 
-@dataclass(frozen=True, eq=False)
 class Problem:
     """Candidates that train on the same data; a single fit has one candidate.
 
-    Attributes
+    Parameters
     ----------
     candidates : sequence of dict
         Constructor parameters. They may differ in the numbers that `stack_key` leaves out; the rest
@@ -108,110 +107,71 @@ class Problem:
     task : Task
     memory : Memory, optional
         State of ``partial_fit``. With it a single pass is made that continues from the last one.
+
+    Attributes
+    ----------
+    shared : dict
+        The parameters that all candidates have in common.
+    optimizer : str
+        A name in OPTIMIZERS.
+    full_batch : bool
+        Whether the optimizer makes one step per pass.
+    early_stopping : bool
+        Whether the validation loss ends training, so that the way to the optimum matters.
+    auto_rate : bool
+        Whether the learning rate is chosen here, and the columns are scaled.
+    ends_on_plateau : bool
+        Whether rates that are chosen here fall, and training ends, when the loss stagnates.
+    tols : ndarray of shape (M,)
+        ``tol`` of each candidate, zero for None.
+    n_rows : int
+        Rows of all processes.
+    n_models, stack_width : int
+        Models of each set of rows, and rows of weights that each row of X is multiplied with.
+    batch_size : int
+        Rows of a batch, over all sets and processes.
     """
 
-    candidates: Sequence[Parameters]
-    loss_name: str
-    task: Task
-    memory: Memory | None = None
-
-    @property
-    def shared(self) -> Parameters:
-        """Return the parameters that all candidates have in common."""
-        return self.candidates[0]
-
-    @property
-    def data(self) -> Data:
-        """Return the training data."""
-        return self.task.data
-
-    @property
-    def reducer(self) -> Reducer:
-        """Return what adds up over the processes."""
-        return self.task.reducer
+    def __init__(
+        self,
+        candidates: Sequence[Parameters],
+        loss_name: str,
+        task: Task,
+        memory: Memory | None = None,
+    ) -> None:
+        self.candidates, self.loss_name, self.task, self.memory = (
+            candidates,
+            loss_name,
+            task,
+            memory,
+        )
+        self.data, self.reducer, self.shared = task.data, task.reducer, candidates[0]
+        self.is_partial_fit = memory is not None
+        self.optimizer = chosen_optimizer(self.shared)
+        if self.is_partial_fit and self.optimizer == "quasi-newton":
+            self.optimizer = "adam"
+        self.optimizer_class: type[Rule] = OPTIMIZERS[self.optimizer]
+        self.full_batch = self.optimizer_class.full_batch
+        self.fit_intercept = bool(self.shared["fit_intercept"])
+        self.early_stopping = bool(self.shared["early_stopping"])
+        self.auto_rate = bool(self.shared["learning_rate"] == "auto")
+        self.ends_on_plateau = self.auto_rate and not (
+            self.full_batch or self.is_partial_fit or self.early_stopping
+        )
+        self.has_penalty = any(candidate["alpha"] for candidate in candidates)
+        self.tols = np.array([float(candidate["tol"] or 0.0) for candidate in candidates])
+        self.shard = Shard.of(self.reducer, len(self.data.X))
+        self.n_rows = self.shard.total
+        self.n_models = len(candidates) // self.data.sets
+        self.stack_width = self.n_models * self.data.n_outputs
+        self.batch_size = self.n_rows
+        if not self.full_batch:
+            of_set = batch_rows(self.shared, self.n_rows // self.data.sets)
+            self.batch_size = self.data.sets * of_set
 
     def on(self, task: Task) -> "Problem":
         """Return the same candidates with another task."""
-        return replace(self, task=task)
-
-    @property
-    def is_partial_fit(self) -> bool:
-        """Whether only one pass is made."""
-        return self.memory is not None
-
-    @property
-    def optimizer(self) -> str:
-        """Return the name of the optimizer, in OPTIMIZERS."""
-        chosen = chosen_optimizer(self.shared)
-        return "adam" if self.is_partial_fit and chosen == "quasi-newton" else chosen
-
-    @property
-    def optimizer_class(self) -> type[Rule]:
-        """Return the class of the optimizer."""
-        return OPTIMIZERS[self.optimizer]
-
-    @property
-    def full_batch(self) -> bool:
-        """Whether the optimizer makes one step per pass."""
-        return self.optimizer_class.full_batch
-
-    @property
-    def fit_intercept(self) -> bool:
-        """Whether the models have an intercept."""
-        return bool(self.shared["fit_intercept"])
-
-    @property
-    def early_stopping(self) -> bool:
-        """Whether the validation loss ends training, so that the way to the optimum matters."""
-        return bool(self.shared["early_stopping"])
-
-    @property
-    def auto_rate(self) -> bool:
-        """Whether the learning rate is chosen here, and the columns are scaled."""
-        return bool(self.shared["learning_rate"] == "auto")
-
-    @property
-    def ends_on_plateau(self) -> bool:
-        """Whether rates that are chosen here fall, and training ends, when the loss stagnates."""
-        steps_per_batch = not self.full_batch and not self.is_partial_fit
-        return self.auto_rate and steps_per_batch and not self.early_stopping
-
-    @property
-    def has_penalty(self) -> bool:
-        """Whether any candidate has one."""
-        return any(candidate["alpha"] for candidate in self.candidates)
-
-    @property
-    def tols(self) -> np.ndarray:
-        """Return ``tol`` of each candidate, zero for None."""
-        return np.array([float(candidate["tol"] or 0.0) for candidate in self.candidates])
-
-    @cached_property
-    def shard(self) -> Shard:
-        """Return the place of this process's rows among those of all."""
-        return Shard.of(self.reducer, len(self.data.X))
-
-    @property
-    def n_rows(self) -> int:
-        """Return the number of rows of all processes."""
-        return self.shard.total
-
-    @property
-    def n_models(self) -> int:
-        """Return the number of models of each set of rows."""
-        return len(self.candidates) // self.data.sets
-
-    @property
-    def batch_size(self) -> int:
-        """Return the rows of a batch, over all sets and processes."""
-        if self.full_batch:
-            return self.n_rows
-        return self.data.sets * batch_rows(self.shared, self.n_rows // self.data.sets)
-
-    @property
-    def stack_width(self) -> int:
-        """Return the rows of weights that each row of X is multiplied with."""
-        return self.n_models * self.data.n_outputs
+        return Problem(self.candidates, self.loss_name, task, self.memory)
 
     @property
     def work(self) -> int:

@@ -86,7 +86,7 @@ def _run(problem: Problem, watch: Watch | None) -> Outcome:
         return _run_at_once(problem, watch)
 
     def fit(candidates: Sequence[Parameters], task: Task, told: Watch | None) -> Outcome:
-        return _run_at_once(replace(problem, candidates=candidates, task=task), told)
+        return _run_at_once(Problem(candidates, problem.loss_name, task), told)
 
     return Rounds(problem.candidates, problem.task, _all_columns(problem), fit, watch).run()
 
