@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from skorchless.reducer import ONE_PROCESS, Reducer, Shard
+from skorchless.reducer import Reducer, Shard
 from skorchless.stack import WIDE, median
 
 #: Rows of a sample that tells a median.
@@ -98,12 +98,7 @@ class Loss(Protocol):
         """Second derivative in the raw predictions, almost everywhere."""
 
     def null_model(
-        self,
-        target: Tensor,
-        weight: Tensor,
-        n_outputs: int,
-        fit_intercept: bool,
-        reducer: Reducer = ONE_PROCESS,
+        self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool, reducer: Reducer
     ) -> NullModel:
         """Fit an intercept alone.
 
@@ -153,12 +148,7 @@ class HalfSquaredError(_SharedLoss):
         return SecondDerivative(torch.ones_like(raw))
 
     def null_model(
-        self,
-        target: Tensor,
-        weight: Tensor,
-        n_outputs: int,
-        fit_intercept: bool,
-        reducer: Reducer = ONE_PROCESS,
+        self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool, reducer: Reducer
     ) -> NullModel:
         y, weight = target.to(WIDE), weight.to(WIDE)
         total, sums = weight.sum(), weight @ y
@@ -207,12 +197,7 @@ class Huber:
         return SecondDerivative(((raw - target).abs_() <= self.delta).to(raw.dtype))
 
     def null_model(
-        self,
-        target: Tensor,
-        weight: Tensor,
-        n_outputs: int,
-        fit_intercept: bool,
-        reducer: Reducer = ONE_PROCESS,
+        self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool, reducer: Reducer
     ) -> NullModel:
         total = weight.sum(dtype=WIDE)
         reducer.sum_(total)
@@ -275,12 +260,7 @@ class SoftmaxCrossEntropy(_SharedLoss):
         return SecondDerivative(torch.softmax(raw, dim=-2), coupled=True)
 
     def null_model(
-        self,
-        target: Tensor,
-        weight: Tensor,
-        n_outputs: int,
-        fit_intercept: bool,
-        reducer: Reducer = ONE_PROCESS,
+        self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool, reducer: Reducer
     ) -> NullModel:
         share = torch.full((n_outputs,), 1.0 / n_outputs, dtype=WIDE, device=target.device)
         if fit_intercept:
@@ -333,12 +313,7 @@ class LogisticLoss(_SharedLoss):
         return SecondDerivative(torch.sigmoid(raw) * torch.sigmoid(-raw))
 
     def null_model(
-        self,
-        target: Tensor,
-        weight: Tensor,
-        n_outputs: int,
-        fit_intercept: bool,
-        reducer: Reducer = ONE_PROCESS,
+        self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool, reducer: Reducer
     ) -> NullModel:
         shares = torch.full((2,), 0.5, dtype=WIDE, device=target.device)
         if fit_intercept:

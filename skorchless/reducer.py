@@ -110,7 +110,7 @@ class Group(Reducer):
         self._interrupt: tuple[Any, ...] | None = None
 
     def sum_(self, *tensors: Tensor) -> None:
-        """As of `Reducer`."""
+        """Add each tensor up over the ranks."""
         flat = torch.cat([tensor.reshape(-1).to(self.device, WIDE) for tensor in tensors])
         with self._undisturbed():
             dist.all_reduce(flat)
@@ -119,19 +119,19 @@ class Group(Reducer):
             tensor.copy_(part.view(tensor.shape))
 
     def first_(self, *tensors: Tensor) -> None:
-        """As of `Reducer`: the others add nothing."""
+        """Give each tensor rank 0's values: the others add nothing."""
         if self.rank > 0:
             for tensor in tensors:
                 tensor.zero_()
         self.sum_(*tensors)
 
     def rows(self, rows: Tensor) -> Tensor:
-        """As of `Reducer`."""
+        """Return all ranks' rows, in rank order."""
         parts = self.exchange(rows.numpy(force=True))
         return torch.cat([torch.from_numpy(part) for part in parts]).to(rows.device)
 
     def exchange(self, value: T) -> list[T]:
-        """As of `Reducer`."""
+        """Return every rank's value, or raise if a rank has failed."""
         values: list[Any] = [None] * self.size
         # Objects travel by way of the current GPU, which need not be this rank's.
         on_gpu = self.device.type == "cuda"
@@ -153,7 +153,7 @@ class Group(Reducer):
         return values
 
     def checked(self, check: Callable[[], T]) -> T:
-        """As of `Reducer`."""
+        """Return what `check` gives; tell the other ranks if it fails."""
         try:
             result = check()
         except GroupError:
@@ -166,7 +166,7 @@ class Group(Reducer):
         return result
 
     def together(self, work: Callable[[], T], undo: Callable[[], object] = nothing) -> T:
-        """As of `Reducer`."""
+        """Return what `work` gives once all ranks have done it."""
 
         def agreed() -> T:
             result = work()

@@ -13,6 +13,7 @@ from scipy.optimize import minimize
 from torch.nn import functional as F
 
 from skorchless.losses import LOSSES
+from skorchless.reducer import ONE_PROCESS
 from skorchless.stack import WIDE
 
 # What each loss is in torch, summed over everything, for one model with Huber's `delta`.
@@ -198,7 +199,7 @@ def test_null_models_loss_is_the_loss_of_the_best_constant(name, fit_intercept, 
     K = n_outputs(name)
     labels = draw_labels(name, 60, generator)
     weight = 0.1 + torch.rand(60, generator=generator, dtype=WIDE)
-    value = make(name, DELTAS).null_model(labels, weight, K, fit_intercept).loss.expand(len(DELTAS))
+    value = make(name, DELTAS).null_model(labels, weight, K, fit_intercept, ONE_PROCESS).loss.expand(len(DELTAS))
     assert value.dtype == WIDE
     for got, delta in zip(value.tolist(), DELTAS, strict=True):
 
@@ -218,13 +219,13 @@ def test_null_models_loss_of_rows_that_agree_is_zero(name):
     else:
         labels = draw_labels(name, 1, torch.Generator().manual_seed(0))
         labels = labels.expand(5, *labels.shape[1:])
-    value = make(name, DELTAS).null_model(labels, torch.ones(5), n_outputs(name), True).loss
+    value = make(name, DELTAS).null_model(labels, torch.ones(5), n_outputs(name), True, ONE_PROCESS).loss
     assert value.max() == pytest.approx(0.0, abs=1e-15)
 
 
 def test_the_best_constant_without_intercept_is_an_even_guess():
     labels, weight = torch.tensor([0, 1, 2, 2]), torch.ones(4)
-    value = make("softmax", DELTAS).null_model(labels, weight, 3, False).loss
+    value = make("softmax", DELTAS).null_model(labels, weight, 3, False, ONE_PROCESS).loss
     assert float(value) == pytest.approx(math.log(3))
 
 

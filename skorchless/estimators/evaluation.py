@@ -349,7 +349,7 @@ def may_cancel(
     Parameters
     ----------
     results, tols, null_model, has_units
-        As of `judge`.
+        See `judge`.
     weights : list of ndarray
         That are returned.
     size : ndarray of shape (D,)

@@ -225,7 +225,7 @@ def warn_of_unused(model: Any, *, one_pass: bool = False, stacklevel: int) -> No
     one_pass : bool
         Whether `partial_fit` is about to make a pass, with Adam in the quasi-Newton method's place.
     stacklevel : int
-        As of `warnings.warn`, counted from the caller.
+        The parameter of `warnings.warn`, counted from the caller.
     """
     text = _text(model, one_pass=one_pass)
     said = _said_before.get(model, set()) if isinstance(model, Hashable) else set()

@@ -123,7 +123,7 @@ class Rounds:
     fit : callable
         Trains candidates on the columns of a task, told whom to tell of each pass.
     watch : callable, optional
-        As of `fit_stack`; of a single candidate.
+        Makes the watcher of the fit of a single candidate, as in `fit_stack`.
     """
 
     def __init__(
@@ -255,11 +255,11 @@ class _RoundWatcher:
         self._rounds, self._watcher = rounds, watcher
 
     def on_pass_begin(self, model: int) -> None:
-        """As of `Watcher`."""
+        """Tell that a pass begins."""
         self._watcher.on_pass_begin(model)
 
     def on_pass_end(self, progress: Progress) -> bool:
-        """As of `Watcher`."""
+        """Tell of a pass; return whether the fit is to stop."""
         rounds = self._rounds
         result = rounds._joined(progress.model, progress.result)
         seconds = time.perf_counter() - rounds._begun
