@@ -199,7 +199,11 @@ def test_null_models_loss_is_the_loss_of_the_best_constant(name, fit_intercept, 
     K = n_outputs(name)
     labels = draw_labels(name, 60, generator)
     weight = 0.1 + torch.rand(60, generator=generator, dtype=WIDE)
-    value = make(name, DELTAS).null_model(labels, weight, K, fit_intercept, ONE_PROCESS).loss.expand(len(DELTAS))
+    value = (
+        make(name, DELTAS)
+        .null_model(labels, weight, K, fit_intercept, ONE_PROCESS)
+        .loss.expand(len(DELTAS))
+    )
     assert value.dtype == WIDE
     for got, delta in zip(value.tolist(), DELTAS, strict=True):
 
@@ -219,7 +223,11 @@ def test_null_models_loss_of_rows_that_agree_is_zero(name):
     else:
         labels = draw_labels(name, 1, torch.Generator().manual_seed(0))
         labels = labels.expand(5, *labels.shape[1:])
-    value = make(name, DELTAS).null_model(labels, torch.ones(5), n_outputs(name), True, ONE_PROCESS).loss
+    value = (
+        make(name, DELTAS)
+        .null_model(labels, torch.ones(5), n_outputs(name), True, ONE_PROCESS)
+        .loss
+    )
     assert value.max() == pytest.approx(0.0, abs=1e-15)
 
 

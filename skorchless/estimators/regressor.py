@@ -32,78 +32,13 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
     ----------
     loss : {"squared_error", "huber"}, default="squared_error"
         ``"squared_error"`` is :math:`\tfrac12 (y - \hat y)^2`; ``"huber"`` is the loss of
-        :class:`torch.nn.HuberLoss` [3]_.
+        :class:`torch.nn.HuberLoss` [3]_. By default, squared error without L1 is solved to rounding
+        accuracy, whatever ``tol`` is.
     delta : float, default=1.0
         Error at which Huber's loss changes from squared to linear, in units of y. Used with
         ``loss="huber"``.
     alpha : float, default=0.0
         Strength of the penalty, relative to the mean loss. The intercept is never penalised.
-    l1_ratio : float, default=0.0
-        Share of L1 in the penalty: 0 is the L2 penalty, 1 is the L1 penalty, and values between are
-        the elastic net.
-    fit_intercept : bool, default=True
-        Whether to fit an intercept.
-    optimizer : {"auto", "sgd", "adam"}, default="auto"
-        ``"auto"`` needs no tuning and no scaled features: it is a quasi-Newton method [1]_, or Adam
-        [2]_ if ``learning_rate`` is a number. ``"sgd"`` and ``"adam"`` make the mini-batch updates
-        of :class:`torch.optim.SGD` and :class:`torch.optim.Adam`.
-    learning_rate : float or "auto", default="auto"
-        A float is used unchanged, on the features as given. With ``"auto"`` the estimator chooses
-        the step size and scales the features internally.
-    schedule : {"constant", "invscaling", "cosine", "adaptive"}, default="constant"
-        Factor of the learning rate in epoch e = 0, 1, ...: ``"constant"`` is 1, ``"invscaling"`` is
-        1 / sqrt(1 + e), ``"cosine"`` is half a cosine wave over ``max_iter`` epochs, and
-        ``"adaptive"`` divides by 5 whenever the loss stops improving and ends training below a
-        learning rate of 1e-6. Used by SGD and Adam.
-    momentum : float, default=0.0
-        Momentum, in [0, 1). Used by SGD.
-    nesterov : bool, default=False
-        Whether to use Nesterov's momentum. Used by SGD.
-    betas : pair of float, default=(0.9, 0.999)
-        Decay rates of the moving averages. Used by Adam.
-    batch_size : int, None or "auto", default="auto"
-        Samples per batch; None means all samples, and ``"auto"`` means min(n_samples, 256). Used by
-        SGD and Adam.
-    max_iter : int, default=1000
-        Maximum number of epochs of SGD and Adam, or of iterations of the quasi-Newton method. Its
-        first evaluation and its rejected steps take additional passes over the data.
-    tol : float or None, default=1e-4
-        Tolerance for stopping. The quasi-Newton method stops when the objective is estimated to be
-        within ``tol`` times its own value of the optimum, or, if that is less, within ``tol`` times
-        the improvement over the best constant model. (An objective below a thousandth of the best
-        constant model's counts as that value. Squared error without
-        L1 is solved to rounding accuracy, whatever ``tol`` is.)
-        SGD and Adam stop when the best epoch loss has not improved by more than ``tol`` times the
-        objective of the best constant model for ``n_iter_no_change`` epochs; with
-        ``learning_rate="auto"``, by more than ``tol`` times the improvement over that model.
-        None means ``max_iter`` epochs; the quasi-Newton method may end earlier, where rounding
-        allows no further progress.
-    n_iter_no_change : int, default=5
-        Number of epochs without improvement before training stops. Used by SGD and Adam, which
-        also make at least 50 steps in these epochs if ``learning_rate="auto"``, and by early
-        stopping.
-    shuffle : bool, default=True
-        Whether to shuffle the samples before each epoch. If X takes more than 512 MiB, or a quarter
-        of the memory, blocks of 128 KiB are shuffled, and the samples within windows of 64 MiB.
-        Used by SGD and Adam.
-    early_stopping : bool, default=False
-        Whether to stop when the validation loss stops improving, and to keep the weights with the
-        lowest validation loss.
-    validation_fraction : float, default=0.1
-        Share of the samples to hold out for early stopping if ``X_val`` is not passed to `fit`.
-    warm_start : bool, default=False
-        Whether `fit` starts from the previous solution.
-    device : str, int or torch.device, default="auto"
-        Device to train on. ``"auto"`` is the device of X if X is a tensor; otherwise it is CUDA if
-        a device is available and the problem is large enough, and the CPU if not.
-    distributed : bool, default=False
-        Whether X and y are the share of this rank in the samples of all ranks of the initialised
-        ``torch.distributed`` group. All ranks then train the same model together.
-    random_state : int, RandomState instance or None, default=None
-        Seed for shuffling and for the held-out samples. The global generators of NumPy and torch
-        are not used.
-    verbose : int, default=0
-        1 prints one line per epoch or iteration; 2 adds learning rate and elapsed time.
 
     Attributes
     ----------
@@ -112,31 +47,6 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         array is one-dimensional if y is.
     intercept_ : float or ndarray of shape (n_outputs,)
         Intercept; zero with ``fit_intercept=False``.
-    n_features_in_ : int
-        Number of features.
-    feature_names_in_ : ndarray of shape (n_features,)
-        Names of the features, if X was a DataFrame with string column names.
-    n_iter_ : int
-        Number of epochs of SGD and Adam, or of iterations of the quasi-Newton method.
-    best_iter_ : int
-        Epoch or iteration whose coefficients were kept.
-    converged_ : bool
-        Whether training ended because ``tol`` was reached, or as requested (by early stopping,
-        ``tol=None`` or a callback), without a loss of accuracy by rounding. If it is False, a
-        ``ConvergenceWarning`` gives the reason. `partial_fit` removes this attribute.
-    loss_curve_ : ndarray of shape (n_iter,)
-        Objective, including the penalty. For SGD and Adam, the mean of an epoch's batch losses,
-        each computed before its update. For the quasi-Newton method, the value after each
-        iteration, which never increases.
-    validation_loss_curve_ : ndarray of shape (n_iter,)
-        Mean loss on the validation data after each epoch or iteration, without the penalty. Only
-        with ``X_val`` or ``early_stopping=True``.
-    learning_rate_ : float
-        Learning rate of the first epoch; 1 for the quasi-Newton method, which uses a line search.
-    optimizer_ : {"quasi-newton", "sgd", "adam"}
-        Optimizer that was used.
-    device_ : str
-        Device that was used.
 
     See Also
     --------
