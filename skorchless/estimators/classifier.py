@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from sklearn.base import ClassifierMixin
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score
 from torch import Tensor, nn
 
-from skorchless.estimators import predictions
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.checks import (
     checked_classes,
@@ -19,6 +19,7 @@ from skorchless.estimators.checks import (
     united,
 )
 from skorchless.estimators.data import Data, Factors, class_weights
+from skorchless.estimators.predictions import score
 from skorchless.estimators.runtime import memory_errors
 from skorchless.reducer import Reducer
 
@@ -261,7 +262,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         score : float
             Share of the samples whose label `predict` returns, weighted by ``sample_weight``.
         """
-        return predictions.accuracy(y, self.predict(X), sample_weight)
+        return score(accuracy_score, y, self.predict(X), sample_weight)
 
     def to_sklearn(self) -> LogisticRegression:
         """Return a fitted LogisticRegression with the same predictions.
