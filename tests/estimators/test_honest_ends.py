@@ -1131,6 +1131,7 @@ def zipf_classes(n, n_classes=30, d=10):
     return X, np.unique(y, return_inverse=True)[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["normal", "lognormal"])
 def test_many_classes_end_soon(kind):
     """With an intercept each class has the mean probability of its share of the rows."""
