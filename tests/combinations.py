@@ -45,11 +45,15 @@ def chosen(rows, in_pairs=False):
 
 
 def left_out(items):
-    """The tests all of whose values other tests of the same function have."""
+    """The tests all of whose values other tests have, of the same function and with the same marks.
+
+    With the same marks, as what is on a device that is not there, for example, does not run.
+    """
     functions = defaultdict(list)
     for item in items:
         if hasattr(item, "callspec"):  # it has parameters
-            functions[item.nodeid.partition("[")[0]].append(item)
+            marks = frozenset(mark.name for mark in item.iter_markers())
+            functions[item.nodeid.partition("[")[0], marks].append(item)
     for tests in functions.values():
         in_pairs = tests[0].get_closest_marker("pairs") is not None
         kept = chosen([values_of(test) for test in tests], in_pairs)

@@ -1,4 +1,8 @@
-"""The devices there are: CUDA, and a simulated one where nothing else runs in the process."""
+"""The devices there are: CUDA, and a simulated one where nothing else runs in the process.
+
+So these tests are collected only where they are asked for: ``python -m pytest tests/device``, or
+``-m cuda``.
+"""
 
 from pathlib import Path
 
@@ -10,6 +14,12 @@ from estimators.conftest import Estimator, data, make_data  # noqa: F401
 from skorchless.estimators import runtime
 
 HERE = Path(__file__).parent
+
+
+def pytest_ignore_collect(config):
+    paths = [Path(argument.partition("::")[0]).resolve() for argument in config.args]
+    asked_for = any(HERE in (path, *path.parents) for path in paths)
+    return None if asked_for or "cuda" in config.getoption("markexpr") else True
 
 
 @pytest.fixture(scope="session")

@@ -67,6 +67,7 @@ def test_a_fitted_model_holds_nothing_of_torch(Estimator, data):
         assert not [text for text in strings if isinstance(text, str) and text.startswith("torch")]
 
 
+@pytest.mark.slow
 def test_a_model_from_a_gpu_predicts_where_there_is_none(Estimator, data, tmp_path):
     X, y = data
     model = Estimator().fit(X, y)

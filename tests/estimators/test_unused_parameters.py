@@ -271,6 +271,7 @@ GridSearchCV(TorchLinearRegressor(), {"momentum": [0.5, 0.9]}, cv=3, refit=False
 """
 
 
+@pytest.mark.slow
 def test_scikit_learns_grid_search_shows_it_once():
     """Python shows a warning of one place and one text once, so the text names no values."""
     done = subprocess.run(

@@ -158,6 +158,7 @@ def assert_same_trajectory(
     np.testing.assert_allclose(model.loss_curve_, curve, **close)
 
 
+@pytest.mark.pairs
 @each_problem
 @each_rule
 @pytest.mark.parametrize("seed", [None, 5], ids=["rows in order", "shuffled"])
