@@ -17,6 +17,7 @@ from skorchless.estimators.unused import keep_quiet
 from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.candidates import Group, final_of, fit_transformers, with_final
 from skorchless.model_selection.scoring import metrics_of, score_from_predictions
+from skorchless.optimizers.least_squares import Comoments
 
 Split = tuple[np.ndarray, np.ndarray]
 
@@ -30,6 +31,7 @@ def evaluate_folds(
     X: Any,
     y: Any,
     splits: Sequence[Split],
+    moments: Sequence[Comoments | None],
     tasks: Sequence[Sequence[Any]],
     **options: Any,
 ) -> list[dict[int, Result]]:
@@ -42,6 +44,8 @@ def evaluate_folds(
         All samples.
     splits : sequence of pairs of ndarray of int
         For each fold which samples to fit and to score on.
+    moments : sequence of (Comoments or None)
+        Of the samples that each fold fits on, if they are known.
     tasks : sequence of sequence
         For each fold the contexts of scikit-learn's callbacks, one a candidate; none if nobody
         listens.
@@ -49,7 +53,9 @@ def evaluate_folds(
         As of `Fold`.
     """
     some = groups[0].estimator
-    folds = [Fold(some, X, y, *each, **options) for each in zip(splits, tasks, strict=True)]
+    folds = [
+        Fold(some, X, y, *each, **options) for each in zip(splits, moments, tasks, strict=True)
+    ]
     found: list[dict[int, Result]] = [{} for _ in folds]
     for group in groups:
         fits = [fold.prepare(group) for fold in folds]
@@ -82,6 +88,8 @@ class Fold:
     X, y : array-like
         All samples.
     split : pair of ndarray of int
+    moments : Comoments or None
+        Of the samples to fit on.
     tasks : sequence
         Contexts of callbacks, one a candidate, or none.
     search : estimator
@@ -100,6 +108,7 @@ class Fold:
         X: Any,
         y: Any,
         split: Split,
+        moments: Comoments | None,
         tasks: Sequence[Any],
         *,
         search: Any,
@@ -111,7 +120,7 @@ class Fold:
     ) -> None:
         self.estimator, self.X, self.y, self.tasks, self.search = estimator, X, y, tasks, search
         self.scorer, self.score_params, self.error_score = scorer, score_params, error_score
-        self.train, test = split
+        self.moments, (self.train, test) = moments, split
         self.parts = {"test_scores": test}
         if return_train_score:
             self.parts["train_scores"] = self.train
@@ -140,7 +149,8 @@ class Fold:
         seconds : float
         """
         begun, fitted = time.time(), None
-        fit = BatchedFit(group.unfitted())
+        whole = group.estimator is group.finals[0]
+        fit = BatchedFit(group.unfitted(), self.moments if whole else None)
         try:
             fitted = fit_transformers(
                 group.estimator, self.X_train, self.y_train, self.fit_params, self.transformers

@@ -53,20 +53,27 @@ class FoldMoments:
     data: Data
 
     @classmethod
-    def of(cls, groups: Sequence[Group], X: Any, y: Any, splits: Sequence[Split]) -> Self | None:
+    def of(
+        cls,
+        groups: Sequence[Group],
+        X: Any,
+        y: Any,
+        splits: Sequence[Split],
+        fit_params: dict[str, Any],
+    ) -> Self | None:
         """Add them up; None where no group can use them, or where they tell too little."""
         group = next((group for group in groups if _wants_moments(group)), None)
         parts = None if group is None or len(splits) < 2 else disjoint_parts(splits)
-        if group is None or parts is None:
+        if group is None or parts is None or set(fit_params) - {"sample_weight"}:
             return None
         try:
             with memory_errors():
-                data = group.unfitted()[0]._prepare(X, y).data
+                data = group.unfitted()[0]._prepare(X, y, **fit_params).data
                 candidates = [final._parameters() for final in group.finals]
                 d, with_l1 = data.X.shape[1], candidates[0]["alpha"] and candidates[0]["l1_ratio"]
                 n_bytes = 4 * len(splits) * (d + data.n_outputs) ** 2 * WIDE.itemsize
                 too_few = not with_l1 and min(len(train) for train, _ in splits) <= d
-                too_few |= sum(map(len, parts)) < len(data.X)
+                too_few |= sum(map(len, parts)) != len(data.X)  # some may weigh nothing
                 if too_few or n_bytes > STACK_BYTES or not may_use_moments(candidates, data.X):
                     return None
                 run = partial(cls._of_parts, data, parts, len(splits))
@@ -104,6 +111,7 @@ class FoldMoments:
         candidates = [final._parameters() for final in group.finals]
         if (
             metrics is None
+            or self.data.weight is not None
             or not set(metrics.values()) <= OF_MEAN_SQUARES.keys()
             or not _wants_moments(group)
             or not may_use_moments(candidates, self.data.X)

@@ -20,7 +20,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.parallel import Parallel, delayed
 
 from skorchless.estimators.base import TorchLinearModel, as_method_of
-from skorchless.estimators.batched import fit_from_moments, has_own_way, may_use_moments
+from skorchless.estimators.batched import BatchedFit, fit_all, has_own_way
 from skorchless.estimators.callbacks import has_callbacks
 from skorchless.estimators.inputs import (
     as_numpy,
@@ -37,6 +37,7 @@ from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.candidates import Group, check_ours, final_of, group_candidates
 from skorchless.model_selection.evaluate import Result, Split, evaluate_folds, folds_at_once
 from skorchless.model_selection.moments import FoldMoments
+from skorchless.optimizers.least_squares import Comoments
 
 #: Candidates that a warning names.
 MOST_NAMED = 5
@@ -225,18 +226,20 @@ class _Run:
         """Results of each candidate, one a split; workers share the folds."""
         search, finals = self.search, [final for group in groups for final in group.finals]
         tasks: list[list[Any]] = [[] for _ in splits]
+        known: list[Comoments | None] = [None] * len(splits)
         found: dict[int, Sequence[Result]] = {}
         if any(map(has_callbacks, [search, *finals])):  # in the order of GridSearchCV's
             each = range(len(finals) * len(splits))
             name = "candidate-split-evaluation"
             made = [context.subcontext(task_name=name, task_id=i) for i in each]
             tasks = [made[split :: len(splits)] for split in range(len(splits))]
-        elif not (self.fit_params or self.score_params):
-            self.moments = FoldMoments.of(groups, self.X, self.y, splits)
-            if self.moments is not None:
+        else:
+            moments = FoldMoments.of(groups, self.X, self.y, splits, self.fit_params)
+            if moments is not None:
+                self.moments, known = moments, [*moments.others]
                 train = search.return_train_score
-                for group in groups:
-                    found |= self.moments.evaluate(group, self.scorer, return_train_score=train)
+                for group in () if self.score_params else groups:
+                    found |= moments.evaluate(group, self.scorer, return_train_score=train)
         groups = [group.without(found) for group in groups if set(group.members) - found.keys()]
         if groups:
             at_once = folds_at_once(self.X, len(splits), effective_n_jobs(search.n_jobs))
@@ -251,7 +254,8 @@ class _Run:
                 error_score=search.error_score,
             )
             folds = Parallel(n_jobs=search.n_jobs, pre_dispatch=search.pre_dispatch)(
-                delayed(run)(groups, self.X, self.y, splits[turn], tasks[turn]) for turn in turns
+                delayed(run)(groups, self.X, self.y, splits[turn], known[turn], tasks[turn])
+                for turn in turns
             )
             of_folds = [*chain.from_iterable(folds)]
             found |= {i: [of_fold[i] for of_fold in of_folds] for i in of_folds[0]}
@@ -260,17 +264,15 @@ class _Run:
     def refit(self, best: Any) -> None:
         """Fit the best candidate on all samples, from their second moments if they are known."""
         keep_quiet(final_of(best))
-        moments = self.moments
-        if (
-            moments is None
-            or isinstance(best, Pipeline)
-            or has_own_way(best)
-            or best.verbose
-            or not may_use_moments([best._parameters()], moments.data.X)
-        ):
-            best.fit(self.X, self.y, **self.fit_params)
-        else:
-            fit_from_moments(best, moments.whole, self.X, self.y)
+        moments = None if isinstance(best, Pipeline) else self.moments
+        if moments is not None and not (best.verbose or has_own_way(best)):
+            fit = BatchedFit([clone(best, safe=False)], moments.whole)
+            fit.prepare(self.X, self.y, **self.fit_params)
+            fit_all([fit])
+            if fit.valid and fit.models[0].converged_:
+                best.__dict__.update(fit.models[0].__dict__)
+                return
+        best.fit(self.X, self.y, **self.fit_params)
 
     def _warn_of_unused(self, groups: Sequence[Group]) -> None:
         """One warning of what none of the candidates uses."""

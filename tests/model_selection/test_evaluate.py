@@ -122,6 +122,7 @@ def test_results_are_in_the_order_of_the_candidates():
         X,
         y,
         splits,
+        [None, None],
         [[], []],
         search=None,
         scorer=get_scorer("r2"),
