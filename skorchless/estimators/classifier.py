@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from sklearn.base import ClassifierMixin
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score
 from torch import Tensor, nn
 
-from skorchless.estimators import scores
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.data import Data, Factors, class_weights
 from skorchless.estimators.labels import (
@@ -20,6 +20,7 @@ from skorchless.estimators.labels import (
     united,
 )
 from skorchless.estimators.out_of_memory import memory_errors
+from skorchless.estimators.predictions import score
 from skorchless.reducer import Reducer
 
 
@@ -351,7 +352,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         score : float
             Share of the samples whose label `predict` returns, weighted by ``sample_weight``.
         """
-        return scores.accuracy(y, self.predict(X), sample_weight)
+        return score(accuracy_score, y, self.predict(X), sample_weight)
 
     def to_sklearn(self) -> LogisticRegression:
         """Return a fitted LogisticRegression with the same predictions.

@@ -5,11 +5,13 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.linear_model import LinearRegression
+from sklearn.metrics import r2_score
 from sklearn.utils import Tags
 from torch import Tensor, nn
 
-from skorchless.estimators import inputs, scores
+from skorchless.estimators import inputs
 from skorchless.estimators.base import TorchLinearModel
+from skorchless.estimators.predictions import score
 from skorchless.estimators.ranks import check_agreement
 from skorchless.reducer import Reducer
 
@@ -282,7 +284,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         score : float
             R² of the predictions, the mean over the outputs.
         """
-        return scores.r_squared(y, self.predict(X), sample_weight)
+        return score(r2_score, y, self.predict(X), sample_weight)
 
     def to_sklearn(self) -> LinearRegression:
         """Return a fitted LinearRegression with the same predictions.
