@@ -13,6 +13,7 @@ from torch import Tensor
 from skorchless.engine import ModelResult
 from skorchless.estimators import inputs
 from skorchless.estimators.base import TorchLinearModel
+from skorchless.estimators.callbacks import has_callbacks
 from skorchless.estimators.evaluation import may_cancel, rounded
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.out_of_memory import memory_errors
@@ -27,6 +28,7 @@ from skorchless.estimators.predictions import raw_predictions
 from skorchless.estimators.settings import own_settings
 from skorchless.estimators.task import Outcome, Task
 from skorchless.estimators.training import LARGE_MEAN, fit_stack
+from skorchless.estimators.unused import keep_quiet
 from skorchless.losses import NullModel
 from skorchless.optimizers.curvature import sample_size
 from skorchless.optimizers.descent import stop_distance
@@ -69,9 +71,11 @@ BYPASSED = ("fit", "_fit", "_train", "_raw_predictions")
 
 
 def has_own_way(model: TorchLinearModel) -> bool:
-    """Whether a subclass fits or predicts in a way of its own, which a stack would bypass."""
+    """Whether a stack would bypass a subclass's own way to fit or predict, or callbacks."""
     ours = next(base for base in type(model).__mro__ if TorchLinearModel in base.__bases__)
-    return any(getattr(type(model), name) is not getattr(ours, name) for name in BYPASSED)
+    return has_callbacks(model) or any(
+        getattr(type(model), name) is not getattr(ours, name) for name in BYPASSED
+    )
 
 
 def stack_key(parameters: Parameters) -> Parameters:
@@ -167,6 +171,15 @@ class BatchedFit:
         learned = {name: value for name, value in vars(first).items() if name not in own}
         for model in self.models:
             model.__dict__.update(learned)
+
+    def fit_one_by_one(self, X: Any, y: Any, **fit_params: Any) -> None:
+        """Fit each model by its own ``fit``."""
+        for i, model in enumerate(self.models):
+            keep_quiet(model)
+            try:
+                model.fit(X, y, **fit_params)
+            except Exception as error:
+                self.errors[i] = error
 
 
 def fit_all(fits: Sequence[BatchedFit]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from numbers import Number
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from joblib import effective_n_jobs
@@ -96,13 +96,12 @@ class _BatchedSearch(private.BaseSearchCV):
         # Candidates may replace the last step of a pipeline.
         if not isinstance(self.estimator, Pipeline) or isinstance(final, type):
             check_ours(self.estimator, name)
+        if has_callbacks(self):  # which follow each candidate
+            return cast(Self, private.fit_one_by_one(self, X, y, **params))
         scorer, refit_metric = self._get_scorers()
         X, y, params = _checked(X, y, params)
-        weight = params.get("sample_weight")
-        task = {"X": X, "y": y, "metadata": None if weight is None else {"sample_weight": weight}}
         run = _Run(self, scorer, X, y, self._get_routed_params_for_fit(params))
-        context = private.begin_callbacks(self, **task)
-        private.run_search(self, run.evaluate, context)
+        private.run_search(self, run.evaluate)
         first_scores = run.out[0]["test_scores"]
         self.multimetric_ = isinstance(first_scores, dict)
         if callable(self.scoring) and self.multimetric_:
@@ -115,23 +114,18 @@ class _BatchedSearch(private.BaseSearchCV):
             self.best_params_ = run.results["params"][self.best_index_]
         if self.refit:
             best = clone(run.estimator).set_params(**clone(self.best_params_, safe=False))
-            refit = context.subcontext(task_name="refit-with-best-params")
-            with refit.propagate_callback_context(best):
-                refit.call_on_fit_task_begin(estimator=self, **task)
-                begun = time.time()
-                run.refit(best)
-                self.refit_time_ = time.time() - begun
+            begun = time.time()
+            run.refit(best)
+            self.refit_time_ = time.time() - begun
             self.best_estimator_ = best
             if hasattr(best, "feature_names_in_"):
                 self.feature_names_in_ = best.feature_names_in_
-            refit.call_on_fit_task_end(estimator=self, **task)
         self.scorer_ = private.scorers_of(scorer) or scorer
         self.cv_results_ = run.results
         n_splits = self.n_splits_
         curves = [result["loss_curve"] for result in run.out]
         self.loss_curves_ = [curves[i : i + n_splits] for i in range(0, len(curves), n_splits)]
         self.converged_ = np.reshape([result["converged"] for result in run.out], (-1, n_splits))
-        context.call_on_fit_task_end(estimator=self, **task)
         return self
 
 
@@ -188,7 +182,7 @@ class _Run:
             )
         groups = group_candidates(self.estimator, candidates, type(search).__name__)
         self._warn_of_unused(groups)
-        found = self._results(groups, splits, callback_ctx)
+        found = self._results(groups, splits)
         if not found:
             raise ValueError(
                 "No fits were performed. Was the CV iterator empty? Were there no candidates?"
@@ -220,42 +214,30 @@ class _Run:
                 check_lengths(self.X, groups, "groups")
             raise
 
-    def _results(
-        self, groups: Sequence[Group], splits: list[Split], context: Any
-    ) -> dict[int, Sequence[Result]]:
+    def _results(self, groups: Sequence[Group], splits: list[Split]) -> dict[int, Sequence[Result]]:
         """Results of each candidate, one a split; workers share the folds."""
-        search, finals = self.search, [final for group in groups for final in group.finals]
-        tasks: list[list[Any]] = [[] for _ in splits]
+        search, train = self.search, self.search.return_train_score
         known: list[Comoments | None] = [None] * len(splits)
         found: dict[int, Sequence[Result]] = {}
-        if any(map(has_callbacks, [search, *finals])):  # in the order of GridSearchCV's
-            each = range(len(finals) * len(splits))
-            name = "candidate-split-evaluation"
-            made = [context.subcontext(task_name=name, task_id=i) for i in each]
-            tasks = [made[split :: len(splits)] for split in range(len(splits))]
-        else:
-            moments = FoldMoments.of(groups, self.X, self.y, splits, self.fit_params)
-            if moments is not None:
-                self.moments, known = moments, [*moments.others]
-                train = search.return_train_score
-                for group in () if self.score_params else groups:
-                    found |= moments.evaluate(group, self.scorer, return_train_score=train)
+        self.moments = FoldMoments.of(groups, self.X, self.y, splits, self.fit_params)
+        if self.moments is not None:
+            known = [*self.moments.others]
+            for group in () if self.score_params else groups:
+                found |= self.moments.evaluate(group, self.scorer, return_train_score=train)
         groups = [group.without(found) for group in groups if set(group.members) - found.keys()]
         if groups:
             at_once = folds_at_once(self.X, len(splits), effective_n_jobs(search.n_jobs))
             turns = [slice(i, i + at_once) for i in range(0, len(splits), at_once)]
             run = partial(
                 evaluate_folds,
-                search=search if any(tasks) else None,
                 scorer=self.scorer,
                 fit_params=self.fit_params,
                 score_params=self.score_params,
-                return_train_score=search.return_train_score,
+                return_train_score=train,
                 error_score=search.error_score,
             )
             folds = Parallel(n_jobs=search.n_jobs, pre_dispatch=search.pre_dispatch)(
-                delayed(run)(groups, self.X, self.y, splits[turn], known[turn], tasks[turn])
-                for turn in turns
+                delayed(run)(groups, self.X, self.y, splits[turn], known[turn]) for turn in turns
             )
             of_folds = [*chain.from_iterable(folds)]
             found |= {i: [of_fold[i] for of_fold in of_folds] for i in of_folds[0]}
@@ -387,9 +369,10 @@ class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
         of all candidates that trained together, divided by their number.
     loss_curves_ : list of list of ndarray
         Loss curves of each candidate on each split, in the order of ``cv_results_["params"]``. If a
-        fit failed, the curve ends there.
+        fit failed, the curve ends there. A search with callbacks has none.
     converged_ : ndarray of bool, shape (n_candidates, n_splits)
         Whether each candidate converged on each split, in the same order. False if the fit failed.
+        A search with callbacks has none.
     best_estimator_ : estimator
         Best candidate, fitted on all samples.
     best_score_, best_params_, best_index_
@@ -473,9 +456,10 @@ class BatchedRandomizedSearchCV(_BatchedSearch, RandomizedSearchCV):
         of all candidates that trained together, divided by their number.
     loss_curves_ : list of list of ndarray
         Loss curves of each candidate on each split, in the order of ``cv_results_["params"]``. If a
-        fit failed, the curve ends there.
+        fit failed, the curve ends there. A search with callbacks has none.
     converged_ : ndarray of bool, shape (n_candidates, n_splits)
         Whether each candidate converged on each split, in the same order. False if the fit failed.
+        A search with callbacks has none.
     best_estimator_ : estimator
         Best candidate, fitted on all samples.
     best_score_, best_params_, best_index_

@@ -123,8 +123,6 @@ def test_results_are_in_the_order_of_the_candidates():
         y,
         splits,
         [None, None],
-        [[], []],
-        search=None,
         scorer=get_scorer("r2"),
         fit_params={},
         score_params={},
