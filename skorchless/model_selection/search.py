@@ -4,7 +4,7 @@ import contextlib
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from numbers import Number
@@ -300,28 +300,21 @@ def _checked(X: Any, y: Any, params: dict[str, Any]) -> tuple[Any, Any, dict[str
     check_lengths(X, y, "y")
     if not (X.shape[0] if hasattr(X, "shape") else len(X)):
         raise ValueError("X has no samples. Pass at least one per split.")
-    for name, value in {"X": X, "y": y}.items():
-        if value is not None:
-            _select_one(private.safe_indexing, value, name)
     for name, value in params.items():
         check_plain(value, name)
         with named(name):
             if name.rpartition("__")[-1] in OF_ROWS and not isinstance(value, Number):
                 with_rows(value, name)
             params |= private.check_method_params(X, params={name: value})
-        _select_one(partial(private.check_method_params, X), {name: value}, name)
+    for name, value in {"X": X, "y": y, **params}.items():
+        try:
+            private.check_method_params(X, params={name: value}, indices=np.zeros(1, dtype=np.intp))
+        except (ValueError, TypeError, LookupError, RuntimeError) as error:
+            raise TypeError(
+                f"A search selects rows, and {name} does not allow that: {error}. Pass a NumPy "
+                f"array, for example numpy.asarray({name})."
+            ) from error
     return X, y, params
-
-
-def _select_one(select: Callable[..., Any], values: Any, name: str) -> None:
-    """Raise `TypeError` for values whose container lets nobody select samples."""
-    try:
-        select(values, indices=np.zeros(1, dtype=np.intp))
-    except (ValueError, TypeError, LookupError, RuntimeError) as error:
-        raise TypeError(
-            f"A search selects rows, and {name} does not allow that: {error}. Pass a NumPy array, "
-            f"for example numpy.asarray({name})."
-        ) from error
 
 
 class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
