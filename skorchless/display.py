@@ -137,8 +137,33 @@ class LossCurveDisplay:
         <...>
         >>> plt.show()
         """
-        display = cls(**_curves_of(estimator, name))
-        display._ranks = _ranks_of(estimator)
+        model, ranks = estimator, None
+        while not hasattr(model, "loss_curves_"):
+            if isinstance(model, Pipeline):
+                model = model[-1]
+            elif hasattr(model, "best_estimator_"):
+                model = model.best_estimator_
+            else:
+                break
+        curves: dict[str, Any]
+        if hasattr(model, "loss_curves_"):
+            names, ranks = _describe_candidates(model, name)
+            curves = {"loss_curves": [*map(_mean_curve, model.loss_curves_)], "names": names}
+        else:
+            check_is_fitted(model)
+            if not hasattr(model, "loss_curve_"):
+                raise ValueError(
+                    f"{type(model).__name__} has no loss_curve_. LossCurveDisplay draws a fitted "
+                    "TorchLinearRegressor or TorchSoftmaxClassifier, a pipeline that ends in one, "
+                    "or a search over either that refits its best model."
+                )
+            curves = {
+                "loss_curves": [model.loss_curve_],
+                "validation_loss_curves": [getattr(model, "validation_loss_curve_", None)],
+                "names": [type(model).__name__ if name is None else name],
+            }
+        display = cls(**curves)
+        display._ranks = ranks
         return display.plot(ax, scale=scale, line_kwargs=line_kwargs)
 
     def plot(
@@ -178,51 +203,47 @@ class LossCurveDisplay:
 
         self.ax_ = plt.subplots(layout="constrained")[1] if ax is None else ax
         self.figure_ = self.ax_.figure
+        curves, validation_curves = list(self.loss_curves), self.validation_loss_curves or ()
+        styles: list[dict[str, Any]] = [{} for _ in curves]
+        # An ordered parameter has ordered colours, and so have more curves than there are others.
+        if self._ranks is not None or len(curves) > CYCLE:
+            ranks = np.arange(len(curves)) if self._ranks is None else self._ranks
+            colors = plt.get_cmap("viridis")(BRIGHTEST * ranks / max(len(curves) - 1, 1))
+            styles = [{"color": color} for color in colors]
+
+        def draw(curve: Any, label: str, **style: Any) -> Any:
+            values = np.asarray(curve, dtype=float)
+            point = {"marker": "o"} if len(values) == 1 else {}  # a line of one point is invisible
+            style = {"label": label.strip() or None, **point, **style, **(line_kwargs or {})}
+            return self.ax_.plot(np.arange(1, len(values) + 1), values, **style)[0]
+
         self.lines_: list[Any] = []
         self.validation_lines_: list[Any] = []
-        curves = list(self.loss_curves)
-        names = self.names or [""] * len(curves)
-        # An ordered parameter has ordered colours, and so have more curves than there are others.
-        ranks = self._ranks if self._ranks is not None else np.arange(len(curves))
-        ordered = plt.get_cmap("viridis")(BRIGHTEST * ranks / max(len(curves) - 1, 1))
-        style: dict[str, Any] = {}
-        for i, (curve, validation, name) in enumerate(
-            zip_longest(curves, self.validation_loss_curves or (), names)
+        for curve, validation, name, style in zip_longest(
+            curves, validation_curves, self.names or (), styles
         ):
-            if len(curves) > CYCLE or self._ranks is not None:
-                style["color"] = ordered[i]
-            training_name = name if validation is None else f"{name} (training)".lstrip()
-            training = self._line(curve, training_name, {**style, **(line_kwargs or {})})
-            self.lines_.append(training)
-            self.validation_lines_.append(None)
+            name = name or ""
+            line = draw(curve, name if validation is None else f"{name} (training)", **style)
+            dashed = None
             if validation is not None:
-                dashed = {"color": training.get_color(), "linestyle": "--", **(line_kwargs or {})}
-                validation_name = f"{name} (validation)".lstrip()
-                self.validation_lines_[-1] = self._line(validation, validation_name, dashed)
+                style = {"color": line.get_color(), "linestyle": "--"}
+                dashed = draw(validation, f"{name} (validation)", **style)
+            self.lines_.append(line)
+            self.validation_lines_.append(dashed)
         self.ax_.set(xlabel="Epoch or iteration", ylabel="Loss")
         self.ax_.xaxis.set_major_locator(MaxNLocator(integer=True))
-        self.ax_.set_yscale(self._best_scale() if scale == "auto" else scale)
+        if scale == "auto":
+            values = np.concatenate([np.asarray(line.get_ydata()) for line in self.ax_.lines])
+            values = values[np.isfinite(values)]
+            spans = len(values) and 0 < WORTH_LOG * values.min() <= values.max()
+            scale = "log" if spans else "linear"
+        self.ax_.set_yscale(scale)
         labelled = len(self.ax_.get_legend_handles_labels()[1])
         if 0 < labelled <= LONGEST_LEGEND:
             self.ax_.legend()
         elif self.ax_.get_legend() is not None:
             self.ax_.get_legend().remove()
         return self
-
-    def _line(self, curve: Any, name: str, style: dict[str, Any]) -> Any:
-        values = np.asarray(curve, dtype=float)
-        point = {"marker": "o"} if len(values) == 1 else {}  # a line of one point is invisible
-        passes = np.arange(1, len(values) + 1)
-        [line] = self.ax_.plot(passes, values, **{"label": name or None, **point, **style})
-        return line
-
-    def _best_scale(self) -> str:
-        """What shows most of everything that is on the axes."""
-        values = np.concatenate([np.asarray(line.get_ydata()) for line in self.ax_.lines])
-        values = values[np.isfinite(values)]
-        if len(values) and values.min() > 0 and values.max() >= WORTH_LOG * values.min():
-            return "log"
-        return "linear"
 
 
 def _pyplot() -> Any:
@@ -236,39 +257,6 @@ def _pyplot() -> Any:
     return plt
 
 
-def _model_of(estimator: Any) -> Any:
-    """What has the curves of a model, pipeline or search."""
-    model = estimator
-    while not hasattr(model, "loss_curves_"):
-        if isinstance(model, Pipeline):
-            model = model[-1]
-        elif hasattr(model, "best_estimator_"):
-            model = model.best_estimator_
-        else:
-            break
-    return model
-
-
-def _curves_of(estimator: Any, name: str | None) -> dict[str, Any]:
-    """Parameters of the display of a model, pipeline or search."""
-    model = _model_of(estimator)
-    if hasattr(model, "loss_curves_"):
-        curves = [_mean_curve(splits) for splits in model.loss_curves_]
-        return {"loss_curves": curves, "names": _candidate_names(model, len(curves), name)}
-    check_is_fitted(model)
-    if not hasattr(model, "loss_curve_"):
-        raise ValueError(
-            f"{type(model).__name__} has no loss_curve_. LossCurveDisplay draws a fitted "
-            "TorchLinearRegressor or TorchSoftmaxClassifier, a pipeline that ends in one, or a "
-            "search over either that refits its best model."
-        )
-    return {
-        "loss_curves": [model.loss_curve_],
-        "validation_loss_curves": [getattr(model, "validation_loss_curve_", None)],
-        "names": [type(model).__name__ if name is None else name],
-    }
-
-
 def _mean_curve(splits: Sequence[Any]) -> np.ndarray:
     """Mean over splits, as long as all of them run; those that never began are left out."""
     curves = [np.asarray(curve, dtype=float) for curve in splits if len(curve)]
@@ -276,44 +264,24 @@ def _mean_curve(splits: Sequence[Any]) -> np.ndarray:
     return np.mean([curve[:length] for curve in curves], axis=0) if curves else np.empty(0)
 
 
-def _ranks_of(estimator: Any) -> np.ndarray | None:
-    """Ranks of a search's candidates by the only parameter in which they differ, if a number."""
-    model = _model_of(estimator)
-    candidates = getattr(model, "cv_results_", {}).get("params", ())
-    if not hasattr(model, "loss_curves_") or len(candidates) < 2:
-        return None
-    keys = _differing(candidates)
-    values = [candidate.get(keys[0]) if len(keys) == 1 else None for candidate in candidates]
-    if not all(isinstance(value, Real) and not isinstance(value, bool) for value in values):
-        return None
-    return np.argsort(np.argsort(np.array(values, dtype=float), kind="stable"))
-
-
-def _candidate_names(search: Any, n_candidates: int, name: str | None) -> list[str]:
-    """What makes each candidate different from the others."""
+def _describe_candidates(search: Any, name: str | None) -> tuple[list[str], np.ndarray | None]:
+    """Names of the candidates by what they differ in, and their ranks if that is one number."""
     prefix = "" if name is None else f"{name}: "
-    results = getattr(search, "cv_results_", {})
-    if "params" not in results:
-        return [f"{prefix}candidate {i}" for i in range(n_candidates)]
-    candidates: list[dict[str, Any]] = results["params"]
-    differ = _differing(candidates)
+    candidates: list[dict[str, Any]] | None = getattr(search, "cv_results_", {}).get("params")
+    if candidates is None:
+        return [f"{prefix}candidate {i}" for i in range(len(search.loss_curves_))], None
+    absent = object()
+    keys = list(dict.fromkeys(key for candidate in candidates for key in candidate))
+    differ = [key for key in keys if len({repr(c.get(key, absent)) for c in candidates}) > 1]
     names = []
     for candidate in candidates:
-        telling = [key for key in differ if key in candidate] or list(candidate)
-        pairs = [f"{key.rpartition('__')[2]}={_short(candidate[key])}" for key in telling]
+        shown = [key for key in differ if key in candidate] or list(candidate)
+        pairs = [f"{key.rpartition('__')[2]}={_short(candidate[key])}" for key in shown]
         names.append(prefix + ", ".join(pairs))
-    return names
-
-
-def _differing(candidates: Sequence[dict[str, Any]]) -> list[str]:
-    """Names of the parameters that are not the same in all candidates."""
-    keys = list(dict.fromkeys(key for candidate in candidates for key in candidate))
-    absent = object()
-    return [
-        key
-        for key in keys
-        if len({repr(candidate.get(key, absent)) for candidate in candidates}) > 1
-    ]
+    values = [candidate.get(differ[0]) for candidate in candidates] if len(differ) == 1 else [None]
+    if not all(isinstance(value, Real) and not isinstance(value, bool) for value in values):
+        return names, None
+    return names, np.argsort(np.argsort(np.array(values, dtype=float), kind="stable"))
 
 
 def _short(value: Any) -> str:

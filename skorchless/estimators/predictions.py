@@ -138,14 +138,10 @@ def in_range(
     """
     if bool(torch.isfinite(raw.sum()) if isinstance(raw, Tensor) else np.isfinite(raw.sum())):
         return
-    if isinstance(raw, Tensor):
-        places = (~raw.isfinite().all(dim=1)).nonzero().view(-1)
-        some = rows[places].double().numpy(force=True)
-        again = _again(raw[places].numpy(force=True), some, coef, intercept, n_logits)
-        raw[places] = torch.from_numpy(again).to(raw.device)
-        return
-    bad = np.flatnonzero(~np.isfinite(raw).all(axis=1))
-    raw[bad] = _again(raw[bad], rows[bad], coef, intercept, n_logits)
+    found = checks.as_numpy(raw)
+    bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
+    again = _again(found[bad], checks.as_numpy(rows[bad]), coef, intercept, n_logits)
+    raw[bad] = torch.from_numpy(again).to(raw.device) if isinstance(raw, Tensor) else again
 
 
 def _again(

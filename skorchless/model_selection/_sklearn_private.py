@@ -5,10 +5,9 @@ All of them are named here; ``tests/model_selection/test_sklearn_private.py`` ch
 there and take what we pass, for every scikit-learn from 1.6 on.
 """
 
-import contextlib
 import inspect
 from collections.abc import Callable
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from sklearn.base import _fit_context
 from sklearn.metrics._scorer import _MultimetricScorer, _PassthroughScorer, _Scorer
@@ -33,6 +32,7 @@ class SameMethod(Protocol):
 
 
 check_method_params = _check_method_params
+fit_one_by_one: Callable[..., Any] = BaseSearchCV.fit.__wrapped__
 fit_context: Callable[..., SameMethod] = _fit_context
 insert_error_scores = _insert_error_scores
 routing_enabled = _routing_enabled
@@ -65,31 +65,10 @@ def metric_of(scorer: Any) -> tuple[Callable[..., Any], int, str] | None:
     return scorer._score_func, scorer._sign, response if isinstance(response, str) else ""
 
 
-class NoCallbacks:
-    """A context of callbacks where nobody listens, or scikit-learn has none, before 1.9."""
-
-    def subcontext(self, **task: Any) -> Self:
-        return self
-
-    def call_on_fit_task_begin(self, **task: Any) -> Self:
-        return self
-
-    def call_on_fit_task_end(self, **task: Any) -> bool:
-        return False
-
-    def propagate_callback_context(self, estimator: Any) -> contextlib.nullcontext[None]:
-        return contextlib.nullcontext()
-
-
-def begin_callbacks(search: Any, **task: Any) -> Any:
-    """Return the callbacks' context of a whole search."""
-    if not hasattr(search, "_init_callback_context"):
-        return NoCallbacks()
-    context = search._init_callback_context(max_subtasks=1 + (search.refit is not False))
-    return context.call_on_fit_task_begin(estimator=search, **task)
-
-
-def run_search(search: Any, evaluate: Callable[..., Any], context: Any) -> None:
-    """Hand the candidates of a search to `evaluate`."""
-    takes_context = "callback_ctx" in inspect.signature(search._run_search).parameters
-    search._run_search(evaluate, **({"callback_ctx": context} if takes_context else {}))
+def run_search(search: Any, evaluate: Callable[..., Any]) -> None:
+    """Hand the candidates of a search to `evaluate`; without callbacks, which come with 1.9."""
+    if "callback_ctx" in inspect.signature(search._run_search).parameters:
+        nobody = search._init_callback_context(max_subtasks=None)
+        search._run_search(evaluate, callback_ctx=nobody)
+    else:
+        search._run_search(evaluate)

@@ -96,7 +96,8 @@ def group_candidates(
                 f"process. Set distributed=False, or use {owner.removeprefix('Batched')}."
             )
         shared = tuple(settings_key(parameters.get(n, defaults.get(n))) for n in in_front)
-        group = groups.setdefault((type(final), shared, _key(final)), Group([], whole, []))
+        key = (type(final), has_own_way(final), shared, _key(final))
+        group = groups.setdefault(key, Group([], whole, []))
         group.members.append(i)
         group.finals.append(final)
     return list(groups.values())

@@ -13,10 +13,10 @@ import numpy as np
 
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.batched import SMALL_SAMPLES, BatchedFit, fit_all, has_own_way
-from skorchless.estimators.parameters import keep_quiet
 from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.candidates import Group, final_of, fit_transformers, with_final
 from skorchless.model_selection.scoring import metrics_of, score_from_predictions
+from skorchless.optimizers.least_squares import Comoments
 
 Split = tuple[np.ndarray, np.ndarray]
 
@@ -30,7 +30,7 @@ def evaluate_folds(
     X: Any,
     y: Any,
     splits: Sequence[Split],
-    tasks: Sequence[Sequence[Any]],
+    moments: Sequence[Comoments | None],
     **options: Any,
 ) -> list[dict[int, Result]]:
     """Fit and score every candidate in some folds; in each by the candidates' places.
@@ -42,14 +42,13 @@ def evaluate_folds(
         All samples.
     splits : sequence of pairs of ndarray of int
         For each fold which samples to fit and to score on.
-    tasks : sequence of sequence
-        For each fold the contexts of scikit-learn's callbacks, one a candidate; none if nobody
-        listens.
+    moments : sequence of (Comoments or None)
+        Of the samples that each fold fits on, if they are known.
     **options
         As of `Fold`.
     """
     some = groups[0].estimator
-    folds = [Fold(some, X, y, *each, **options) for each in zip(splits, tasks, strict=True)]
+    folds = [Fold(some, X, y, *each, **options) for each in zip(splits, moments, strict=True)]
     found: list[dict[int, Result]] = [{} for _ in folds]
     for group in groups:
         fits = [fold.prepare(group) for fold in folds]
@@ -82,10 +81,8 @@ class Fold:
     X, y : array-like
         All samples.
     split : pair of ndarray of int
-    tasks : sequence
-        Contexts of callbacks, one a candidate, or none.
-    search : estimator
-        Whom the callbacks belong to.
+    moments : Comoments or None
+        Of the samples to fit on.
     scorer : callable
         As the search resolved it.
     fit_params, score_params : dict
@@ -100,27 +97,23 @@ class Fold:
         X: Any,
         y: Any,
         split: Split,
-        tasks: Sequence[Any],
+        moments: Comoments | None,
         *,
-        search: Any,
         scorer: Any,
         fit_params: dict[str, Any],
         score_params: dict[str, Any],
         return_train_score: bool,
         error_score: Any,
     ) -> None:
-        self.estimator, self.X, self.y, self.tasks, self.search = estimator, X, y, tasks, search
+        self.estimator, self.X, self.y = estimator, X, y
         self.scorer, self.score_params, self.error_score = scorer, score_params, error_score
-        self.train, test = split
+        self.moments, (self.train, test) = moments, split
         self.parts = {"test_scores": test}
         if return_train_score:
             self.parts["train_scores"] = self.train
         self.fit_params = private.check_method_params(X, params=fit_params, indices=self.train)
         self.X_train, self.y_train, _ = self._cut(self.train)
         self.transformers: dict[Any, Any] = {}
-        weight = self.fit_params.get("sample_weight")
-        metadata = None if weight is None else {"sample_weight": weight}
-        self.about = {"X": self.X_train, "y": self.y_train, "metadata": metadata}
 
     def _cut(self, rows: np.ndarray) -> tuple[Any, Any, dict[str, Any]]:
         """Some of the samples, and what is routed to the scorer with them, in new arrays."""
@@ -140,34 +133,20 @@ class Fold:
         seconds : float
         """
         begun, fitted = time.time(), None
-        fit = BatchedFit(group.unfitted())
+        whole = group.estimator is group.finals[0]
+        fit = BatchedFit(group.unfitted(), self.moments if whole else None)
         try:
             fitted = fit_transformers(
                 group.estimator, self.X_train, self.y_train, self.fit_params, self.transformers
             )
             X, y, fit_params = final_of(fitted).received_
-            if self.tasks or has_own_way(fit.models[0]):
-                for i, member in enumerate(group.members):
-                    fit.errors[i] = self._fit_alone(member, fit.models[i], X, y, fit_params)
+            if has_own_way(fit.models[0]):
+                fit.fit_one_by_one(X, y, **fit_params)
             else:
                 fit.prepare(X, y, **fit_params)
         except Exception as error:
             fit.errors = [error for _ in fit.models]
         return fit, fitted, time.time() - begun
-
-    def _fit_alone(
-        self, member: int, model: TorchLinearModel, X: Any, y: Any, fit_params: dict[str, Any]
-    ) -> Exception | None:
-        """Fit a candidate by its own ``fit``, told of by callbacks; return its error."""
-        context = self.tasks[member] if self.tasks else private.NoCallbacks()
-        try:
-            with context.propagate_callback_context(model):
-                context.call_on_fit_task_begin(estimator=self.search, **self.about)
-                keep_quiet(model)
-                model.fit(X, y, **fit_params)
-        except Exception as error:
-            return error
-        return None
 
     def score(
         self, group: Group, fit: BatchedFit, fitted: Any, seconds: float
@@ -194,8 +173,6 @@ class Fold:
             scores, score_time = self._scores(group, fitted, [fit.models[i] for i in fit.valid])
             for i, row in zip(fit.valid, scores, strict=True):
                 results[i] |= {**row, "score_time": score_time / len(fit.valid)}
-        for member in group.members if self.tasks and fitted is not None else ():
-            self.tasks[member].call_on_fit_task_end(estimator=self.search, **self.about)
         return dict(zip(group.members, results, strict=True))
 
     def _scores(

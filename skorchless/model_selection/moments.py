@@ -52,20 +52,27 @@ class FoldMoments:
     data: Data
 
     @classmethod
-    def of(cls, groups: Sequence[Group], X: Any, y: Any, splits: Sequence[Split]) -> Self | None:
+    def of(
+        cls,
+        groups: Sequence[Group],
+        X: Any,
+        y: Any,
+        splits: Sequence[Split],
+        fit_params: dict[str, Any],
+    ) -> Self | None:
         """Add them up; None where no group can use them, or where they tell too little."""
         group = next((group for group in groups if _wants_moments(group)), None)
         parts = None if group is None or len(splits) < 2 else disjoint_parts(splits)
-        if group is None or parts is None:
+        if group is None or parts is None or set(fit_params) - {"sample_weight"}:
             return None
         try:
             with memory_errors():
-                data = group.unfitted()[0]._prepare(X, y).data
+                data = group.unfitted()[0]._prepare(X, y, **fit_params).data
                 candidates = [final._parameters() for final in group.finals]
                 d, with_l1 = data.X.shape[1], candidates[0]["alpha"] and candidates[0]["l1_ratio"]
                 n_bytes = 4 * len(splits) * (d + data.n_outputs) ** 2 * WIDE.itemsize
                 too_few = not with_l1 and min(len(train) for train, _ in splits) <= d
-                too_few |= sum(map(len, parts)) < len(data.X)
+                too_few |= sum(map(len, parts)) != len(data.X)  # some may weigh nothing
                 if too_few or n_bytes > STACK_BYTES or not may_use_moments(candidates, data.X):
                     return None
                 run = partial(cls._of_parts, data, parts, len(splits))
@@ -103,58 +110,54 @@ class FoldMoments:
         candidates = [final._parameters() for final in group.finals]
         if (
             metrics is None
+            or self.data.weight is not None
             or not set(metrics.values()) <= OF_MEAN_SQUARES.keys()
             or not _wants_moments(group)
             or not may_use_moments(candidates, self.data.X)
         ):
             return {}
-        run = partial(self._evaluate, candidates, scorer, metrics, return_train_score)
-        found = own_settings(self.data.X.device, self.data.X.shape[1] ** 3, run)
-        return {group.members[i]: results for i, results in found.items()}
+        names = ["test_scores", "train_scores"] if return_train_score else ["test_scores"]
+        run = partial(self._evaluate, candidates, scorer, metrics, names)
+        folds, sound = own_settings(self.data.X.device, self.data.X.shape[1] ** 3, run)
+        places = zip(group.members, sound, strict=True)
+        return {m: [fold[i] for fold in folds] for i, (m, ok) in enumerate(places) if ok}
 
     @without_numpy_warnings
     def _evaluate(
-        self,
-        candidates: list[Parameters],
-        scorer: Any,
-        metrics: dict[str, Any],
-        return_train_score: bool,
-    ) -> dict[int, list[Result]]:
-        results: list[list[Result]] = [[] for _ in candidates]
+        self, candidates: list[Parameters], scorer: Any, metrics: dict[str, Any], names: list[str]
+    ) -> tuple[list[list[Result]], np.ndarray]:
+        """Results of all candidates in each fold, and whether no digits are lost in any."""
+        folds = []
         sound = np.ones(len(candidates), dtype=bool)
         for part, others in zip(self.parts, self.others, strict=True):
             begun = time.time()
             outcome, solved = solve_from_moments(candidates, others, self.data.X.dtype)
-            fit_time = time.time() - begun
-            weights = torch.from_numpy(np.stack([w for w in outcome.weights if w is not None])).to(
-                part.mean
-            )
+            solved_at = time.time()
+            weights = np.stack([weights for weights in outcome.weights if weights is not None])
             sound &= solved
             scores, score_time = {}, 0.0
-            scored = {"test_scores": part} | (
-                {"train_scores": others} if return_train_score else {}
-            )
-            for name, rows in scored.items():
-                begun = time.time()
-                squares, exact = (found.numpy(force=True) for found in rows.mean_squares(weights))
+            for name, rows in zip(names, (part, others), strict=False):
+                stacked = torch.from_numpy(weights).to(part.mean)
+                squares, exact = (found.numpy(force=True) for found in rows.mean_squares(stacked))
                 variance = rows.variances().numpy(force=True)
                 sound &= exact & (variance > 0).all() & (rows.weight > 1)
                 columns = {key: OF_MEAN_SQUARES[m](squares, variance) for key, m in metrics.items()}
                 scores[name] = by_candidate(columns, scorer)
-                score_time = score_time or time.time() - begun
-            for i, of_candidate in enumerate(results):
-                of_candidate.append(
-                    {
-                        "fit_error": None,
-                        "n_test_samples": int(part.weight),
-                        "fit_time": fit_time / len(candidates),
-                        "score_time": score_time / len(candidates),
-                        "loss_curve": np.array(outcome.results[i].loss_curve),
-                        "converged": True,
-                        **{name: values[i] for name, values in scores.items()},
-                    }
-                )
-        return {i: results[i] for i in np.flatnonzero(sound).tolist()}
+                score_time = score_time or time.time() - solved_at
+            fold: list[Result] = [
+                {
+                    "fit_error": None,
+                    "n_test_samples": int(part.weight),
+                    "fit_time": (solved_at - begun) / len(candidates),
+                    "score_time": score_time / len(candidates),
+                    "loss_curve": np.array(result.loss_curve),
+                    "converged": True,
+                    **{name: values[i] for name, values in scores.items()},
+                }
+                for i, result in enumerate(outcome.results)
+            ]
+            folds.append(fold)
+        return folds, sound
 
 
 def disjoint_parts(splits: Sequence[Split]) -> list[np.ndarray] | None:

@@ -132,19 +132,22 @@ def score_from_predictions(
     error_score : "raise" or float
     """
     scores: list[Any] = []
+    # Predictions are in NumPy, which scikit-learn's metrics do not mix with tensors of a device.
+    params = {name: as_numpy(value, name) for name, value in params.items()}
     size = getattr(X, "shape", (0, 1))
     most = max(1, RAW_BYTES // max(finals[0].coef_.size // size[-1] * 8 * size[0], 1))
     for start in range(0, len(finals), most):
         some = finals[start : start + most]
         raw = predict_together(some, X)
-        columns = None if params else _columns(some[0], metrics, raw, targets())
+        columns = None if params else _columns(some[0], metrics, raw, as_numpy(targets()))
         if columns is not None:
             scores += by_candidate(columns, scorer)
             continue
         for final, own in zip(some, raw, strict=True):
             answers = object.__new__(type(final))
             answers.__dict__.update(final.__dict__, _raw_predictions=lambda X, raw=own.T: raw)
-            scores.append(private.score_one(answers, X, targets(), scorer, params, error_score))
+            y = as_numpy(targets())
+            scores.append(private.score_one(answers, X, y, scorer, params, error_score))
     return scores
 
 
@@ -153,7 +156,7 @@ def _columns(
 ) -> dict[str, np.ndarray] | None:
     """Scores by name from our metrics; None where scikit-learn's may give anything else."""
     table: dict[Any, Any]
-    y = np.asarray(as_numpy(y))
+    y = np.asarray(y)
     if isinstance(model, TorchLinearRegressor):
         if y.dtype.kind not in "fiu" or y.shape != (raw.shape[2], *model.coef_.shape[:-1]):
             return None

@@ -4,11 +4,11 @@ import contextlib
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from numbers import Number
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from joblib import effective_n_jobs
@@ -20,7 +20,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.parallel import Parallel, delayed
 
 from skorchless.estimators.base import TorchLinearModel, as_method_of
-from skorchless.estimators.batched import fit_from_moments, has_own_way, may_use_moments
+from skorchless.estimators.batched import BatchedFit, fit_all, has_own_way
 from skorchless.estimators.callbacks import has_callbacks
 from skorchless.estimators.checks import (
     as_numpy,
@@ -38,6 +38,7 @@ from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.candidates import Group, check_ours, final_of, group_candidates
 from skorchless.model_selection.evaluate import Result, Split, evaluate_folds, folds_at_once
 from skorchless.model_selection.moments import FoldMoments
+from skorchless.optimizers.least_squares import Comoments
 
 #: Candidates that a warning names.
 MOST_NAMED = 5
@@ -96,13 +97,12 @@ class _BatchedSearch(private.BaseSearchCV):
         # Candidates may replace the last step of a pipeline.
         if not isinstance(self.estimator, Pipeline) or isinstance(final, type):
             check_ours(self.estimator, name)
+        if has_callbacks(self):  # which follow each candidate
+            return cast(Self, private.fit_one_by_one(self, X, y, **params))
         scorer, refit_metric = self._get_scorers()
         X, y, params = _checked(X, y, params)
-        weight = params.get("sample_weight")
-        task = {"X": X, "y": y, "metadata": None if weight is None else {"sample_weight": weight}}
         run = _Run(self, scorer, X, y, self._get_routed_params_for_fit(params))
-        context = private.begin_callbacks(self, **task)
-        private.run_search(self, run.evaluate, context)
+        private.run_search(self, run.evaluate)
         first_scores = run.out[0]["test_scores"]
         self.multimetric_ = isinstance(first_scores, dict)
         if callable(self.scoring) and self.multimetric_:
@@ -115,23 +115,18 @@ class _BatchedSearch(private.BaseSearchCV):
             self.best_params_ = run.results["params"][self.best_index_]
         if self.refit:
             best = clone(run.estimator).set_params(**clone(self.best_params_, safe=False))
-            refit = context.subcontext(task_name="refit-with-best-params")
-            with refit.propagate_callback_context(best):
-                refit.call_on_fit_task_begin(estimator=self, **task)
-                begun = time.time()
-                run.refit(best)
-                self.refit_time_ = time.time() - begun
+            begun = time.time()
+            run.refit(best)
+            self.refit_time_ = time.time() - begun
             self.best_estimator_ = best
             if hasattr(best, "feature_names_in_"):
                 self.feature_names_in_ = best.feature_names_in_
-            refit.call_on_fit_task_end(estimator=self, **task)
         self.scorer_ = private.scorers_of(scorer) or scorer
         self.cv_results_ = run.results
         n_splits = self.n_splits_
         curves = [result["loss_curve"] for result in run.out]
         self.loss_curves_ = [curves[i : i + n_splits] for i in range(0, len(curves), n_splits)]
         self.converged_ = np.reshape([result["converged"] for result in run.out], (-1, n_splits))
-        context.call_on_fit_task_end(estimator=self, **task)
         return self
 
 
@@ -188,7 +183,7 @@ class _Run:
             )
         groups = group_candidates(self.estimator, candidates, type(search).__name__)
         self._warn_of_unused(groups)
-        found = self._results(groups, splits, callback_ctx)
+        found = self._results(groups, splits)
         if not found:
             raise ValueError(
                 "No fits were performed. Was the CV iterator empty? Were there no candidates?"
@@ -220,39 +215,30 @@ class _Run:
                 check_lengths(self.X, groups, "groups")
             raise
 
-    def _results(
-        self, groups: Sequence[Group], splits: list[Split], context: Any
-    ) -> dict[int, Sequence[Result]]:
+    def _results(self, groups: Sequence[Group], splits: list[Split]) -> dict[int, Sequence[Result]]:
         """Results of each candidate, one a split; workers share the folds."""
-        search, finals = self.search, [final for group in groups for final in group.finals]
-        tasks: list[list[Any]] = [[] for _ in splits]
+        search, train = self.search, self.search.return_train_score
+        known: list[Comoments | None] = [None] * len(splits)
         found: dict[int, Sequence[Result]] = {}
-        if any(map(has_callbacks, [search, *finals])):  # in the order of GridSearchCV's
-            each = range(len(finals) * len(splits))
-            name = "candidate-split-evaluation"
-            made = [context.subcontext(task_name=name, task_id=i) for i in each]
-            tasks = [made[split :: len(splits)] for split in range(len(splits))]
-        elif not (self.fit_params or self.score_params):
-            self.moments = FoldMoments.of(groups, self.X, self.y, splits)
-            if self.moments is not None:
-                train = search.return_train_score
-                for group in groups:
-                    found |= self.moments.evaluate(group, self.scorer, return_train_score=train)
+        self.moments = FoldMoments.of(groups, self.X, self.y, splits, self.fit_params)
+        if self.moments is not None:
+            known = [*self.moments.others]
+            for group in () if self.score_params else groups:
+                found |= self.moments.evaluate(group, self.scorer, return_train_score=train)
         groups = [group.without(found) for group in groups if set(group.members) - found.keys()]
         if groups:
             at_once = folds_at_once(self.X, len(splits), effective_n_jobs(search.n_jobs))
             turns = [slice(i, i + at_once) for i in range(0, len(splits), at_once)]
             run = partial(
                 evaluate_folds,
-                search=search if any(tasks) else None,
                 scorer=self.scorer,
                 fit_params=self.fit_params,
                 score_params=self.score_params,
-                return_train_score=search.return_train_score,
+                return_train_score=train,
                 error_score=search.error_score,
             )
             folds = Parallel(n_jobs=search.n_jobs, pre_dispatch=search.pre_dispatch)(
-                delayed(run)(groups, self.X, self.y, splits[turn], tasks[turn]) for turn in turns
+                delayed(run)(groups, self.X, self.y, splits[turn], known[turn]) for turn in turns
             )
             of_folds = [*chain.from_iterable(folds)]
             found |= {i: [of_fold[i] for of_fold in of_folds] for i in of_folds[0]}
@@ -261,17 +247,15 @@ class _Run:
     def refit(self, best: Any) -> None:
         """Fit the best candidate on all samples, from their second moments if they are known."""
         keep_quiet(final_of(best))
-        moments = self.moments
-        if (
-            moments is None
-            or isinstance(best, Pipeline)
-            or has_own_way(best)
-            or best.verbose
-            or not may_use_moments([best._parameters()], moments.data.X)
-        ):
-            best.fit(self.X, self.y, **self.fit_params)
-        else:
-            fit_from_moments(best, moments.whole, self.X, self.y)
+        moments = None if isinstance(best, Pipeline) else self.moments
+        if moments is not None and not (best.verbose or has_own_way(best)):
+            fit = BatchedFit([clone(best, safe=False)], moments.whole)
+            fit.prepare(self.X, self.y, **self.fit_params)
+            fit_all([fit])
+            if fit.valid and fit.models[0].converged_:
+                best.__dict__.update(fit.models[0].__dict__)
+                return
+        best.fit(self.X, self.y, **self.fit_params)
 
     def _warn_of_unused(self, groups: Sequence[Group]) -> None:
         """One warning of what none of the candidates uses."""
@@ -317,28 +301,21 @@ def _checked(X: Any, y: Any, params: dict[str, Any]) -> tuple[Any, Any, dict[str
     check_lengths(X, y, "y")
     if not (X.shape[0] if hasattr(X, "shape") else len(X)):
         raise ValueError("X has no samples. Pass at least one per split.")
-    for name, value in {"X": X, "y": y}.items():
-        if value is not None:
-            _select_one(private.safe_indexing, value, name)
     for name, value in params.items():
         check_plain(value, name)
         with named(name):
             if name.rpartition("__")[-1] in OF_ROWS and not isinstance(value, Number):
                 with_rows(value, name)
             params |= private.check_method_params(X, params={name: value})
-        _select_one(partial(private.check_method_params, X), {name: value}, name)
+    for name, value in {"X": X, "y": y, **params}.items():
+        try:
+            private.check_method_params(X, params={name: value}, indices=np.zeros(1, dtype=np.intp))
+        except (ValueError, TypeError, LookupError, RuntimeError) as error:
+            raise TypeError(
+                f"A search selects rows, and {name} does not allow that: {error}. Pass a NumPy "
+                f"array, for example numpy.asarray({name})."
+            ) from error
     return X, y, params
-
-
-def _select_one(select: Callable[..., Any], values: Any, name: str) -> None:
-    """Raise `TypeError` for values whose container lets nobody select samples."""
-    try:
-        select(values, indices=np.zeros(1, dtype=np.intp))
-    except (ValueError, TypeError, LookupError, RuntimeError) as error:
-        raise TypeError(
-            f"A search selects rows, and {name} does not allow that: {error}. Pass a NumPy array, "
-            f"for example numpy.asarray({name})."
-        ) from error
 
 
 class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
@@ -386,9 +363,10 @@ class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
         of all candidates that trained together, divided by their number.
     loss_curves_ : list of list of ndarray
         Loss curves of each candidate on each split, in the order of ``cv_results_["params"]``. If a
-        fit failed, the curve ends there.
+        fit failed, the curve ends there. A search with callbacks has none.
     converged_ : ndarray of bool, shape (n_candidates, n_splits)
         Whether each candidate converged on each split, in the same order. False if the fit failed.
+        A search with callbacks has none.
     best_estimator_ : estimator
         Best candidate, fitted on all samples.
     best_score_, best_params_, best_index_
@@ -472,9 +450,10 @@ class BatchedRandomizedSearchCV(_BatchedSearch, RandomizedSearchCV):
         of all candidates that trained together, divided by their number.
     loss_curves_ : list of list of ndarray
         Loss curves of each candidate on each split, in the order of ``cv_results_["params"]``. If a
-        fit failed, the curve ends there.
+        fit failed, the curve ends there. A search with callbacks has none.
     converged_ : ndarray of bool, shape (n_candidates, n_splits)
         Whether each candidate converged on each split, in the same order. False if the fit failed.
+        A search with callbacks has none.
     best_estimator_ : estimator
         Best candidate, fitted on all samples.
     best_score_, best_params_, best_index_

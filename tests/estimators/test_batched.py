@@ -231,14 +231,15 @@ def test_what_is_badly_conditioned_is_refined(case):
         assert_allclose(model.predict(X), alone.predict(X), rtol=1e-6, atol=1e-6)
 
 
-def test_a_path_with_l1_ends_where_single_fits_do(monkeypatch):
+@pytest.mark.parametrize("l1_ratio, n", [(0.5, 12), (0.0, 30)])
+def test_a_path_ends_where_single_fits_do(monkeypatch, l1_ratio, n):
     monkeypatch.setattr(batched, "WORTH_A_PATH", 0)
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 5))
     y = (X @ rng.normal(size=(5, 3)) + rng.gumbel(size=(200, 3))).argmax(axis=1)
-    shared = {"l1_ratio": 0.5, "tol": 1e-8}
-    models = [TorchSoftmaxClassifier(alpha=a, **shared) for a in np.logspace(-4, 0, 12)]
-    models = [models[i] for i in rng.permutation(12)]
+    shared = {"l1_ratio": l1_ratio, "tol": 1e-8}
+    models = [TorchSoftmaxClassifier(alpha=a, **shared) for a in np.logspace(-4, 0, n)]
+    models = [models[i] for i in rng.permutation(n)]
     fit_together(models, X, y)
     passes = 0
     for model in models:

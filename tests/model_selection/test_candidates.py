@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from recorders import Recorder
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -93,6 +94,14 @@ class Own(TorchSoftmaxClassifier):
 def test_a_subclasss_own_settings_make_groups():
     candidates = [{"taste": "sweet", "alpha": 1.0}, {"taste": "sour"}, {"alpha": 2.0}]
     assert members(Own(), candidates) == [[0, 2], [1]]
+
+
+def test_candidates_with_callbacks_are_a_group_of_their_own():
+    pytest.importorskip("sklearn.callback")
+    heard = TorchSoftmaxClassifier(alpha=1.0).set_callbacks(Recorder())
+    pipeline = make_pipeline(TorchSoftmaxClassifier())
+    candidates = [{"torchsoftmaxclassifier": last} for last in (TorchSoftmaxClassifier(), heard)]
+    assert members(pipeline, candidates) == [[0], [1]]
 
 
 @pytest.mark.parametrize(
