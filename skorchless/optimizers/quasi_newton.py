@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from skorchless.optimizers.base import PassOutcome, Setup
+from skorchless.optimizers.conjugate_gradients import conjugate_gradients
 from skorchless.optimizers.curvature import Curvature
 from skorchless.optimizers.descent import WORSE, Descent
 from skorchless.optimizers.history import History, dot
 from skorchless.optimizers.host import CurvatureElsewhere, home_of
-from skorchless.optimizers.newton import newton_direction
 from skorchless.optimizers.preconditioner import Preconditioner
 from skorchless.optimizers.proximal import minimise_model
 from skorchless.optimizers.working_set import Block, Operator
@@ -561,7 +561,7 @@ class QuasiNewton:
         assert self._preconditioner is not None
         hessian = self.curvature.hessian(self._point)
         precondition = self._preconditioner.solve
-        direction = newton_direction(hessian, precondition, gradient, accuracy)
+        direction, _ = conjugate_gradients(hessian, precondition, -gradient, accuracy)
         damped = self._damping > 0.0
         if not damped.any():
             return direction

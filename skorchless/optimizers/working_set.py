@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from skorchless.optimizers.conjugate_gradients import conjugate_gradients
 from skorchless.stack import median
 
 #: Working sets above this size are solved by conjugate gradients, not by Cholesky factors.
@@ -24,8 +25,6 @@ GROUP = 2**24
 LEAST_RIDGE, MORE_RIDGE = 1e-13, 30.0
 #: The least and the largest ridge after poor rounds, its growth in each, and its decay in others.
 SOME_RIDGE, LARGEST_RIDGE, GROWTH, DECAY = 1e-12, 1.0, 100.0, 0.1
-#: Most steps of conjugate gradients, and steps between two tests of the residual.
-MOST_CG_STEPS, CG_CHECKED_EVERY = 300, 4
 #: Squared residual, relative, that conjugate gradients need not fall below.
 FINEST_CG = 1e-4
 #: Relative rounding error of the model's gradient.
@@ -204,22 +203,17 @@ class Model:
 
     def _by_conjugate_gradients(self, working: Tensor, residual: Tensor) -> tuple[Tensor, bool]:
         """`direction` from products with B alone, and whether it is accurate."""
-        inverse = working / self.metric
-        direction, rest = torch.zeros_like(residual), -residual
-        step = ahead = inverse * rest
-        size = first = total(rest * ahead)
-        for count in range(1, MOST_CG_STEPS + 1):
-            curved = working * self.product(step) + self.ridge * self.metric * step
-            curvature = total(step * curved)
-            length = torch.where(curvature > 0, size / curvature, 0.0)
-            direction = direction + length * step
-            rest = rest - length * curved
-            ahead = inverse * rest
-            last, size = size, total(rest * ahead)
-            if count % CG_CHECKED_EVERY == 0 and bool((size <= self._accuracy * first).all()):
-                return direction, True
-            step = ahead + torch.where(last > 0, size / last, 0.0) * step
-        return direction, False
+
+        def product(vector: Tensor) -> Tensor:
+            flat = vector.squeeze(1)
+            return (working * self.product(flat) + self.ridge * self.metric * flat).unsqueeze(1)
+
+        inverse = (working / self.metric).unsqueeze(1)
+        accuracy = residual.new_full((len(residual), 1, 1), self._accuracy**0.5)
+        direction, ended = conjugate_gradients(
+            product, inverse.mul, -residual.unsqueeze(1), accuracy
+        )
+        return direction.squeeze(1), bool(ended.all())
 
     def adapt_ridge(self, poor: Tensor, useless: Tensor) -> None:
         """Raise the ridge of problems whose last round was poor, and lower that of the others.
