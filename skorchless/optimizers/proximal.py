@@ -59,13 +59,15 @@ def shrink(weights: Tensor, threshold: Tensor) -> Tensor:
     return weights - torch.clamp(weights, -threshold, threshold)
 
 
-def largest_eigenvalue(product: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+def largest_eigenvalue(
+    product: Callable[[Tensor], Tensor], like: Tensor, steps: int = POWER_STEPS
+) -> Tensor:
     """Power iteration from a start that is the same for every model, shape ``(M, 1, 1)``."""
     generator = torch.Generator(device="cpu").manual_seed(0)
     vector = torch.randn(like.shape[1:], generator=generator, dtype=like.dtype, device="cpu")
     vector = vector.to(like.device).expand_as(like)
     norm = dot(vector, vector).sqrt()
-    for _ in range(POWER_STEPS):
+    for _ in range(steps):
         vector = product(vector / norm)
         norm = dot(vector, vector).sqrt().clamp_(min=torch.finfo(like.dtype).tiny)
     return norm
