@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from skorchless.optimizers.preconditioner import Preconditioner
+from skorchless.stack import select_models
 
 #: Pairs that are kept; more cost time and win nothing once the metric is right. From so many
 #: weights on a model's pairs leave the cache, and fewer of them serve it as well.
@@ -83,11 +84,7 @@ class History:
 
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
-        if self.steps is None or self.changes is None:
-            return
-        self.steps, self.changes, self._products, self.taken = (
-            t.index_select(0, keep) for t in (self.steps, self.changes, self._products, self.taken)
-        )
+        select_models(self, keep)
 
     def _triangles(self) -> tuple[Tensor, Tensor]:
         """Both triangles of ``S Y^T`` by age, in the order of the places, the upper one with 1s.

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -65,7 +66,7 @@ def test_each_model_searches_for_itself():
     descent.begin_search(accepted, np.array([-0.25, np.nan, np.nan]))
     assert descent.decrement.tolist() == [0.25, 1.0, 1.0]
     assert descent.last_decrement.tolist() == [1.0, np.inf, np.inf]
-    descent.select(np.array([0, 2]))
+    descent.select(torch.tensor([0, 2]))
     assert descent.decrement.tolist() == [0.25, 1.0]
     assert descent.rejected.tolist() == [0.0, 1.0]
     assert descent.values == [[1.0, 0.5], [1.0]]
