@@ -25,7 +25,7 @@ from torch import Tensor
 
 from skorchless.optimizers.descent import stop_distance
 from skorchless.optimizers.proximal import ENOUGH, MOST_DROPS
-from skorchless.optimizers.working_set import LEAST_RIDGE, cholesky, minimum_on_line
+from skorchless.optimizers.working_set import cholesky, minimum_on_line
 
 #: Most rounds of a penalty.
 MOST_ROUNDS = 100
@@ -123,7 +123,7 @@ class ElasticNetPath:
         matrix.diagonal().add_(l2[active])
         scale = matrix.diagonal().rsqrt()
         unit = (matrix * scale).mul_(scale.unsqueeze(1)).unsqueeze(0)
-        factor = cholesky(unit, unit.new_full((1, 1), LEAST_RIDGE)).squeeze(0)
+        factor = cholesky(unit).squeeze(0)
         target = (scale * (self.cross[active] - l1_of_active * sign)).unsqueeze(1)
         whole = torch.cholesky_solve(target, factor)
         solve = partial(_solution, scale, factor, whole)
