@@ -19,7 +19,7 @@ from skorchless.optimizers.base import PassOutcome, Rule
 from skorchless.optimizers.schedules import ADAPTIVE_DIVISOR, ADAPTIVE_FLOOR, SCHEDULES
 from skorchless.restoring import undone_on_error
 from skorchless.sources import Source
-from skorchless.stack import WIDE, stack
+from skorchless.stack import WIDE, select_models, stack
 from skorchless.stopping import BestWeights, Patience
 
 #: Training losses that differ by no more than this share of them are the same.
@@ -423,18 +423,15 @@ class _Run:
         keep = np.tile(self.running.reshape(sets, -1).any(axis=0), sets)
         if keep.all() or not keep.any():
             return
-        self.stack, self.running = self.stack[keep], self.running[keep]
-        self.n_iter = self.n_iter[keep]
-        self.rate, self.floor = self.rate[keep], self.floor[keep]
         self._base_rate = self._told = None
         index = torch.from_numpy(np.flatnonzero(keep)).to(self.weights.device)
-        self.weights = self.weights.index_select(0, index)
+        select_models(self, index)
         self.objective.select(index)
         self.rule.select(index)
         if self.patience is not None:
-            self.patience.select(keep)
+            self.patience.select(index)
         if self.best is not None:
-            self.best.select(keep)
+            self.best.select(index)
 
 
 def _largest(weights: Tensor) -> Tensor:

@@ -18,14 +18,15 @@ is 0 and 1 (logistic) or one-hot (softmax); of many classes it is their number, 
 * ``select``: the same loss for some of the models.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from skorchless.reducer import Reducer, Shard
+from skorchless.reducer import ONE_PROCESS, Reducer, Shard
 from skorchless.stack import WIDE, median
 
 #: Rows of a sample that tells a median.
@@ -71,43 +72,83 @@ class NullModel(NamedTuple):
     loss: Tensor
 
 
-class Loss(Protocol):
+class Loss(ABC):
     """What the engine asks of a loss."""
 
     smoothness: float
-    has_units: bool
+    has_units = False
     """Whether raw predictions are in y's units, rather than log-odds."""
-    shift_invariant: bool
+    shift_invariant = False
     """Whether the same number added to all outputs of a row changes nothing."""
-    constant_curvature: bool
+    constant_curvature = False
     """Whether ``curvature`` is 1 everywhere, so that one factorisation serves the whole fit."""
 
+    @abstractmethod
     def value(self, raw: Tensor, target: Tensor) -> Tensor:
         """Loss of each row, summed over the outputs."""
 
+    @abstractmethod
     def residual(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
         """Derivative of the loss in the raw predictions."""
 
+    @abstractmethod
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
         """One positive weight a row in place of the second derivative."""
 
     def majorizer(self, raw: Tensor, target: Tensor) -> Tensor:
         """Curvature of a quadratic that touches the loss at `raw` and lies above it elsewhere."""
+        return self.curvature(raw, target)
 
+    @abstractmethod
     def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
         """Second derivative in the raw predictions, almost everywhere."""
 
+    def centre(self, y: Tensor, share: Tensor, reducer: Reducer) -> Tensor:
+        """Find the best constants in units of y, ``(M, K, 1)`` or ``(1, K, 1)``.
+
+        Parameters
+        ----------
+        y : Tensor of shape (K, n)
+        share : Tensor of shape (n,)
+            Of each row in the mean over all rows, of all processes together.
+        reducer : Reducer
+        """
+        raise NotImplementedError
+
     def null_model(
-        self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool, reducer: Reducer
+        self,
+        target: Tensor,
+        weight: Tensor,
+        n_outputs: int,
+        fit_intercept: bool,
+        reducer: Reducer = ONE_PROCESS,
     ) -> NullModel:
         """Fit an intercept alone.
 
         `target` has shape ``(n, K)``, or ``(n,)`` with integer classes; `weight` ``(n,)``. Of
         several processes each has rows of its own.
         """
+        weight = weight.to(WIDE)
+        if self.has_units:
+            total = weight.sum()
+            reducer.sum_(total)
+            y, share = target.T.to(WIDE), weight / total
+            centre = self.centre(y, share, reducer) if fit_intercept else y.new_zeros(1, len(y), 1)
+            value = (self.value(centre.expand(-1, *y.shape), y) * share).sum(dim=-1)
+            reducer.sum_(value)
+            return NullModel(centre.squeeze(-1), value)
+        counts = weight.new_zeros(max(n_outputs, 2))
+        if fit_intercept:
+            counts.index_add_(0, target.view(-1).long(), weight)
+            reducer.sum_(counts)
+        shares = counts / counts.sum() if fit_intercept else torch.ones_like(counts) / len(counts)
+        logits = shares.clamp(min=torch.finfo(WIDE).tiny).log()
+        logits = logits - (logits.mean() if self.shift_invariant else logits[0])
+        return NullModel(logits[-n_outputs:].view(1, -1), torch.special.entr(shares).sum().view(1))
 
     def select(self, keep: Tensor) -> "Loss":
         """The loss of the models that stay in the stack."""
+        return self
 
 
 def over_outputs(losses: Tensor) -> Tensor:
@@ -115,18 +156,7 @@ def over_outputs(losses: Tensor) -> Tensor:
     return losses.squeeze(-2) if losses.shape[-2] == 1 else losses.sum(dim=-2)
 
 
-class _SharedLoss:
-    """A loss without parameters is the same for every model of a stack."""
-
-    has_units = False
-    shift_invariant = False
-    constant_curvature = False
-
-    def select(self, keep: Tensor) -> "_SharedLoss":
-        return self
-
-
-class HalfSquaredError(_SharedLoss):
+class HalfSquaredError(Loss):
     r""":math:`\ell = \tfrac12 \sum_k (z_k - y_k)^2`."""
 
     smoothness = 1.0
@@ -142,24 +172,16 @@ class HalfSquaredError(_SharedLoss):
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
         return torch.ones_like(raw[..., 0, :])
 
-    majorizer = curvature
-
     def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
         return SecondDerivative(torch.ones_like(raw))
 
-    def null_model(
-        self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool, reducer: Reducer
-    ) -> NullModel:
-        y, weight = target.to(WIDE), weight.to(WIDE)
-        total, sums = weight.sum(), weight @ y
-        reducer.sum_(total, sums)
-        mean = sums / total if fit_intercept else torch.zeros_like(sums)
-        squares = (weight @ (y - mean).square()).sum()
-        reducer.sum_(squares)
-        return NullModel(mean.view(1, -1), (0.5 * squares / total).view(1))
+    def centre(self, y: Tensor, share: Tensor, reducer: Reducer) -> Tensor:
+        mean = (y @ share).view(1, -1, 1)
+        reducer.sum_(mean)
+        return mean
 
 
-class Huber:
+class Huber(Loss):
     r"""Squared near zero, linear beyond ``delta``, as :class:`torch.nn.HuberLoss`.
 
     :math:`\ell = \sum_k h(z_k - y_k)` with :math:`h(r) = \tfrac12 r^2` for
@@ -172,8 +194,6 @@ class Huber:
 
     smoothness = 1.0
     has_units = True
-    shift_invariant = False
-    constant_curvature = False
 
     def __init__(self, delta: Tensor) -> None:
         self.delta, self._minus_delta = delta, -delta
@@ -191,29 +211,17 @@ class Huber:
         error = (raw - target).abs_()
         return over_outputs(self.delta / torch.maximum(error, self.delta)).div_(raw.shape[-2])
 
-    majorizer = curvature
-
     def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
         return SecondDerivative(((raw - target).abs_() <= self.delta).to(raw.dtype))
 
-    def null_model(
-        self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool, reducer: Reducer
-    ) -> NullModel:
-        total = weight.sum(dtype=WIDE)
-        reducer.sum_(total)
-        y, share = target.T.to(WIDE), weight.to(WIDE) / total
-        loss = Huber(self.delta.to(WIDE))
-        centre = torch.zeros(len(self.delta), n_outputs, 1, dtype=WIDE, device=y.device)
-        if fit_intercept:
-            centre = centre + rough_median(target, reducer).to(WIDE).unsqueeze(-1)
-            for _ in range(20):  # iteratively reweighted means
-                pull = share * loss.delta / torch.maximum((y - centre).abs(), loss.delta)
-                pulled, pulls = (pull * y).sum(dim=-1), pull.sum(dim=-1)
-                reducer.sum_(pulled, pulls)
-                centre = (pulled / pulls).unsqueeze(-1)
-        value = (loss.value(centre.expand(-1, -1, y.shape[1]), y) * share).sum(dim=-1)
-        reducer.sum_(value)
-        return NullModel(centre.squeeze(-1), value)
+    def centre(self, y: Tensor, share: Tensor, reducer: Reducer) -> Tensor:
+        delta, centre = self.delta.to(WIDE), rough_median(y.T, reducer).view(1, -1, 1)
+        for _ in range(20):  # iteratively reweighted means
+            pull = share * delta / torch.maximum((y - centre).abs(), delta)
+            pulled, pulls = (pull * y).sum(dim=-1), pull.sum(dim=-1)
+            reducer.sum_(pulled, pulls)
+            centre = (pulled / pulls).unsqueeze(-1)
+        return centre
 
     def select(self, keep: Tensor) -> "Huber":
         return Huber(self.delta.index_select(0, keep))
@@ -227,7 +235,7 @@ def rough_median(target: Tensor, reducer: Reducer) -> Tensor:
     return median(reducer.rows(target.index_select(0, own)), dim=0)
 
 
-class SoftmaxCrossEntropy(_SharedLoss):
+class SoftmaxCrossEntropy(Loss):
     r""":math:`\ell = \log \sum_k e^{z_k} - \sum_k y_k z_k`, y being one-hot.
 
     The second derivative :math:`\mathrm{diag}(p) - p p^\top` is at most
@@ -259,19 +267,6 @@ class SoftmaxCrossEntropy(_SharedLoss):
     def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
         return SecondDerivative(torch.softmax(raw, dim=-2), coupled=True)
 
-    def null_model(
-        self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool, reducer: Reducer
-    ) -> NullModel:
-        share = torch.full((n_outputs,), 1.0 / n_outputs, dtype=WIDE, device=target.device)
-        if fit_intercept:
-            counts = torch.zeros(n_outputs, dtype=WIDE, device=target.device)
-            counts.index_add_(0, target, weight.to(WIDE))
-            reducer.sum_(counts)
-            share = counts / counts.sum()
-        logits = share.clamp(min=torch.finfo(WIDE).tiny).log()
-        intercept = (logits - logits.mean()).view(1, -1)
-        return NullModel(intercept, torch.special.entr(share).sum().view(1))
-
 
 def _of_models(classes: Tensor, raw: Tensor) -> Tensor:
     """Numbers of classes, ``(..., 1, 1, rows)``, beside each model, ``(..., M, 1, rows)``."""
@@ -292,7 +287,7 @@ def _logistic_majorizer(size: Tensor) -> Tensor:
     return torch.tanh(0.5 * size).div_(2.0 * size)
 
 
-class LogisticLoss(_SharedLoss):
+class LogisticLoss(Loss):
     r"""Cross-entropy of two classes with one logit: :math:`\ell = \log(1 + e^z) - y z`."""
 
     smoothness = 0.25
@@ -312,22 +307,9 @@ class LogisticLoss(_SharedLoss):
     def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
         return SecondDerivative(torch.sigmoid(raw) * torch.sigmoid(-raw))
 
-    def null_model(
-        self, target: Tensor, weight: Tensor, n_outputs: int, fit_intercept: bool, reducer: Reducer
-    ) -> NullModel:
-        shares = torch.full((2,), 0.5, dtype=WIDE, device=target.device)
-        if fit_intercept:
-            wide, ones = weight.to(WIDE), target.view(-1).to(WIDE)
-            counts = torch.stack([wide @ (1.0 - ones), wide @ ones])
-            reducer.sum_(counts)
-            shares = counts / counts.sum()
-        logits = shares.clamp(min=torch.finfo(WIDE).tiny).log()
-        intercept = (logits[1] - logits[0]).view(1, 1)
-        return NullModel(intercept, torch.special.entr(shares).sum().view(1))
-
 
 #: Every loss by name; the contract tests run over this table.
-LOSSES: dict[str, type] = {
+LOSSES: dict[str, type[Loss]] = {
     "squared_error": HalfSquaredError,
     "huber": Huber,
     "softmax": SoftmaxCrossEntropy,
@@ -338,5 +320,4 @@ LOSSES: dict[str, type] = {
 def make_loss(name: str, delta: Tensor) -> Loss:
     """The loss called `name`; `delta`, of shape ``(M, 1, 1)``, is Huber's."""
     kind = LOSSES[name]
-    loss: Loss = kind(delta) if kind is Huber else kind()
-    return loss
+    return Huber(delta) if kind is Huber else kind()

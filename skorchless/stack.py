@@ -48,6 +48,23 @@ class _Writeable:
         self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
 
 
+def select_models(holder: object, keep: Tensor) -> None:
+    """Keep only some of the models in all tensors and arrays that an object holds.
+
+    Parameters
+    ----------
+    holder : object
+        All of its attributes that are tensors or arrays lead with the axis of the models.
+    keep : Tensor of int or bool
+        Numbers of the models that stay, or whether each does.
+    """
+    for name, value in list(vars(holder).items()):
+        if isinstance(value, np.ndarray):
+            setattr(holder, name, value[keep.numpy(force=True)])
+        elif isinstance(value, Tensor):
+            setattr(holder, name, value[keep.to(value.device)])
+
+
 def pack(coef: Tensor, intercept: Tensor) -> Tensor:
     """Join coefficients ``(M, K, D)`` and intercepts ``(M, K)`` into weights ``(M, K, D + 1)``."""
     return torch.cat([coef, intercept.unsqueeze(-1)], dim=-1)

@@ -4,6 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skorchless.stack import select_models
+
 
 class Patience:
     """Counts passes since a curve last improved by more than a threshold, model by model.
@@ -48,15 +50,9 @@ class Patience:
         """Let some models start waiting anew, as after a change of rate."""
         self.waited = np.where(models, 0, self.waited)
 
-    def select(self, keep: np.ndarray) -> None:
+    def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
-        self.threshold, self.best, self.waited = (
-            self.threshold[keep],
-            self.best[keep],
-            self.waited[keep],
-        )
-        if self.constant_loss is not None:
-            self.constant_loss = self.constant_loss[keep]
+        select_models(self, keep)
 
 
 class BestWeights:
@@ -93,8 +89,6 @@ class BestWeights:
         # At once: Ctrl-C does not come in between.
         self.value, self.n_iter, self.weights = lowest, n_iter, weights
 
-    def select(self, keep: np.ndarray) -> None:
+    def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
-        self.value, self.n_iter = self.value[keep], self.n_iter[keep]
-        index = torch.from_numpy(np.flatnonzero(keep)).to(self.weights.device)
-        self.weights = self.weights.index_select(0, index)
+        select_models(self, keep)

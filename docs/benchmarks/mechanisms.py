@@ -96,7 +96,7 @@ MECHANISMS = [
         "conjugate gradients with the Hessian",
         ((Curvature, "__init__", only_whole_hessian(Curvature.__init__)),),
         (
-            quasi_newton.newton_direction,
+            quasi_newton.conjugate_gradients,
             Curvature.hessian,
             QuasiNewton._solve_roughly,
             QuasiNewton._accuracy,

@@ -16,8 +16,10 @@ evaluates: it changes the objective by less than rounding.
 from collections.abc import Collection
 
 import numpy as np
+from torch import Tensor
 
 from skorchless.restoring import without_numpy_warnings
+from skorchless.stack import select_models
 
 #: Share of the slope that an accepted step must gain (Armijo's condition).
 ARMIJO = 1e-4
@@ -73,22 +75,6 @@ class Descent:
         Objectives at the accepted points of each model.
     """
 
-    #: Attributes with one number for each model.
-    OF_EACH = (
-        "tolerance",
-        "constant_loss",
-        "value",
-        "slope",
-        "length",
-        "rejected",
-        "decrement",
-        "last_decrement",
-        "estimate",
-        "rounding",
-        "stop_distance",
-        "idle",
-    )
-
     def __init__(
         self, tolerance: np.ndarray, constant_loss: np.ndarray, eps: float, unit: float
     ) -> None:
@@ -105,10 +91,9 @@ class Descent:
         self.length = np.ones(len(tolerance))
         self.values: list[list[float]] = [[] for _ in tolerance]
 
-    def select(self, keep: np.ndarray) -> None:
+    def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
-        for name in self.OF_EACH:
-            setattr(self, name, getattr(self, name)[keep])
+        select_models(self, keep)
         self.values = [self.values[i] for i in keep.tolist()]
 
     def begin(self, value: np.ndarray) -> None:

@@ -10,28 +10,22 @@ It is minimised by Newton's method on an active set: the coefficients that are n
 whose slope :math:`|s_j|`, :math:`s = c - G w - \mu w`, is above :math:`\lambda_j`. As long as they
 keep their signs, P is quadratic in them, and a linear system gives its minimum. Coefficients that
 change their sign are dropped and the others solved for again, as in block pivoting (Kim and Park,
-2010). Where that does not lower P enough, the minimum on the line to the first solution is taken,
-which always does (feature-sign search; Lee et al., 2007), and a ridge about the last point is added
-to G (Levenberg, 1944).
+2010). Where that does not lower P enough, the minimum on the line to the first solution is taken
+(feature-sign search; Lee et al., 2007).
 
 The end is the duality gap, which bounds how far P is above its minimum.
 """
+
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from skorchless.optimizers.descent import stop_distance
-from skorchless.optimizers.proximal import ENOUGH, MOST_DROPS, POOR
-from skorchless.optimizers.working_set import (
-    DECAY,
-    GROWTH,
-    LARGEST_RIDGE,
-    LEAST_RIDGE,
-    SOME_RIDGE,
-    cholesky,
-    minimum_on_line,
-)
+from skorchless.optimizers.proximal import ENOUGH, MOST_DROPS
+from skorchless.optimizers.working_set import cholesky, minimum_on_line
 
 #: Most rounds of a penalty.
 MOST_ROUNDS = 100
@@ -76,7 +70,6 @@ class ElasticNetPath:
         solved : bool
             Whether the gap is small enough, and no rounding.
         """
-        ridge = LEAST_RIDGE
         value, gap = self._value_and_gap(self.weights, self.rest, l1, l2)
         constant = np.array(0.5 * self.variance)
         for _ in range(MOST_ROUNDS):
@@ -84,14 +77,10 @@ class ElasticNetPath:
             if gap <= near:
                 hidden = ROUNDING * self.variance > HIDDEN * near
                 return self.weights, value, not hidden or not bool(self.weights.any())
-            lower, its_gap, expected, moved = self._round(l1, l2, ridge, value)
-            poor = value - lower < POOR * expected
-            ridge = max(GROWTH * ridge, SOME_RIDGE) if poor else DECAY * ridge
-            ridge = ridge if ridge >= SOME_RIDGE else LEAST_RIDGE
-            if lower < value:
-                value, gap, (self.weights, self.rest) = lower, its_gap, moved
-            elif ridge > LARGEST_RIDGE:
+            lower, gap, moved = self._round(l1, l2, value)
+            if not lower < value:
                 break
+            value, (self.weights, self.rest) = lower, moved
         return self.weights, value, False
 
     def _value_and_gap(
@@ -114,40 +103,46 @@ class ElasticNetPath:
         return value, value - dual
 
     def _round(
-        self, l1: Tensor, l2: Tensor, ridge: float, value: float
-    ) -> tuple[float, float, float, tuple[Tensor, Tensor]]:
+        self, l1: Tensor, l2: Tensor, value: float
+    ) -> tuple[float, float, tuple[Tensor, Tensor]]:
         """One round of Newton's method.
 
         Returns
         -------
         value, gap : float
             At the new point.
-        expected : float
-            The decrease of the objective if all coefficients kept their signs.
         moved : tuple of Tensor of shape (D,)
             The new point, and ``c - G w`` there.
         """
         slope = self.rest - l2 * self.weights
         active = self._active_set(slope, l1)
-        system = _System(
-            self.gram.index_select(0, active),
-            active,
-            self.weights[active],
-            self.cross[active],
-            slope[active],
-            l1[active],
-            l2[active],
-            ridge,
-        )
-        to = system.with_these_signs()
-        moved = self._moved(active, to, system.rows)
+        rows = self.gram.index_select(0, active)
+        at, slope, l1_of_active = self.weights[active], slope[active], l1[active]
+        sign = torch.where(at != 0, at, slope).sign()
+        matrix = rows.index_select(1, active)
+        matrix.diagonal().add_(l2[active])
+        scale = matrix.diagonal().rsqrt()
+        unit = (matrix * scale).mul_(scale.unsqueeze(1)).unsqueeze(0)
+        factor = cholesky(unit).squeeze(0)
+        target = (scale * (self.cross[active] - l1_of_active * sign)).unsqueeze(1)
+        whole = torch.cholesky_solve(target, factor)
+        solve = partial(_solution, scale, factor, whole)
+        first, kept = scale * whole.squeeze(1), torch.ones_like(at, dtype=torch.bool)
+        expected = 0.5 * float((slope - l1_of_active * sign) @ (first - at))
+        # Those that begin at zero are dropped first: with the others, the way leads downwards.
+        first, kept = _drop(solve, sign, first, kept, at == 0)
+        to, _ = _drop(solve, sign, first, kept, kept)
+        moved = self._moved(active, torch.where(to * sign < 0, 0.0, to), rows)
         lower, gap = self._value_and_gap(*moved, l1, l2)
-        if value - lower < ENOUGH * system.expected:
-            on_line = self._moved(active, system.on_line(), system.rows)
+        if value - lower < ENOUGH * expected:
+            way = (first - at).unsqueeze(0)
+            curvature = (way @ matrix @ way.T).view(1, 1)
+            to = minimum_on_line(at.unsqueeze(0), way, -slope.unsqueeze(0), curvature, l1_of_active)
+            on_line = self._moved(active, to.squeeze(0), rows)
             its_value, its_gap = self._value_and_gap(*on_line, l1, l2)
             if its_value < lower:
                 lower, gap, moved = its_value, its_gap, on_line
-        return lower, gap, system.expected, moved
+        return lower, gap, moved
 
     def _active_set(self, slope: Tensor, l1: Tensor) -> Tensor:
         """Places of the coefficients that are not zero, and of those that violate the most."""
@@ -165,86 +160,30 @@ class ElasticNetPath:
         return weights, self.cross - to @ rows
 
 
-class _System:
-    """The linear system of a round, in the coefficients of the active set.
+def _drop(
+    solve: Callable[[Tensor], Tensor], sign: Tensor, to: Tensor, kept: Tensor, which: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Drop some of those that have changed their sign, and solve again, until none has."""
+    for _ in range(MOST_DROPS):
+        wrong = kept & which & (to * sign < 0)
+        if not bool(wrong.any()):
+            break
+        kept = kept & ~wrong
+        to = solve(kept)
+    return to, kept
 
-    Parameters
-    ----------
-    rows : Tensor of shape (a, D)
-        Those of G.
-    active : Tensor of int, shape (a,)
-    at, cross, slope, l1, l2 : Tensor of shape (a,)
-    ridge : float
+
+def _solution(scale: Tensor, factor: Tensor, whole: Tensor, kept: Tensor) -> Tensor:
+    """The minimum over the coefficients that are kept, whatever their signs; the others are zero.
+
+    It is the solution of the `whole` system with Lagrange multipliers of what is dropped, which
+    needs no other factor.
     """
-
-    def __init__(
-        self,
-        rows: Tensor,
-        active: Tensor,
-        at: Tensor,
-        cross: Tensor,
-        slope: Tensor,
-        l1: Tensor,
-        l2: Tensor,
-        ridge: float,
-    ) -> None:
-        self.rows, self.at, self.slope, self.l1 = rows, at, slope, l1
-        self.sign = torch.where(at != 0, at, slope).sign()
-        self.scale = (1.0 + l2).rsqrt()
-        self.matrix = rows.index_select(1, active)
-        self.matrix.diagonal().add_(l2)
-        target = self.scale * (cross - l1 * self.sign) + ridge * at / self.scale
-        unit = (self.matrix * self.scale).mul_(self.scale.unsqueeze(1)).unsqueeze(0)
-        self.lower = cholesky(unit, unit.new_full((1, 1), ridge)).squeeze(0)
-        self.kept = torch.ones_like(at, dtype=torch.bool)
-        self.whole = torch.cholesky_solve(target.unsqueeze(1), self.lower)
-        self.dropped = self.lower.new_empty(len(at), 0)  # columns of the factor's inverse ...
-        self.places = active[:0]  # ... at these places
-        first = self.scale * self.whole.squeeze(1)
-        self.expected = 0.5 * float((slope - l1 * self.sign) @ (first - at))
-        # Those that begin at zero are dropped first: with the others, the way leads downwards.
-        self.first = self._drop(first, at == 0)
-
-    def with_these_signs(self) -> Tensor:
-        """The minimum over those that keep their signs, the others zero."""
-        to = self._drop(self.first, self.kept)
-        return torch.where(to * self.sign < 0, 0.0, to)
-
-    def on_line(self) -> Tensor:
-        """The minimum on the line to the first solution."""
-        way = self.first - self.at
-        curvature = (way @ (self.matrix @ way)).view(1, 1)
-        to = minimum_on_line(
-            self.at.unsqueeze(0),
-            way.unsqueeze(0),
-            -self.slope.unsqueeze(0),
-            curvature,
-            self.l1.unsqueeze(0),
-        )
-        return to.squeeze(0)
-
-    def _drop(self, to: Tensor, which: Tensor) -> Tensor:
-        """Drop some of those that have changed their sign, and solve again, until none has."""
-        for _ in range(MOST_DROPS):
-            wrong = self.kept & which & (to * self.sign < 0)
-            if not bool(wrong.any()):
-                break
-            self.kept = self.kept & ~wrong
-            to = self._without(wrong.nonzero().view(-1))
-        return to
-
-    def _without(self, wrong: Tensor) -> Tensor:
-        """The minimum over what is kept, whatever the signs; more are `wrong` than before.
-
-        It is the solution of the whole system with Lagrange multipliers of what is dropped.
-        """
-        units = torch.zeros_like(self.lower[:, : len(wrong)])
-        units[wrong, torch.arange(len(wrong), device=wrong.device)] = 1.0
-        columns = torch.linalg.solve_triangular(self.lower, units, upper=False)
-        self.dropped = torch.cat([self.dropped, columns], dim=1)
-        self.places = torch.cat([self.places, wrong])
-        inner = self.dropped.T @ self.dropped
-        # Where it is singular to rounding the point is not low enough, and the line is searched.
-        multipliers = torch.linalg.solve_ex(inner, self.whole[self.places]).result
-        change = torch.linalg.solve_triangular(self.lower.T, self.dropped @ multipliers, upper=True)
-        return torch.where(self.kept, self.scale * (self.whole - change).squeeze(1), 0.0)
+    dropped = (~kept).nonzero().view(-1)
+    units = torch.zeros_like(factor[:, : len(dropped)])
+    units[dropped, torch.arange(len(dropped), device=dropped.device)] = 1.0
+    columns = torch.linalg.solve_triangular(factor, units, upper=False)
+    # Where it is singular to rounding the point is not low enough, and the line is searched.
+    multipliers = torch.linalg.solve_ex(columns.T @ columns, whole[dropped]).result
+    change = torch.linalg.solve_triangular(factor.T, columns @ multipliers, upper=True)
+    return torch.where(kept, scale * (whole - change).squeeze(1), 0.0)

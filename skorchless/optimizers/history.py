@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from skorchless.optimizers.preconditioner import Preconditioner
+from skorchless.stack import select_models
 
 #: Pairs that are kept; more cost time and win nothing once the metric is right. From so many
 #: weights on a model's pairs leave the cache, and fewer of them serve it as well.
@@ -53,33 +54,24 @@ class History:
         """Put down a pair for the `accepted` models, of shape ``(M,)``; overwrites its tensors."""
         product = dot(step, change)
         enough = CURVED * (dot(step, step) * dot(change, change)).sqrt()
-        valid = accepted.view(-1, 1, 1) & (product > enough)
-        models = valid.view(-1).nonzero().view(-1)
+        valid = accepted & (product > enough).view(-1)
+        models = valid.nonzero().view(-1)
         if not len(models):
             return
         if self.steps is None or self.changes is None:
-            pairs = pairs_of(step[0].numel())
-            shape = (len(step), pairs, step[0].numel())
+            shape = (len(step), pairs_of(step[0].numel()), step[0].numel())
             self.steps, self.changes = step.new_zeros(shape), step.new_zeros(shape)
-            self._products = step.new_zeros(len(step), pairs, pairs)
+            self._products = step.new_zeros(*shape[:2], shape[1])  # S Y^T
             self.taken = torch.zeros(len(step), dtype=torch.int64, device=step.device)
-        norm = torch.where(valid, product, 1.0).rsqrt()
+        norm = torch.where(valid.view(-1, 1, 1), product, 1.0).rsqrt()
         step, change = step.mul_(norm).flatten(1), change.mul_(norm).flatten(1)
-        place = self.taken % self.steps.shape[1]
-        self._put(self.steps, step, models, place)
-        self._put(self.changes, change, models, place)
-        place = place.view(-1, 1, 1).expand(-1, self.steps.shape[1], 1)
-        products = self._products.scatter(1, place.mT, (self.changes @ step.unsqueeze(2)).mT)
-        products.scatter_(2, place, self.steps @ change.unsqueeze(2))
-        self._products = torch.where(valid, products, self._products)
-        self.taken = self.taken + valid.view(-1)
-
-    @staticmethod
-    def _put(rows: Tensor, vector: Tensor, models: Tensor, place: Tensor) -> None:
-        """Write the vectors of some models to their places."""
-        vector = vector if len(models) == len(vector) else vector.index_select(0, models)
-        index = models * rows.shape[1] + place[models]
-        rows.view(-1, rows.shape[2]).index_copy_(0, index, vector)
+        place = self.taken[models] % self.steps.shape[1]
+        self.steps[models, place], self.changes[models, place] = step[models], change[models]
+        with_changes = self.changes @ step.unsqueeze(2)
+        with_steps = self.steps @ change.unsqueeze(2)
+        self._products[models, place] = with_changes[models].squeeze(2)
+        self._products[models, :, place] = with_steps[models].squeeze(2)
+        self.taken = self.taken + valid
 
     def forget(self, models: Tensor) -> None:
         """Make all pairs of some models zero."""
@@ -92,23 +84,19 @@ class History:
 
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
-        if self.steps is None or self.changes is None:
-            return
-        self.steps, self.changes, self._products, self.taken = (
-            t.index_select(0, keep) for t in (self.steps, self.changes, self._products, self.taken)
-        )
+        select_models(self, keep)
 
-    def _places(self) -> Tensor:
-        """Places of each model's pairs, oldest first, shape ``(M, pairs, 1)``."""
-        assert self.steps is not None
-        pairs = self.steps.shape[1]
-        age = torch.arange(pairs, device=self.taken.device)
-        return ((self.taken.unsqueeze(1) + age) % pairs).unsqueeze(2)
+    def _triangles(self) -> tuple[Tensor, Tensor]:
+        """Both triangles of ``S Y^T`` by age, in the order of the places, the upper one with 1s.
 
-    def _in_order(self, places: Tensor) -> Tensor:
-        """``S Y^T`` with the pairs oldest first."""
-        rows = self._products.gather(1, places.expand_as(self._products))
-        return rows.gather(2, places.mT.expand_as(rows))
+        The upper triangle has the products of steps with changes that are no older.
+        """
+        products, pairs = self._products, self._products.shape[1]
+        age = torch.arange(pairs, device=self.taken.device) - self.taken.unsqueeze(1)
+        age = (age % pairs).unsqueeze(2)  # the oldest pair's is 0
+        upper = torch.where(age < age.mT, products, 0.0)
+        upper.diagonal(dim1=1, dim2=2).fill_(1.0)
+        return upper, torch.where(age > age.mT, products, 0.0)
 
     def solve(self, preconditioner: Preconditioner, gradient: Tensor) -> Tensor:
         r"""``H g``, which is what the two-loop recursion computes.
@@ -120,18 +108,13 @@ class History:
         """
         if self.steps is None or self.changes is None:
             return preconditioner.solve(gradient)
-        places = self._places()
-        upper = self._in_order(places)
+        upper, _ = self._triangles()
         flat = gradient.flatten(1).unsqueeze(-1)
-        along = (self.steps @ flat).gather(1, places)
-        u = torch.linalg.solve_triangular(upper, along, upper=True, unitriangular=True)
-        placed = torch.empty_like(u).scatter_(1, places, u)
-        rest = torch.baddbmm(flat, self.changes.mT, placed, alpha=-1.0).view_as(gradient)
+        u = torch.linalg.solve_ex(upper, self.steps @ flat).result
+        rest = torch.baddbmm(flat, self.changes.mT, u, alpha=-1.0).view_as(gradient)
         result = (self._scale(preconditioner) * preconditioner.solve(rest)).view_as(flat)
-        along = (self.changes @ result).gather(1, places)
-        v = torch.linalg.solve_triangular(upper.mT, u - along, upper=False, unitriangular=True)
-        placed.scatter_(1, places, v)
-        return torch.baddbmm(result, self.steps.mT, placed).view_as(gradient)
+        v = torch.linalg.solve_ex(upper.mT, u - self.changes @ result).result
+        return torch.baddbmm(result, self.steps.mT, v).view_as(gradient)
 
     def model(
         self, preconditioner: Preconditioner
@@ -157,8 +140,7 @@ class History:
             dim=1,
         )
         by_step = by_step / scale  # B_0 S^T, pairs as rows
-        order = self._places().argsort(dim=1)
-        lower = torch.where(order > order.mT, self._products, 0.0)  # by age, whatever the places
+        _, lower = self._triangles()
         inner = by_step @ steps.mT + lower @ lower.mT
         size = inner.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
         size = torch.where(size > 0, size, 1.0).rsqrt()
@@ -188,10 +170,8 @@ class History:
     def _scale(self, preconditioner: Preconditioner) -> Tensor:
         """``s.y / y.P y`` of each model's last pair; 1 where there is none, shape ``(M, 1, 1)``."""
         assert self.changes is not None
-        pairs = self.changes.shape[1]
         models = torch.arange(len(self.taken), device=self.taken.device)
-        last = models * pairs + (self.taken - 1) % pairs
-        rows = self.changes.view(-1, self.changes.shape[-1]).index_select(0, last)
-        change = rows.view(len(rows), -1, preconditioner.diagonal.shape[-1])
+        last = self.changes[models, (self.taken - 1) % self.changes.shape[1]]
+        change = last.view(len(last), -1, preconditioner.diagonal.shape[-1])
         norm = dot(change, preconditioner.solve(change))
         return torch.where(norm > 0, 1.0 / torch.where(norm > 0, norm, 1.0), 1.0)

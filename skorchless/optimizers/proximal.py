@@ -9,8 +9,7 @@ comes Newton's method on the working set (see `working_set`). Each round solves 
 over the working set with given signs, and drops weights that change sign until none does, as in
 block pivoting (Kim and Park, 2010). If the result is not low enough, the round takes the minimum
 on the line along the first solution instead (feature-sign search; Lee et al., 2007), which always
-decreases the model, and the next rounds add a ridge to B (Levenberg, 1944), as of a proximal point
-method, until they are good again.
+decreases the model.
 """
 
 from collections.abc import Callable
@@ -21,7 +20,6 @@ from torch import Tensor
 from skorchless.optimizers.history import dot
 from skorchless.optimizers.working_set import (
     LARGEST_DIRECT,
-    LEAST_RIDGE,
     Model,
     Operator,
     minimum_on_line,
@@ -47,8 +45,6 @@ MOST_ROUNDS, FEW_ROUNDS = 200, 4
 MOST_DROPS = 10
 #: A round needs a line search if it gains less than this share of the decrease it expected.
 ENOUGH = 1e-2
-#: A round is poor if it gains less than this share.
-POOR = 0.1
 #: Below this share of what may be missing, weights that newly violate their conditions need no
 #: further round.
 CERTAIN = 1e-3
@@ -59,13 +55,15 @@ def shrink(weights: Tensor, threshold: Tensor) -> Tensor:
     return weights - torch.clamp(weights, -threshold, threshold)
 
 
-def largest_eigenvalue(product: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+def largest_eigenvalue(
+    product: Callable[[Tensor], Tensor], like: Tensor, steps: int = POWER_STEPS
+) -> Tensor:
     """Power iteration from a start that is the same for every model, shape ``(M, 1, 1)``."""
     generator = torch.Generator(device="cpu").manual_seed(0)
     vector = torch.randn(like.shape[1:], generator=generator, dtype=like.dtype, device="cpu")
     vector = vector.to(like.device).expand_as(like)
     norm = dot(vector, vector).sqrt()
-    for _ in range(POWER_STEPS):
+    for _ in range(steps):
         vector = product(vector / norm)
         norm = dot(vector, vector).sqrt().clamp_(min=torch.finfo(like.dtype).tiny)
     return norm
@@ -184,19 +182,17 @@ def _newton(model: Model, at: Tensor, done: Tensor, accuracy: float) -> tuple[Te
         if not bool(live.any()):
             break
         to, there, gain, expected, left = _round(model, at, slope, live)
-        sure = model.ridge <= LEAST_RIDGE
-        missing = torch.where(live & sure, expected, missing)
+        missing = torch.where(live, expected, missing)
         moves = live & (gain > 0)
         at, slope = torch.where(moves, model.centred(to), at), torch.where(moves, there, slope)
         found = torch.where(moves, found + gain, found)
         enough = torch.maximum(accuracy * found, model.negligible)
-        little = sure & (expected <= enough)
+        little = expected <= enough
         # Weights that now violate their conditions had no part in what was expected.
         more = (model.working_set(at, slope) & left).any(dim=1, keepdim=True)
         more = more & ~before & (expected > CERTAIN * enough)
         live = live & (~little | more) & (moves | ~stalled) & (found <= model.gainable)
         before, stalled = little, ~moves
-        model.adapt_ridge(gain < POOR * expected, ~moves & ~sure)
     return at, missing
 
 

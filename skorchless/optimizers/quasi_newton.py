@@ -18,24 +18,24 @@ Per model, from the accepted weights W with gradient g:
 * stop: where the objective is estimated to be near enough to its minimum (see `descent`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from skorchless.optimizers.base import PassOutcome, Setup
+from skorchless.optimizers.conjugate_gradients import conjugate_gradients
 from skorchless.optimizers.curvature import Curvature
 from skorchless.optimizers.descent import WORSE, Descent
 from skorchless.optimizers.history import History, dot
 from skorchless.optimizers.host import CurvatureElsewhere, home_of
-from skorchless.optimizers.newton import newton_direction
 from skorchless.optimizers.preconditioner import Preconditioner
 from skorchless.optimizers.proximal import minimise_model
 from skorchless.optimizers.working_set import Block, Operator
 from skorchless.restoring import without_numpy_warnings
 from skorchless.sources import Chunk
-from skorchless.stack import WIDE
+from skorchless.stack import WIDE, select_models
 
 #: P is refreshed when the mean curvature has moved beyond these factors.
 REFRESH_BELOW, REFRESH_ABOVE = 0.7, 1.4
@@ -120,9 +120,6 @@ class QuasiNewton:
         self.history = History()
         self.singular = False
         self._refuses_dependent = setup.refuses_dependent
-        self._lengths, self._short_lengths = (
-            torch.tensor(lengths, dtype=WIDE, device=home) for lengths in (LENGTHS, SHORT_LENGTHS)
-        )
         self._batch_gradient: Tensor | None = None
         self._trial: Tensor | None = None
         self._preconditioner: Preconditioner | None = None
@@ -173,8 +170,8 @@ class QuasiNewton:
         if solved.any():
             self._take_last_step(solved)
         if not converged.all():
-            self._choose_length(aims, self._lengths)
-            self._choose_length(~(aims | converged), self._short_lengths)
+            self._choose_length(aims, LENGTHS)
+            self._choose_length(~(aims | converged), SHORT_LENGTHS)
         length = torch.from_numpy(self.descent.length).to(self._weights)
         trial = (self._weights + length.view(-1, 1, 1) * self._direction).to(self._dtype)
         weights.copy_(trial)
@@ -459,12 +456,13 @@ class QuasiNewton:
         negligible = torch.from_numpy(little * self.descent.stop_distance).to(self._weights)
         return self.curvature.lasting(self._point, direction, negligible)
 
-    def _choose_length(self, models: np.ndarray, lengths: Tensor) -> None:
+    def _choose_length(self, models: np.ndarray, lengths: Sequence[float]) -> None:
         """Choose the best of some lengths for some of the models, where rows are cheap to ask."""
         if not self.curvature.has_hessian or self.penalty.has_l1 or not models.any():
             return
-        values = self.curvature.along(self._point, self._direction, lengths)
-        best = lengths[values.argmin(dim=0)].numpy(force=True)
+        tried = torch.tensor(lengths, dtype=WIDE, device=self._home)
+        values = self.curvature.along(self._point, self._direction, tried)
+        best = tried[values.argmin(dim=0)].numpy(force=True)
         self.descent.length = np.where(models, best, self.descent.length)
 
     def _solve(self) -> tuple[Tensor, np.ndarray, np.ndarray]:
@@ -561,7 +559,7 @@ class QuasiNewton:
         assert self._preconditioner is not None
         hessian = self.curvature.hessian(self._point)
         precondition = self._preconditioner.solve
-        direction = newton_direction(hessian, precondition, gradient, accuracy)
+        direction, _ = conjugate_gradients(hessian, precondition, -gradient, accuracy)
         damped = self._damping > 0.0
         if not damped.any():
             return direction
@@ -647,25 +645,10 @@ class QuasiNewton:
 
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
-        index = keep.numpy(force=True)
-        self.descent.select(index)
+        self.descent.select(keep)
         if self._home != keep.device:
             self.penalty.select(keep.to(self._home))
-        if self._weights is None:  # some starts were not finite, others are replaced
-            if self._constant_weights is not None:
-                self._constant_weights = self._constant_weights.index_select(0, keep)
-            self._damping = self._damping[index]
-            return
-        self.curvature.select(keep)
-        keep = keep.to(self._home)
-        if self._trial is not None:
-            self._trial = self._trial.index_select(0, keep)
-        self._mean_curvature = self._mean_curvature[index]
-        self._damping = self._damping[index]
-        self._weights = self._weights.index_select(0, keep)
-        self._gradient = self._gradient.index_select(0, keep)
-        self._direction = self._direction.index_select(0, keep)
-        self._point = self._point.index_select(0, keep)
-        self._measured_at = self._measured_at.index_select(0, keep)
-        self.history.select(keep)
-        self._measure()
+        select_models(self, keep)
+        if self._weights is not None:  # else starts were not finite, or others are replaced
+            self.history.select(keep)
+            self._measure()

@@ -10,9 +10,11 @@ with :math:`L` the largest curvature of the objective and :math:`L_{\max}` that 
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from skorchless.losses import Huber, Loss
 from skorchless.objective import Objective
+from skorchless.optimizers.proximal import largest_eigenvalue
 from skorchless.reducer import Reducer
 from skorchless.sources import Chunk, Moments, Source
 from skorchless.stack import WIDE, median
@@ -92,17 +94,17 @@ def target_units(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
 def _largest_eigenvalue(
     chunk: Chunk, n_columns: int, dtype: torch.dtype, reducer: Reducer
 ) -> float:
-    """Of the second moments of a chunk of one batch, by power iteration."""
+    """Of the second moments of a chunk of one batch."""
     (batch,), (_, parts, rows) = chunk.batches, chunk.shape
     share = chunk.shares().view(parts, 1, rows).to(dtype)
-    generator = torch.Generator(device="cpu").manual_seed(0)
-    vector = torch.randn(n_columns, generator=generator, dtype=WIDE, device="cpu").to(share)
-    raw = share.new_empty(parts, 1, rows)
-    sums = share.new_empty(parts, 1, n_columns)
-    for _ in range(POWER_STEPS):
-        unit = vector / vector.norm().clamp_(min=torch.finfo(vector.dtype).tiny)
-        batch.predict(unit.expand(parts, 1, -1), out=raw)
+    raw, sums = torch.empty_like(share), share.new_empty(parts, 1, n_columns)
+
+    def product(vector: Tensor) -> Tensor:
+        batch.predict(vector.to(dtype).expand(parts, 1, -1), out=raw)
         batch.pull_back(raw.mul_(share), 1.0, out=sums)
-        vector = sums.sum(dim=(0, 1))
-        reducer.sum_(vector)
-    return float(vector.norm())
+        total = sums.sum(dim=0, keepdim=True, dtype=WIDE)
+        reducer.sum_(total)
+        return total
+
+    like = torch.empty(1, 1, n_columns, dtype=WIDE, device=share.device)
+    return float(largest_eigenvalue(product, like, POWER_STEPS))

@@ -13,19 +13,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from skorchless.optimizers.conjugate_gradients import conjugate_gradients
 from skorchless.stack import median
 
 #: Working sets above this size are solved by conjugate gradients, not by Cholesky factors.
 LARGEST_DIRECT = 1000
 #: Numbers in the submatrices that are factored at once.
 GROUP = 2**24
-#: Ridge that is always added to B, relative to its diagonal, and its growth until a submatrix can
-#: be factored.
+#: Ridge that is added to B, relative to its diagonal, and its growth until a submatrix can be
+#: factored.
 LEAST_RIDGE, MORE_RIDGE = 1e-13, 30.0
-#: The least and the largest ridge after poor rounds, its growth in each, and its decay in others.
-SOME_RIDGE, LARGEST_RIDGE, GROWTH, DECAY = 1e-12, 1.0, 100.0, 0.1
-#: Most steps of conjugate gradients, and steps between two tests of the residual.
-MOST_CG_STEPS, CG_CHECKED_EVERY = 300, 4
 #: Squared residual, relative, that conjugate gradients need not fall below.
 FINEST_CG = 1e-4
 #: Relative rounding error of the model's gradient.
@@ -102,7 +99,6 @@ class Model:
         each = len(self.start) // len(weights)
         shares = (negligible / each).repeat_interleave(each).unsqueeze(1)
         self.gainable = gainable.repeat_interleave(each).unsqueeze(1)
-        self.ridge = torch.full_like(shares, LEAST_RIDGE)
         self.negligible = torch.maximum(shares, total(rounding.square() / self.metric))
 
     def flat(self, of_models: Tensor) -> Tensor:
@@ -198,39 +194,23 @@ class Model:
             scale = inside * torch.where(diagonal > 0, diagonal, LEAST_RIDGE).rsqrt()
             matrix.mul_(scale.unsqueeze(1)).mul_(scale.unsqueeze(2))
             target = (scale * residual[group].gather(1, index)).unsqueeze(2)
-            solved = torch.cholesky_solve(target, cholesky(matrix, self.ridge[group])).squeeze(2)
+            solved = torch.cholesky_solve(target, cholesky(matrix)).squeeze(2)
             direction[group] = direction[group].scatter(1, index, -scale * solved)
         return direction
 
     def _by_conjugate_gradients(self, working: Tensor, residual: Tensor) -> tuple[Tensor, bool]:
         """`direction` from products with B alone, and whether it is accurate."""
-        inverse = working / self.metric
-        direction, rest = torch.zeros_like(residual), -residual
-        step = ahead = inverse * rest
-        size = first = total(rest * ahead)
-        for count in range(1, MOST_CG_STEPS + 1):
-            curved = working * self.product(step) + self.ridge * self.metric * step
-            curvature = total(step * curved)
-            length = torch.where(curvature > 0, size / curvature, 0.0)
-            direction = direction + length * step
-            rest = rest - length * curved
-            ahead = inverse * rest
-            last, size = size, total(rest * ahead)
-            if count % CG_CHECKED_EVERY == 0 and bool((size <= self._accuracy * first).all()):
-                return direction, True
-            step = ahead + torch.where(last > 0, size / last, 0.0) * step
-        return direction, False
 
-    def adapt_ridge(self, poor: Tensor, useless: Tensor) -> None:
-        """Raise the ridge of problems whose last round was poor, and lower that of the others.
+        def product(vector: Tensor) -> Tensor:
+            flat = vector.squeeze(1)
+            return (working * self.product(flat) + LEAST_RIDGE * self.metric * flat).unsqueeze(1)
 
-        Where it has become `useless` there is none.
-
-        It shortens directions along which B is nearly singular, on which many signs change.
-        """
-        more = (GROWTH * self.ridge).clamp(SOME_RIDGE, LARGEST_RIDGE)
-        ridge = torch.where(poor, more, DECAY * self.ridge)
-        self.ridge = torch.where(useless | (ridge < SOME_RIDGE), LEAST_RIDGE, ridge)
+        inverse = (working / self.metric).unsqueeze(1)
+        accuracy = residual.new_full((len(residual), 1, 1), self._accuracy**0.5)
+        direction, ended = conjugate_gradients(
+            product, inverse.mul, -residual.unsqueeze(1), accuracy
+        )
+        return direction.squeeze(1), bool(ended.all())
 
 
 class Columns:
@@ -302,8 +282,9 @@ def total(numbers: Tensor) -> Tensor:
     return numbers.sum(dim=1, keepdim=True)
 
 
-def cholesky(unit: Tensor, ridge: Tensor) -> Tensor:
+def cholesky(unit: Tensor) -> Tensor:
     """Factor matrices whose diagonal is set to 1 plus a ridge, a larger one if that fails."""
+    ridge = unit.new_full((len(unit), 1), LEAST_RIDGE)
     unit.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
     while True:
         unit.diagonal(dim1=1, dim2=2).copy_(1.0 + ridge)
