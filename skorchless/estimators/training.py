@@ -123,7 +123,7 @@ def fit_stack(
 
 def _run(training: "_Training", watch: Watch | None) -> Outcome:
     """Train on a few columns at a time, where L1 leaves few of them, or on all."""
-    if not training.is_worth_rounds or (watch is not None and len(training.candidates) > 1):
+    if not training.is_worth_rounds:
         return _run_at_once(training, watch)
 
     def fit(candidates: Sequence[Parameters], task: Task, told: Watch | None) -> Outcome:
