@@ -62,7 +62,7 @@ MOST_COLUMNS = 2500
 #: and the others from an interpolation (50 candidates: 1.0 s together, 0.6 s in two turns).
 WORTH_A_PATH, MANY, STRIDE = 2**24, 30, 5
 
-#: With fewer iterations than this allowed, it could show where a fit started.
+#: A fit that may make fewer iterations than this could run out of them, and its start would matter.
 FEW_PASSES = 100
 
 #: The methods of a fit and a prediction that training together bypasses.

@@ -82,7 +82,7 @@ def fit_stack(
 
 def _run(problem: Problem, watch: Watch | None) -> Outcome:
     """Train on a few columns at a time, where L1 leaves few of them, or on all."""
-    if not _is_worth_rounds(problem) or (watch is not None and len(problem.candidates) > 1):
+    if not _is_worth_rounds(problem):
         return _run_at_once(problem, watch)
 
     def fit(candidates: Sequence[Parameters], task: Task, told: Watch | None) -> Outcome:

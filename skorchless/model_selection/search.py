@@ -188,8 +188,8 @@ class _Run:
             raise ValueError(
                 "No fits were performed. Was the CV iterator empty? Were there no candidates?"
             )
-        self._warn_not_converged([found[i] for i in range(len(candidates))])
-        out = [*chain.from_iterable(found[i] for i in range(len(candidates)))]
+        self._warn_not_converged(found)
+        out = [*chain.from_iterable(found)]
         private.warn_or_raise_about_fit_failures(out, search.error_score)
         if callable(search.scoring):
             private.insert_error_scores(out, search.error_score)
@@ -215,7 +215,7 @@ class _Run:
                 check_lengths(self.X, groups, "groups")
             raise
 
-    def _results(self, groups: Sequence[Group], splits: list[Split]) -> dict[int, Sequence[Result]]:
+    def _results(self, groups: Sequence[Group], splits: list[Split]) -> list[Sequence[Result]]:
         """Results of each candidate, one a split; workers share the folds."""
         search, train = self.search, self.search.return_train_score
         known: list[Comoments | None] = [None] * len(splits)
@@ -242,7 +242,7 @@ class _Run:
             )
             of_folds = [*chain.from_iterable(folds)]
             found |= {i: [of_fold[i] for of_fold in of_folds] for i in of_folds[0]}
-        return found
+        return [found[i] for i in sorted(found)]
 
     def refit(self, best: Any) -> None:
         """Fit the best candidate on all samples, from their second moments if they are known."""
