@@ -40,7 +40,7 @@ from skorchless.optimizers import (
     target_moments,
     target_units,
 )
-from skorchless.optimizers.schedules import ADAPTIVE_FLOOR
+from skorchless.optimizers.step_size import ADAPTIVE_FLOOR
 from skorchless.penalties import ElasticNet
 from skorchless.reducer import Shard
 from skorchless.restoring import without_numpy_warnings
