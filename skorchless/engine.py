@@ -16,7 +16,7 @@ from torch import Tensor
 
 from skorchless.objective import Objective
 from skorchless.optimizers.base import PassOutcome, Rule
-from skorchless.optimizers.schedules import ADAPTIVE_DIVISOR, ADAPTIVE_FLOOR, SCHEDULES
+from skorchless.optimizers.step_size import ADAPTIVE_DIVISOR, ADAPTIVE_FLOOR, SCHEDULES
 from skorchless.restoring import undone_on_error
 from skorchless.sources import Source
 from skorchless.stack import WIDE, select_models, stack

@@ -15,7 +15,7 @@ from skorchless.estimators.training import fit_stack
 from skorchless.losses import LOSSES
 from skorchless.objective import Objective
 from skorchless.optimizers import OPTIMIZERS, SCHEDULES, PassOutcome
-from skorchless.optimizers.schedules import ADAPTIVE_DIVISOR, ADAPTIVE_FLOOR
+from skorchless.optimizers.step_size import ADAPTIVE_DIVISOR, ADAPTIVE_FLOOR
 from skorchless.penalties import ElasticNet
 from skorchless.sources import as_source
 from skorchless.stack import WIDE

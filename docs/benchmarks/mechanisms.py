@@ -35,7 +35,7 @@ import skorchless.estimators.working_columns as working_columns
 import skorchless.model_selection.moments as moments
 import skorchless.optimizers.curvature as curvature
 import skorchless.optimizers.history as history
-import skorchless.optimizers.proximal as proximal
+import skorchless.optimizers.proximal_newton as proximal_newton
 import skorchless.optimizers.quasi_newton as quasi_newton
 from skorchless import BatchedGridSearchCV, TorchLinearRegressor, TorchSoftmaxClassifier
 
@@ -166,8 +166,8 @@ MECHANISMS = [
     ),
     Mechanism(
         "proximal steps before Newton's method",
-        ((proximal, "MOST_STEPS", 0),),
-        (proximal._proximal_steps, proximal.largest_eigenvalue),
+        ((proximal_newton, "MOST_STEPS", 0),),
+        (proximal_newton._proximal_steps, proximal_newton.largest_eigenvalue),
     ),
     Mechanism(
         "rounds over columns",

@@ -30,7 +30,7 @@ from skorchless.optimizers import (
     target_moments,
     target_units,
 )
-from skorchless.optimizers.schedules import ADAPTIVE_FLOOR
+from skorchless.optimizers.step_size import ADAPTIVE_FLOOR
 from skorchless.restoring import without_numpy_warnings
 from skorchless.sources import Moments, Scaling, Source, affords_gram
 from skorchless.stack import WIDE, shared

@@ -1,11 +1,9 @@
 """Update rules: the textbook ones and the tuning-free one."""
 
-from skorchless.optimizers.averaged import AveragedAdam
 from skorchless.optimizers.base import PassOutcome, Rule, Setup
 from skorchless.optimizers.quasi_newton import DependentColumns, QuasiNewton
-from skorchless.optimizers.schedules import SCHEDULES
-from skorchless.optimizers.step_size import safe_rates, target_moments, target_units
-from skorchless.optimizers.textbook import SGD, Adam, State, TextbookRule
+from skorchless.optimizers.step_size import SCHEDULES, safe_rates, target_moments, target_units
+from skorchless.optimizers.textbook import SGD, Adam, AveragedAdam, State, TextbookRule
 
 #: Every rule by name; the contract tests run over this table.
 OPTIMIZERS: dict[str, type[Rule]] = {"sgd": SGD, "adam": Adam, "quasi-newton": QuasiNewton}

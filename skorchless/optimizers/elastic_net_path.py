@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 
 from skorchless.optimizers.descent import stop_distance
-from skorchless.optimizers.proximal import ENOUGH, MOST_DROPS
-from skorchless.optimizers.working_set import cholesky, minimum_on_line
+from skorchless.optimizers.proximal_newton import ENOUGH, MOST_DROPS, cholesky, minimum_on_line
 
 #: Most rounds of a penalty.
 MOST_ROUNDS = 100

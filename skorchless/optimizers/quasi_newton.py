@@ -26,13 +26,11 @@ from torch import Tensor
 
 from skorchless.optimizers.base import PassOutcome, Setup
 from skorchless.optimizers.conjugate_gradients import conjugate_gradients
-from skorchless.optimizers.curvature import Curvature
+from skorchless.optimizers.curvature import Curvature, CurvatureElsewhere, home_of
 from skorchless.optimizers.descent import WORSE, Descent
 from skorchless.optimizers.history import History, dot
-from skorchless.optimizers.host import CurvatureElsewhere, home_of
 from skorchless.optimizers.preconditioner import Preconditioner
-from skorchless.optimizers.proximal import minimise_model
-from skorchless.optimizers.working_set import Block, Operator
+from skorchless.optimizers.proximal_newton import Block, Operator, minimise_model
 from skorchless.restoring import without_numpy_warnings
 from skorchless.sources import Chunk
 from skorchless.stack import WIDE, select_models

@@ -1,4 +1,4 @@
-r"""Learning rates that need no tuning, for the textbook rules on standardised columns.
+r"""Learning rates: schedules, and rates that need no tuning, on standardised columns.
 
 For mini-batches of B out of n rows the expected smoothness is
 
@@ -8,13 +8,16 @@ with :math:`L` the largest curvature of the objective and :math:`L_{\max}` that 
 (Gower et al., 2019). The step of SGD is :math:`(1 - \mu) / (L_B + \lambda^{(2)})`.
 """
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from skorchless.losses import Huber, Loss
 from skorchless.objective import Objective
-from skorchless.optimizers.proximal import largest_eigenvalue
+from skorchless.optimizers.proximal_newton import largest_eigenvalue
 from skorchless.reducer import Reducer
 from skorchless.sources import Chunk, Moments, Source
 from skorchless.stack import WIDE, median
@@ -27,6 +30,20 @@ TINY = 1e-300
 OUTLIER = 10.0
 #: Adam's step as a share of the targets' deviation, per root of the largest eigenvalue.
 ADAM_SHARE = 0.1
+
+#: The multiplier in pass `e` of a fit of at most `max_iter` passes.
+SCHEDULES: dict[str, Callable[[int, int], float]] = {
+    "constant": lambda e, max_iter: 1.0,
+    "invscaling": lambda e, max_iter: 1.0 / math.sqrt(1 + e),
+    "cosine": lambda e, max_iter: 0.5 * (1.0 + math.cos(math.pi * e / max_iter)),
+    # The engine divides the base rate itself, on each plateau.
+    "adaptive": lambda e, max_iter: 1.0,
+}
+
+#: On a plateau the adaptive schedule divides the rate by this ...
+ADAPTIVE_DIVISOR = 5.0
+#: ... and is done once the rate is below this.
+ADAPTIVE_FLOOR = 1e-6
 
 
 def safe_rates(

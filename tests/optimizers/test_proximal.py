@@ -9,13 +9,15 @@ from scipy.optimize import minimize
 
 from skorchless.optimizers.history import History
 from skorchless.optimizers.preconditioner import Diagonal, Factored, joint_moments
-from skorchless.optimizers.proximal import largest_eigenvalue, minimise_model, shrink
-from skorchless.optimizers.working_set import (
+from skorchless.optimizers.proximal_newton import (
     Columns,
     Model,
     Operator,
     cholesky,
+    largest_eigenvalue,
+    minimise_model,
     minimum_on_line,
+    shrink,
 )
 from skorchless.stack import WIDE
 
