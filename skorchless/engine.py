@@ -6,7 +6,6 @@ curves, stopping and results ever see. Models that are done leave the stack; whe
 train side by side, once their peers in all other sets are done too: every set keeps as many.
 """
 
-import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -124,36 +123,14 @@ class ModelResult:
     returned_objective: float | None = None
 
 
-@dataclass(eq=False)
-class Progress:
-    """How far one model is after a pass, for whoever watches.
-
-    Attributes
-    ----------
-    model : int
-        Which one, in the order of the stack that training began with.
-    result : ModelResult
-        What training has made of it so far.
-    epoch : int
-        Passes made, those of earlier calls included.
-    seconds : float
-        Since training began.
-    """
-
-    model: int
-    result: ModelResult
-    epoch: int
-    seconds: float
-
-
 class Watcher(Protocol):
-    """Who is told of every pass of every model, and may stop the model."""
+    """What is told of every iteration of a single model, and may end its training."""
 
-    def on_pass_begin(self, model: int) -> None:
-        """Called before each pass."""
+    def on_pass_begin(self) -> None:
+        """Called before each iteration."""
 
-    def on_pass_end(self, progress: Progress) -> bool:
-        """Called after each pass; True stops the model here."""
+    def on_pass_end(self, result: ModelResult) -> bool:
+        """Called after each iteration with the result so far; True ends the training."""
 
 
 def train(
@@ -183,7 +160,7 @@ def train(
     validation : Source, optional
         Rows in one batch, whose loss is recorded after each pass.
     watcher : Watcher, optional
-        Told of each pass.
+        Told of each iteration; only of a single model.
 
     Returns
     -------
@@ -194,19 +171,15 @@ def train(
     """
     run = _Run(objective, rule, weights, controls)
     try:
-        told: set[int] = set()  # models whose iteration has begun for the watcher
+        begun = False
         while run.running.any():
-            if watcher is None or not rule.started:
-                run.pass_over(source, generator, validation)
-            else:
-                models: list[int] = run.stack[run.running].tolist()
-                for model in models:
-                    if model not in told:
-                        watcher.on_pass_begin(model)
-                ended = run.pass_over(source, generator, validation)
-                told = set(models).difference(ended.tolist())
-                wishes = [bool(watcher.on_pass_end(run.progress(model))) for model in ended]
-                run.stop(ended, torch.tensor(wishes, dtype=WIDE, device="cpu"))
+            if watcher is not None and rule.started and not begun:
+                watcher.on_pass_begin()
+                begun = True
+            made = run.pass_over(source, generator, validation)
+            if watcher is not None and begun and made:
+                begun = False
+                run.stop(bool(watcher.on_pass_end(run.results[0])))
             run.keep_within_limit()
         run.agree()
     except KeyboardInterrupt as interrupt:
@@ -225,7 +198,6 @@ class _Run:
         self.stack = np.arange(len(weights))
         self.running = np.ones(len(weights), dtype=bool)
         self.n_iter = np.zeros(len(weights), dtype=int)
-        self._begun = time.perf_counter()
         self.rate = controls.rate.astype(float)
         self.floor = np.broadcast_to(controls.floor, self.rate.shape)
         #: Rates before the schedule's factor, and those of the last pass, where the weights are.
@@ -245,7 +217,7 @@ class _Run:
         source: Source,
         generator: torch.Generator | None,
         validation: Source | None,
-    ) -> np.ndarray:
+    ) -> bool:
         """One pass: move the weights, record what was accepted, let go of what is done.
 
         A pass that only evaluates the start is no iteration: it is recorded, in case there is no
@@ -255,8 +227,8 @@ class _Run:
 
         Returns
         -------
-        models : ndarray of int
-            Those that it was an iteration of.
+        made : bool
+            Whether it was an iteration of any model.
         """
         started = self.rule.started
         rates = self._rates()
@@ -271,9 +243,8 @@ class _Run:
             self.objective.reducer.first_(total)
         outcome, largest = self._end_pass(total / source.n_batches)
         moved = self.running & (outcome.moved | outcome.converged | outcome.stuck)
-        models: np.ndarray = self.stack[moved]
         if not moved.any():
-            return models
+            return False
         self.n_iter += moved & started
 
         value = outcome.value
@@ -301,7 +272,7 @@ class _Run:
         undone_on_error(write_down, write_down)
         converged = outcome.converged | self._stale(judged, moved & started)
         self._let_go(converged, ~finite, outcome.stuck & ~converged)
-        return models
+        return True
 
     def _end_pass(self, mean: Tensor) -> tuple[PassOutcome, np.ndarray]:
         """Let the rule end a pass; what it says, and the largest magnitude of each model's weights.
@@ -315,22 +286,14 @@ class _Run:
         seen, largest = torch.stack([mean, _largest(self.weights)]).numpy(force=True)
         return self.rule.on_pass(self.weights, seen), largest
 
-    def progress(self, model: int) -> Progress:
-        """How far a model is."""
-        seconds = time.perf_counter() - self._begun
-        result = self.results[model]
-        return Progress(model, result, self.controls.first_pass + result.n_iter, seconds)
-
-    def stop(self, models: np.ndarray, wishes: Tensor) -> None:
-        """Let those of `models` be as they are that somebody wants to stop, here or elsewhere.
-
-        Some may have ended by themselves.
-        """
+    def stop(self, wish: bool) -> None:
+        """End the training of the model if that is wished for here or in another process."""
+        wishes = torch.tensor(float(wish), dtype=WIDE, device="cpu")
         self.objective.reducer.sum_(wishes)
-        stopped = np.isin(self.stack, models[wishes.numpy() > 0]) & self.running
-        for model in self.stack[stopped]:
-            self.results[model].converged = True
-        self._keep(~stopped)
+        if bool(wishes):
+            for model in self.stack[self.running]:  # none if it has ended by itself
+                self.results[model].converged = True
+            self._keep(~self.running)
 
     def keep_within_limit(self) -> None:
         """Let go of models that have made all iterations that they may make."""

@@ -141,20 +141,20 @@ def test_a_rejected_step_is_an_iteration_of_no_model():
     assert float(second.weights[0, 0]) == 2.0  # the validation loss is the square of the passes
 
 
-def test_a_watcher_sees_the_iterations_of_each_model():
+def test_a_watcher_sees_the_iterations_of_a_model_and_may_end_it():
     told = []
 
     class Watcher:
-        def on_pass_begin(self, model):
-            told.append(("begin", model))
+        def on_pass_begin(self):
+            told.append("begin")
 
-        def on_pass_end(self, progress):
-            told.append(("end", progress.model))
-            return False
+        def on_pass_end(self, result):
+            told.append(result.n_iter)
+            return result.n_iter == 2
 
-    run(Rejecting([[4.0, 3.0, 2.0, 1.0]] * 2), max_iter=2, watcher=Watcher())
-    begin_0, begin_1, end_0, end_1 = [(when, i) for when in ("begin", "end") for i in (0, 1)]
-    assert told == [begin_0, begin_1, end_0, begin_0, end_0, end_1, begin_1, end_1]
+    (result,), _ = run(Rejecting([[4.0, 3.0, 2.0, 1.0]]), max_iter=3, watcher=Watcher())
+    assert told == ["begin", 1, "begin", 2]
+    assert result.converged
 
 
 class Counting(Scripted):
@@ -179,24 +179,6 @@ def test_models_of_several_sets_leave_with_their_peers():
     assert [len(result.loss_curve) for result in results] == [1, 4, 2, 3]
     assert [float(result.weights[0, 0]) for result in results] == [1.0, 4.0, 2.0, 3.0]
     assert [result.converged for result in results] == [True, False, True, True]
-
-
-def test_a_watcher_is_told_of_what_still_runs():
-    seen = []
-
-    class Listening:
-        def on_pass_begin(self, model):
-            seen.append(model)
-
-        def on_pass_end(self, progress):
-            return progress.model == 1
-
-    rule = Counting([[9.0, 8.0, 7.0]] * 4, converges_at=[0, 0, 0, 2])
-    results, _ = run(rule, sets=2, watcher=Listening())
-    assert seen == [0, 1, 2, 3, 0, 2, 3, 0, 2]
-    assert [result.n_iter for result in results] == [3, 1, 3, 2]
-    assert [result.converged for result in results] == [False, True, False, True]
-    assert rule.sizes == [4, 4, 2]
 
 
 def test_a_model_stops_when_it_improves_no_more():
@@ -243,12 +225,12 @@ def test_a_loss_that_never_was_a_number_leaves_no_weights():
     assert result.loss_curve == []
 
 
-def test_who_watches_may_see_a_model_that_is_lost_at_once_and_cannot_save_it():
-    watcher = Watcher(stop=lambda progress: True)
+def test_a_watcher_may_see_a_model_that_is_lost_at_once_and_cannot_save_it():
+    watcher = Watcher(stop=lambda result: True)
     (result,), _ = run(Scripted([[np.nan, 1.0]]), watcher=watcher)
     assert result.diverged
     assert not result.converged
-    assert watcher.events == [("begin", 0), ("end", 0)]
+    assert watcher.events == ["begin", "end"]
 
 
 def test_early_stopping_returns_the_weights_that_were_best_on_validation():
@@ -303,54 +285,40 @@ def test_an_adaptive_rate_falls_on_each_plateau_of_its_own_model_and_ends_at_the
 
 
 class Watcher:
-    """Writes down what it is told, and stops whom it is asked to."""
+    """Writes down what it is told, and stops when it is asked to."""
 
-    def __init__(self, stop=lambda progress: False):
+    def __init__(self, stop=lambda result: False):
         self.stop, self.events, self.seen = stop, [], []
 
-    def on_pass_begin(self, model):
-        self.events.append(("begin", model))
+    def on_pass_begin(self):
+        self.events.append("begin")
 
-    def on_pass_end(self, progress):
-        self.events.append(("end", progress.model))
-        self.seen.append((progress.epoch, progress.seconds, copy.deepcopy(progress.result)))
-        return self.stop(progress)
+    def on_pass_end(self, result):
+        self.events.append("end")
+        self.seen.append(copy.deepcopy(result))
+        return self.stop(result)
 
 
-def test_who_watches_is_told_of_every_pass_of_every_model():
+def test_a_watcher_is_told_of_every_pass():
     watcher = Watcher()
-    rule = Scripted([[3.0, 2.0], [6.0, 5.0]])
-    run(rule, validation=[1.0], watcher=watcher, rate=0.5, first_pass=7)
-    a_pass = [("begin", 0), ("begin", 1), ("end", 0), ("end", 1)]
-    assert watcher.events == a_pass * 2
-    epochs, seconds, results = zip(*watcher.seen, strict=True)
-    assert epochs == (8, 8, 9, 9)
-    assert list(seconds) == sorted(seconds)
-    assert [result.loss_curve for result in results] == [[3.0], [6.0], [3.0, 2.0], [6.0, 5.0]]
-    assert [result.validation_loss_curve[-1] for result in results] == [0.0, 0.0, 0.5, 0.5]
-    assert [result.rate for result in results] == [0.5] * 4
-    assert [int(result.weights[0, -1]) for result in results] == [1, 1, 2, 2]
+    run(Scripted([[3.0, 2.0]]), validation=[1.0], watcher=watcher, rate=0.5, first_pass=7)
+    assert watcher.events == ["begin", "end"] * 2
+    results = watcher.seen
+    assert [result.loss_curve for result in results] == [[3.0], [3.0, 2.0]]
+    assert [result.validation_loss_curve[-1] for result in results] == [0.0, 0.5]
+    assert [result.rate for result in results] == [0.5] * 2
+    assert [int(result.weights[0, -1]) for result in results] == [1, 2]
 
 
-def test_who_watches_may_stop_one_model_and_let_the_others_go_on():
-    watcher = Watcher(stop=lambda progress: progress.model == 1 and progress.epoch == 2)
-    rule = Scripted([[9.0, 8.0, 7.0], [6.0, 5.0, 4.0], [3.0, 2.0, 1.0]])
-    results, _ = run(rule, watcher=watcher)
-    assert [result.n_iter for result in results] == [3, 2, 3]
-    assert [result.converged for result in results] == [False, True, False]
-    assert [result.loss_curve[-1] for result in results] == [7.0, 5.0, 1.0]
-    assert [model for event, model in watcher.events if event == "end"] == [0, 1, 2, 0, 1, 2, 0, 2]
-
-
-def test_no_pass_is_made_once_all_models_are_stopped():
-    rule = Scripted([[9.0, 8.0, 7.0], [6.0, 5.0, 4.0]])
-    run(rule, watcher=Watcher(stop=lambda progress: True))
+def test_no_pass_is_made_once_the_model_is_stopped():
+    rule = Scripted([[9.0, 8.0, 7.0]])
+    run(rule, watcher=Watcher(stop=lambda result: True))
     assert rule.passes == 1
 
 
 def interrupt_at(n_iter):
-    def stop(progress):
-        if progress.epoch == n_iter:
+    def stop(result):
+        if result.n_iter == n_iter:
             raise KeyboardInterrupt
 
     return Watcher(stop)

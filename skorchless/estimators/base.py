@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import time
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
@@ -22,6 +23,7 @@ from skorchless.estimators.callbacks import (
     CallbackSupportMixin,
     FitWatcher,
     has_callbacks,
+    print_line,
     with_callbacks,
 )
 from skorchless.estimators.data import (
@@ -524,10 +526,14 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
     ) -> Outcome:
         watch = None
         if self.verbose or callbacks is not None:
-            verbose = int(self.verbose) if task.reducer.rank == 0 else 0
-            quasi_newton = chosen_optimizer(self._parameters()) == "quasi-newton"
-            counted = "iteration" if quasi_newton and memory is None else "epoch"
-            watch = partial(FitWatcher, callbacks, self._attributes, verbose, counted)
+            report = None
+            if self.verbose and task.reducer.rank == 0:
+                quasi_newton = chosen_optimizer(self._parameters()) == "quasi-newton"
+                counted = "iteration" if quasi_newton and memory is None else "epoch"
+                before = 0 if memory is None else memory.passes
+                begun = time.perf_counter()
+                report = partial(print_line, int(self.verbose), counted, before, begun)
+            watch = partial(FitWatcher, callbacks, self._attributes, report)
         outcome = fit_stack(
             [self._parameters()],
             self._loss_name(task.data.n_outputs),

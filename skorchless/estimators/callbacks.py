@@ -3,6 +3,7 @@
 scikit-learn has callbacks from version 1.9 on; below it the estimators have no ``set_callbacks``.
 """
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from skorchless.engine import ModelResult, Progress
+from skorchless.engine import ModelResult
 from skorchless.restoring import as_before, as_now
 
 try:
@@ -30,6 +31,7 @@ __all__ = [
     "Callbacks",
     "FitWatcher",
     "has_callbacks",
+    "print_line",
     "with_callbacks",
 ]
 
@@ -75,48 +77,46 @@ class Callbacks:
 
 
 class FitWatcher:
-    """Tells the callbacks and the terminal of the passes of a single fit.
+    """Tells the callbacks and the terminal of the iterations of a single fit.
 
     Parameters
     ----------
     callbacks : Callbacks or None
     attributes : callable
         The fitted attributes, from a model's result and its weights on the user's columns.
+    report : callable or None
+        Prints a line about a result.
     fold_back : callable
         Gives weights on the user's columns from those of the engine.
-    verbose : int
-    counted : str
-        What a pass is called in printed lines: an epoch or an iteration.
     """
 
     def __init__(
         self,
         callbacks: Callbacks | None,
         attributes: Callable[[ModelResult, np.ndarray], dict[str, Any]],
-        verbose: int,
-        counted: str,
+        report: Callable[[ModelResult], None] | None,
         fold_back: Callable[[Tensor | None], np.ndarray | None],
     ) -> None:
         self._callbacks, self._attributes = callbacks, attributes
-        self._verbose, self._counted, self._fold_back = verbose, counted, fold_back
+        self._report, self._fold_back = report, fold_back
         self._as_in_training: Callable[[Callable[[], Any]], Any] = as_now()
 
-    def on_pass_begin(self, model: int) -> None:
-        """Open the task of a pass."""
+    def on_pass_begin(self) -> None:
+        """Open the task of an iteration."""
         if self._callbacks is not None:
             as_before(self._callbacks.on_pass_begin)
 
-    def on_pass_end(self, progress: Progress) -> bool:
+    def on_pass_end(self, result: ModelResult) -> bool:
         """Print a line, close the task; return whether a callback wants the fit to stop.
 
         A callback may do what it likes with torch and NumPy, in the settings that were there before
         the fit; what it sees of the model is computed in those of the training.
         """
-        if self._verbose:
-            print(line(progress, self._verbose, self._counted))
+        if self._report is not None:
+            self._report(result)
         if self._callbacks is None:
             return False
-        attributes = partial(self._as_in_training, partial(self._fitted, progress.result))
+        attributes = partial(self._as_in_training, partial(self._fitted, result))
         return as_before(partial(self._callbacks.on_pass_end, attributes))
 
     def _fitted(self, result: ModelResult) -> dict[str, Any] | None:
@@ -124,13 +124,26 @@ class FitWatcher:
         return None if weights is None else self._attributes(result, weights)
 
 
-def line(progress: Progress, verbose: int, counted: str) -> str:
-    """One pass in words; ``verbose=2`` adds the learning rate and the time since the start."""
-    result = progress.result
+def print_line(
+    verbose: int, counted: str, passes_before: int, begun: float, result: ModelResult
+) -> None:
+    """Print a line about an iteration; ``verbose=2`` adds the learning rate and the time.
+
+    Parameters
+    ----------
+    verbose : int
+    counted : str
+        What is counted: epochs or iterations.
+    passes_before : int
+        Passes that earlier calls of ``partial_fit`` have made.
+    begun : float
+        Seconds of `time.perf_counter` at the start.
+    result : ModelResult
+    """
     loss = result.loss_curve[-1] if result.loss_curve else float("nan")
-    text = f"{counted} {progress.epoch:>6d}   loss {loss:>12.6g}"
+    text = f"{counted} {passes_before + result.n_iter:>6d}   loss {loss:>12.6g}"
     if result.validation_loss_curve:
         text += f"   validation loss {result.validation_loss_curve[-1]:>12.6g}"
     if verbose > 1:
-        text += f"   rate {result.rate:>10.4g}   {progress.seconds:>9.3f} s"
-    return text
+        text += f"   rate {result.rate:>10.4g}   {time.perf_counter() - begun:>9.3f} s"
+    print(text)

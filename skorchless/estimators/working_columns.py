@@ -12,7 +12,6 @@ since F is convex and its penalty at the optimum :math:`W^*` is no more than :ma
 rounds end when this is a small part of the distance to the optimum that ``tol`` allows.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skorchless.engine import ModelResult, Progress, Watcher
+from skorchless.engine import ModelResult, Watcher
 from skorchless.estimators.parameters import Parameters
 from skorchless.estimators.problem import Outcome, Task
 from skorchless.losses import NullModel
@@ -135,7 +134,7 @@ class Rounds:
         watch: Watch | None,
     ) -> None:
         self.candidates, self.task, self.all_columns, self.fit = candidates, task, all_columns, fit
-        self.watch, self._stopped, self._begun = watch, False, time.perf_counter()
+        self.watch, self._stopped = watch, False
         shape = (len(candidates), *task.start.shape[1:])
         self.weights = np.broadcast_to(task.start, shape).copy()
         used = (task.start[..., :-1] != 0).any(axis=(0, 1))
@@ -249,20 +248,15 @@ class Rounds:
 
 
 class _RoundWatcher:
-    """Tells of a round's passes as of those of the whole fit."""
+    """Tells of a round's iterations as of those of the whole fit."""
 
     def __init__(self, rounds: Rounds, watcher: Watcher) -> None:
         self._rounds, self._watcher = rounds, watcher
+        self.on_pass_begin = watcher.on_pass_begin
 
-    def on_pass_begin(self, model: int) -> None:
-        """Tell that a pass begins."""
-        self._watcher.on_pass_begin(model)
-
-    def on_pass_end(self, progress: Progress) -> bool:
-        """Tell of a pass; return whether the fit is to stop."""
+    def on_pass_end(self, result: ModelResult) -> bool:
+        """Tell of an iteration; return whether the fit is to stop."""
         rounds = self._rounds
-        result = rounds._joined(progress.model, progress.result)
-        seconds = time.perf_counter() - rounds._begun
-        stops = self._watcher.on_pass_end(Progress(0, result, result.n_iter, seconds))
+        stops = self._watcher.on_pass_end(rounds._joined(0, result))
         rounds._stopped = rounds._stopped or stops
         return stops
