@@ -155,13 +155,11 @@ class _FullPrecision:
 def _precision_changes() -> list[tuple[Callable[[], None], Callable[[], None]]]:
     """What to do to multiply in full precision, and what puts the user's setting back.
 
-    Before torch 2.9 there is one setting for all products. From then on each kind of device has its
-    own as well, and torch refuses to tell the old one if these contradict it: so what was lowered
-    by the old one is raised by it too.
+    There is one setting for all products, and one for each kind of device. torch refuses to tell
+    the first if the others contradict it: so what was lowered by it is raised by it too.
     """
-    kinds = (torch.backends.cuda, torch.backends.mkldnn)
-    products = [kind.matmul for kind in kinds if hasattr(kind, "matmul")]
-    products = [product for product in products if hasattr(product, "fp32_precision")]
+    backends: Any = torch.backends
+    products = [backends.cuda.matmul, backends.mkldnn.matmul]
     of_all, change = "highest", torch.set_float32_matmul_precision
     with contextlib.suppress(RuntimeError):  # they do contradict each other
         of_all = torch.get_float32_matmul_precision()

@@ -156,7 +156,6 @@ def test_other_threads_can_read_the_precision_amid_a_fit(Estimator, make_data, l
         torch.set_float32_matmul_precision("highest")
 
 
-@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="from torch 2.9 on")
 def test_a_precision_that_was_lowered_the_new_way_is_put_back(Estimator, make_data):
     torch.backends.cuda.matmul.fp32_precision = "tf32"
     try:
@@ -227,7 +226,6 @@ def test_one_thread_at_a_time_changes_the_precision(monkeypatch):
     assert is_free == [False, True, False]
 
 
-@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="from torch 2.9 on")
 def test_a_precision_that_is_inherited_stays_so(Estimator, make_data):
     for product in torch.backends.cuda.matmul, torch.backends.mkldnn.matmul:
         product.fp32_precision = "none"
