@@ -17,10 +17,10 @@ def test_no_check_of_a_default_estimator_fails_or_is_skipped(Estimator):
     assert_all_pass(Estimator())
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adam", marks=pytest.mark.slow)])
-def test_no_check_of_a_textbook_optimizer_fails_or_is_skipped(Estimator, optimizer):
-    assert_all_pass(Estimator(optimizer=optimizer))
+def test_no_check_of_a_textbook_optimizer_fails_or_is_skipped(Estimator):
+    assert_all_pass(Estimator(optimizer="adam"))
 
 
 @pytest.mark.parametrize(

@@ -193,9 +193,8 @@ def test_nearly_separable_classes(seed, n_flipped, dtype):
     fit_right(TorchSoftmaxClassifier(alpha=0), X.astype(dtype), y)
 
 
-@pytest.mark.parametrize("seed", [3, 6])
-def test_three_nearly_separable_classes(seed):
-    rng = np.random.default_rng(seed)
+def test_three_nearly_separable_classes():
+    rng = np.random.default_rng(3)
     X = rng.normal(size=(100_000, 3))
     y = np.digitize(X[:, 0], [-0.5, 0.5])
     y[rng.choice(len(X), 10, replace=False)] = rng.integers(0, 3, 10)

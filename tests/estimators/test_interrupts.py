@@ -31,7 +31,7 @@ from skorchless import (
 
 PACKAGE = str(Path(skorchless.__file__).parent)
 #: Places that are tried of each operation, evenly spaced in time.
-TRIED = 15
+TRIED = 10
 SGD = {"optimizer": "sgd", "learning_rate": 0.01, "max_iter": 3, "tol": None, "batch_size": 16}
 
 
