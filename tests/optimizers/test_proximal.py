@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 from skorchless.optimizers.history import History
 from skorchless.optimizers.preconditioner import Diagonal, Factored, joint_moments
 from skorchless.optimizers.proximal_newton import (
+    LEAST_RIDGE,
     Columns,
     Model,
     Operator,
@@ -358,7 +359,7 @@ def test_the_best_point_on_a_line_is_no_higher_than_any_other(seed):
 
 def test_a_singular_matrix_is_factored_with_a_small_ridge():
     ones = torch.ones(1, 4, 4, dtype=WIDE)
-    lower = cholesky(ones.clone())
+    lower = cholesky(ones.clone(), torch.full((1, 1), LEAST_RIDGE, dtype=WIDE))
     torch.testing.assert_close(lower @ lower.mT, ones, rtol=0, atol=1e-9)
 
 
