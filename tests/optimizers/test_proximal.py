@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from skorchless.optimizers.history import History
-from skorchless.optimizers.preconditioner import Diagonal, Factored, joint_moments
+from skorchless.optimizers.preconditioner import Diagonal, Factored, softmax_hessian
 from skorchless.optimizers.proximal_newton import (
     LEAST_RIDGE,
     Columns,
@@ -251,7 +251,7 @@ def softmax(seed, outputs=4, columns=5, rows=60, l2=0.0):
     p = torch.softmax(3.0 * draw(MODELS, outputs, rows), dim=1)
     share = torch.full((1, rows), 1.0 / rows, dtype=WIDE)
     penalty = torch.full((MODELS, 1, columns), l2, dtype=WIDE)
-    joint = Factored(joint_moments(X, share, p), penalty, NOISE, outputs, shift_invariant=True)
+    joint = Factored(softmax_hessian(X, share, p), penalty, NOISE, outputs, shift_invariant=True)
     problem = Problem(seed, columns=columns)
     problem.weights = draw(MODELS, outputs, columns)
     goal = torch.softmax(3.0 * draw(MODELS, outputs, rows), dim=1)
