@@ -104,8 +104,8 @@ MECHANISMS = [
     ),
     Mechanism(
         "whole Hessian",
-        ((Curvature, "_affords_joint", no),),
-        (curvature.joint_moments, Curvature._joint_moments),
+        ((Curvature, "_affords_hessian", no),),
+        (curvature.softmax_hessian, Curvature._softmax_hessian),
     ),
     Mechanism(
         "any Hessian on all rows",
@@ -119,7 +119,7 @@ MECHANISMS = [
     Mechanism(
         "curvature shared by alike models",
         ((curvature, "WORTH_SHARING", np.inf),),
-        (curvature.alike, Curvature._measure),
+        (curvature.cluster_by_curvature, Curvature._measure),
     ),
     Mechanism(
         "start at the optimum of fewer rows",

@@ -17,8 +17,8 @@ from skorchless.optimizers.preconditioner import (
     Diagonal,
     Factored,
     Preconditioner,
-    joint_moments,
     own_blocks,
+    softmax_hessian,
 )
 from skorchless.sources import Chunk, Source
 from skorchless.stack import WIDE
@@ -117,7 +117,7 @@ class Curvature:
         cheap = self.covers_all_rows and work <= CHEAP_PRODUCT
         self.has_hessian = cheap and not (self.constant or self._diagonal)
         # One output shares its preconditioner with no other: where it is measured, it is exact.
-        self.is_hessian = self.has_hessian and self._affords_joint(models, CHEAP_HESSIAN)
+        self.is_hessian = self.has_hessian and self._affords_hessian(models, CHEAP_HESSIAN)
         squares_are_exact = self.constant and self.covers_all_rows and not self._diagonal
         self.is_exact = self.is_hessian or squares_are_exact
         gauges = not (exact or self._diagonal or self.is_hessian)
@@ -146,14 +146,14 @@ class Curvature:
         if self.is_exact or not self.has_hessian:
             return
         models = len(self.objective.penalty.l2)
-        self.is_hessian = self.is_exact = self._affords_joint(models, DEAR_HESSIAN)
+        self.is_hessian = self.is_exact = self._affords_hessian(models, DEAR_HESSIAN)
 
     def take_all_rows(self) -> bool:
         """Measure the whole Hessian on all rows from now on; whether that is affordable and new."""
         numbers = self.source.n_rows * self.source.n_columns
         if self.covers_all_rows or self.constant or self._diagonal or numbers > MOST_NUMBERS:
             return False
-        if not self._affords_joint(len(self.objective.penalty.l2), DEAR_HESSIAN):
+        if not self._affords_hessian(len(self.objective.penalty.l2), DEAR_HESSIAN):
             return False
         self._sample = self._gauge = self.source.sample(self.source.n_rows)
         self._measured = self._raw = self._of_pass = None
@@ -161,7 +161,7 @@ class Curvature:
         self.take_whole_hessian()
         return True
 
-    def _affords_joint(self, models: int, most: int) -> bool:
+    def _affords_hessian(self, models: int, most: int) -> bool:
         """Whether second moments of all weights of a model, and their factor, are little work."""
         rank, outputs = self.source.n_columns, self.source.n_outputs
         if not self.objective.loss.shift_invariant:  # a matrix for each output
@@ -239,7 +239,7 @@ class Curvature:
             return self._factored(self._with_missed(gram, 1.0))
         if self.is_hessian:
             couples = self.objective.loss.shift_invariant
-            measure = self._joint_moments if couples else self._moments_by_output
+            measure = self._softmax_hessian if couples else self._hessian_by_output
             moments = measure(weights, kept)
             if damping is not None:
                 added = self._majorizer(weights)[0] * damping.view(-1, 1, 1)
@@ -280,7 +280,7 @@ class Curvature:
             return None
         return self._factored(self._majorizer(weights)[0])
 
-    def _moments_by_output(self, weights: Tensor, kept: Tensor | None) -> Tensor:
+    def _hessian_by_output(self, weights: Tensor, kept: Tensor | None) -> Tensor:
         """Second derivative of the loss in each output's weights, shape ``(M * K, r, r)``."""
         assert self._sample is not None
         of_rows = _by_model(self._second_derivative(weights).diagonal)  # (M, K, n)
@@ -293,7 +293,7 @@ class Curvature:
         assert self._sample is not None
         return self.objective.loss.hessian(self._predicted(weights), self._sample.target)
 
-    def _joint_moments(self, weights: Tensor, kept: Tensor | None) -> Tensor:
+    def _softmax_hessian(self, weights: Tensor, kept: Tensor | None) -> Tensor:
         """Second derivative of the loss in all weights of each model, shape ``(M, K r, K r)``."""
         assert self._sample is not None
         rows = self._sample.wide_rows()
@@ -301,7 +301,7 @@ class Curvature:
         if kept is not None:
             p = p * kept
             p /= p.sum(dim=1, keepdim=True).clamp(min=torch.finfo(WIDE).tiny)
-        return self._summed(joint_moments(rows, self._sample.shares(), p))
+        return self._summed(softmax_hessian(rows, self._sample.shares(), p))
 
     def hessian(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
         """``v -> H v`` at `weights`, both of shape ``(M, K, D + 1)``, where `has_hessian`."""
@@ -500,10 +500,10 @@ class Curvature:
             moved = (weights != self._measured[0]).any(dim=2).any(dim=1).nonzero().view(-1)
         if len(moved):
             mean = self.mean(weights)[moved]
-            leaders, follows = alike(mean)
-            share = self._row_weights(self._sample, weights, moved[leaders])
-            ratio = (mean / mean[leaders][follows]).view(-1, 1)
-            moments, total = (measure[follows] for measure in self._second_moments(share))
+            representatives, group = cluster_by_curvature(mean)
+            share = self._row_weights(self._sample, weights, moved[representatives])
+            ratio = (mean / mean[representatives][group]).view(-1, 1)
+            moments, total = (measure[group] for measure in self._second_moments(share))
             moments, total = moments * ratio.view(-1, *[1] * (moments.ndim - 1)), total * ratio
             if self._measured is not None:
                 moments = self._measured[1].index_copy(0, moved, moments)
@@ -580,7 +580,7 @@ def _by_model(of_rows: Tensor) -> Tensor:
     return of_rows.to(WIDE).squeeze(0).movedim(0, -2).flatten(-2)
 
 
-def alike(mean: Tensor) -> tuple[Tensor, Tensor]:
+def cluster_by_curvature(mean: Tensor) -> tuple[Tensor, Tensor]:
     """Models that stand for others of about the same mean curvature.
 
     Parameters
@@ -589,15 +589,15 @@ def alike(mean: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns
     -------
-    leaders : Tensor of int, shape (R,)
+    representatives : Tensor of int, shape (R,)
         The models that are measured: the first of each group.
-    follows : Tensor of int, shape (M,)
+    group : Tensor of int, shape (M,)
         Which of these each model goes by.
     """
     sizes = torch.floor(mean.log() / math.log(ALIKE))
-    _, follows = torch.unique(sizes, return_inverse=True)
-    first = follows == torch.arange(int(follows.max()) + 1, device=mean.device).unsqueeze(1)
-    return first.to(torch.int8).argmax(dim=1), follows
+    _, group = torch.unique(sizes, return_inverse=True)
+    first = group == torch.arange(int(group.max()) + 1, device=mean.device).unsqueeze(1)
+    return first.to(torch.int8).argmax(dim=1), group
 
 
 # The algebra between two passes on the CPU, where rows are on another device and weights are few.

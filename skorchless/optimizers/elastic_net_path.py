@@ -24,7 +24,13 @@ import torch
 from torch import Tensor
 
 from skorchless.optimizers.descent import stop_distance
-from skorchless.optimizers.proximal_newton import ENOUGH, MOST_DROPS, cholesky, minimum_on_line
+from skorchless.optimizers.proximal_newton import (
+    ENOUGH,
+    LEAST_RIDGE,
+    MOST_DROPS,
+    cholesky,
+    minimum_on_line,
+)
 
 #: Most rounds of a penalty.
 MOST_ROUNDS = 100
@@ -122,7 +128,7 @@ class ElasticNetPath:
         matrix.diagonal().add_(l2[active])
         scale = matrix.diagonal().rsqrt()
         unit = (matrix * scale).mul_(scale.unsqueeze(1)).unsqueeze(0)
-        factor = cholesky(unit).squeeze(0)
+        factor = cholesky(unit, unit.new_full((1, 1), LEAST_RIDGE)).squeeze(0)
         target = (scale * (self.cross[active] - l1_of_active * sign)).unsqueeze(1)
         whole = torch.cholesky_solve(target, factor)
         solve = partial(_solution, scale, factor, whole)

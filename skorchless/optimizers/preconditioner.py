@@ -300,7 +300,7 @@ class Factored:
         return apart(columns).view(len(rows), size, size)
 
 
-def joint_moments(rows: Tensor, share: Tensor, p: Tensor) -> Tensor:
+def softmax_hessian(rows: Tensor, share: Tensor, p: Tensor) -> Tensor:
     r"""Sum of :math:`h_i (\mathrm{diag}(p_i) - p_i p_i^\top) \otimes x_i x_i^\top` for each model.
 
     Parameters

@@ -8,7 +8,8 @@ comes Newton's method on the working set. Each round solves for the minimiser ov
 with given signs, and drops weights that change sign until none does, as in block pivoting (Kim and
 Park, 2010). If the result is not low enough, the round takes the minimum
 on the line along the first solution instead (feature-sign search; Lee et al., 2007), which always
-decreases the model.
+decreases the model, and the next rounds add a ridge to B (Levenberg, 1944), as of a proximal point
+method, until they are good again.
 
 With :math:`s = g + B (V - W)`, the working set of a point V is made of its nonzero and unpenalised
 weights and of those that violate the optimality condition :math:`|s_j| \le \lambda_j`. As long as
@@ -44,6 +45,8 @@ MOST_ROUNDS, FEW_ROUNDS = 200, 4
 MOST_DROPS = 10
 #: A round needs a line search if it gains less than this share of the decrease it expected.
 ENOUGH = 1e-2
+#: A round is poor if it gains less than this share.
+POOR = 0.1
 #: Below this share of what may be missing, weights that newly violate their conditions need no
 #: further round.
 CERTAIN = 1e-3
@@ -51,9 +54,11 @@ CERTAIN = 1e-3
 LARGEST_DIRECT = 1000
 #: Numbers in the submatrices that are factored at once.
 GROUP = 2**24
-#: Ridge that is added to B, relative to its diagonal, and its growth until a submatrix can be
-#: factored.
+#: Ridge that is always added to B, relative to its diagonal, and its growth until a submatrix can
+#: be factored.
 LEAST_RIDGE, MORE_RIDGE = 1e-13, 30.0
+#: The least and the largest ridge after poor rounds, its growth in each, and its decay in others.
+SOME_RIDGE, LARGEST_RIDGE, GROWTH, DECAY = 1e-12, 1.0, 100.0, 0.1
 #: Squared residual, relative, that conjugate gradients need not fall below.
 FINEST_CG = 1e-4
 #: Relative rounding error of the model's gradient.
@@ -130,6 +135,7 @@ class Model:
         each = len(self.start) // len(weights)
         shares = (negligible / each).repeat_interleave(each).unsqueeze(1)
         self.gainable = gainable.repeat_interleave(each).unsqueeze(1)
+        self.ridge = torch.full_like(shares, LEAST_RIDGE)
         self.negligible = torch.maximum(shares, total(rounding.square() / self.metric))
 
     def flat(self, of_models: Tensor) -> Tensor:
@@ -225,7 +231,7 @@ class Model:
             scale = inside * torch.where(diagonal > 0, diagonal, LEAST_RIDGE).rsqrt()
             matrix.mul_(scale.unsqueeze(1)).mul_(scale.unsqueeze(2))
             target = (scale * residual[group].gather(1, index)).unsqueeze(2)
-            solved = torch.cholesky_solve(target, cholesky(matrix)).squeeze(2)
+            solved = torch.cholesky_solve(target, cholesky(matrix, self.ridge[group])).squeeze(2)
             direction[group] = direction[group].scatter(1, index, -scale * solved)
         return direction
 
@@ -234,7 +240,7 @@ class Model:
 
         def product(vector: Tensor) -> Tensor:
             flat = vector.squeeze(1)
-            return (working * self.product(flat) + LEAST_RIDGE * self.metric * flat).unsqueeze(1)
+            return (working * self.product(flat) + self.ridge * self.metric * flat).unsqueeze(1)
 
         inverse = (working / self.metric).unsqueeze(1)
         accuracy = residual.new_full((len(residual), 1, 1), self._accuracy**0.5)
@@ -242,6 +248,17 @@ class Model:
             product, inverse.mul, -residual.unsqueeze(1), accuracy
         )
         return direction.squeeze(1), bool(ended.all())
+
+    def adapt_ridge(self, poor: Tensor, useless: Tensor) -> None:
+        """Raise the ridge of problems whose last round was poor, and lower that of the others.
+
+        Where it has become `useless` there is none.
+
+        It shortens directions along which B is nearly singular, on which many signs change.
+        """
+        more = (GROWTH * self.ridge).clamp(SOME_RIDGE, LARGEST_RIDGE)
+        ridge = torch.where(poor, more, DECAY * self.ridge)
+        self.ridge = torch.where(useless | (ridge < SOME_RIDGE), LEAST_RIDGE, ridge)
 
 
 class Columns:
@@ -313,9 +330,8 @@ def total(numbers: Tensor) -> Tensor:
     return numbers.sum(dim=1, keepdim=True)
 
 
-def cholesky(unit: Tensor) -> Tensor:
+def cholesky(unit: Tensor, ridge: Tensor) -> Tensor:
     """Factor matrices whose diagonal is set to 1 plus a ridge, a larger one if that fails."""
-    ridge = unit.new_full((len(unit), 1), LEAST_RIDGE)
     unit.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
     while True:
         unit.diagonal(dim1=1, dim2=2).copy_(1.0 + ridge)
@@ -459,17 +475,19 @@ def _newton(model: Model, at: Tensor, done: Tensor, accuracy: float) -> tuple[Te
         if not bool(live.any()):
             break
         to, there, gain, expected, left = _round(model, at, slope, live)
-        missing = torch.where(live, expected, missing)
+        sure = model.ridge <= LEAST_RIDGE
+        missing = torch.where(live & sure, expected, missing)
         moves = live & (gain > 0)
         at, slope = torch.where(moves, model.centred(to), at), torch.where(moves, there, slope)
         found = torch.where(moves, found + gain, found)
         enough = torch.maximum(accuracy * found, model.negligible)
-        little = expected <= enough
+        little = sure & (expected <= enough)
         # Weights that now violate their conditions had no part in what was expected.
         more = (model.working_set(at, slope) & left).any(dim=1, keepdim=True)
         more = more & ~before & (expected > CERTAIN * enough)
         live = live & (~little | more) & (moves | ~stalled) & (found <= model.gainable)
         before, stalled = little, ~moves
+        model.adapt_ridge(gain < POOR * expected, ~moves & ~sure)
     return at, missing
 
 

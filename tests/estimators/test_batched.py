@@ -253,10 +253,10 @@ def test_a_path_ends_where_single_fits_do(monkeypatch, l1_ratio, n):
 def test_measurements_are_shared_only_among_alike_models():
     import torch
 
-    from skorchless.optimizers.curvature import alike
+    from skorchless.optimizers.curvature import cluster_by_curvature
 
     mean = torch.tensor([0.1, 0.4, 0.11, 0.39, 0.13])
-    leaders, follows = alike(mean)
-    ratio = mean / mean[leaders][follows]
-    assert len(leaders) < len(mean)
+    representatives, group = cluster_by_curvature(mean)
+    ratio = mean / mean[representatives][group]
+    assert len(representatives) < len(mean)
     assert (ratio < 1.4).all() and (ratio > 1 / 1.4).all()

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skorchless.optimizers.preconditioner import Factored, apart, joint_moments
+from skorchless.optimizers.preconditioner import Factored, apart, softmax_hessian
 from skorchless.stack import WIDE
 
 MODELS, OUTPUTS, COLUMNS = 2, 3, 4
@@ -31,7 +31,7 @@ def test_moments_are_sums_of_kronecker_products(n_rows, seed):
     share = torch.rand(1, n_rows, generator=generator, dtype=WIDE)
     p = torch.rand(MODELS, OUTPUTS, n_rows, generator=generator, dtype=WIDE)
     p /= p.sum(dim=1, keepdim=True)
-    moments = joint_moments(rows, share, p)
+    moments = softmax_hessian(rows, share, p)
     inner = torch.diag_embed(p.mT) - p.mT.unsqueeze(3) * p.mT.unsqueeze(2)  # (M, n, K, K)
     outer = rows.unsqueeze(2) * rows.unsqueeze(1) * share.view(-1, 1, 1)
     products = torch.einsum("mnkl,nij->mkilj", inner, outer)
@@ -43,7 +43,7 @@ def softmax_moments(rows, seed):
     raw = torch.randn(MODELS, OUTPUTS, len(rows), generator=generator_of(seed), dtype=WIDE)
     p = torch.softmax(raw, dim=1)
     share = torch.full((1, len(rows)), 1.0 / len(rows), dtype=WIDE)
-    return joint_moments(rows, share, p)
+    return softmax_hessian(rows, share, p)
 
 
 def drawn(seed, n_rows=50, columns=COLUMNS):

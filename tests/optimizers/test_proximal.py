@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from skorchless.optimizers.history import History
-from skorchless.optimizers.preconditioner import Diagonal, Factored, joint_moments
+from skorchless.optimizers.preconditioner import Diagonal, Factored, softmax_hessian
 from skorchless.optimizers.proximal_newton import (
+    LEAST_RIDGE,
     Columns,
     Model,
     Operator,
@@ -247,7 +248,7 @@ def softmax(seed, outputs=4, columns=5, rows=60, l2=0.0):
     p = torch.softmax(3.0 * draw(MODELS, outputs, rows), dim=1)
     share = torch.full((1, rows), 1.0 / rows, dtype=WIDE)
     penalty = torch.full((MODELS, 1, columns), l2, dtype=WIDE)
-    joint = Factored(joint_moments(X, share, p), penalty, NOISE, outputs, shift_invariant=True)
+    joint = Factored(softmax_hessian(X, share, p), penalty, NOISE, outputs, shift_invariant=True)
     problem = Problem(seed, columns=columns)
     problem.weights = draw(MODELS, outputs, columns)
     goal = torch.softmax(3.0 * draw(MODELS, outputs, rows), dim=1)
@@ -354,7 +355,7 @@ def test_the_best_point_on_a_line_is_no_higher_than_any_other(seed):
 
 def test_a_singular_matrix_is_factored_with_a_small_ridge():
     ones = torch.ones(1, 4, 4, dtype=WIDE)
-    lower = cholesky(ones.clone())
+    lower = cholesky(ones.clone(), torch.full((1, 1), LEAST_RIDGE, dtype=WIDE))
     torch.testing.assert_close(lower @ lower.mT, ones, rtol=0, atol=1e-9)
 
 
