@@ -216,7 +216,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         raise NotImplementedError
 
     def _encode(self, y: Any, name: str, reducer: Reducer, *, reset: bool) -> tuple[Tensor, int]:
-        """Targets for the engine, and the number of outputs; `reset` learns shape or classes."""
+        """Return targets and the number of outputs; `reset` learns shape or classes."""
         raise NotImplementedError
 
     def _check_pass(self, *, first: bool, classes: Any) -> None:
