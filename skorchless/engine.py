@@ -275,7 +275,7 @@ class _Run:
         return True
 
     def _end_pass(self, mean: Tensor) -> tuple[PassOutcome, np.ndarray]:
-        """Let the rule end a pass; what it says, and the largest magnitude of each model's weights.
+        """End a pass: what the rule says, and the largest magnitude of each model's weights.
 
         Each look at a tensor of a device waits for it. A rule that steps per batch accepts the
         weights as they are, so one look is enough.
