@@ -13,7 +13,7 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from skorchless.stack import WIDE
+from skorchless.stack import WIDE, select_models
 
 
 class ElasticNet:
@@ -78,8 +78,7 @@ class ElasticNet:
 
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
-        self.l1 = self.l1.index_select(0, keep)
-        self.l2 = self.l2.index_select(0, keep)
+        select_models(self, keep)
         self._look()
 
 

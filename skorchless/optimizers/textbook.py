@@ -14,7 +14,7 @@ from torch import Tensor
 from skorchless.optimizers.base import PassOutcome, Setup
 from skorchless.optimizers.step_size import mean_row_square
 from skorchless.sources import Chunk
-from skorchless.stack import WIDE, shared
+from skorchless.stack import WIDE, select_models, shared
 
 #: Optimizer state as it is kept between calls of ``partial_fit``: NumPy, so that it pickles small.
 State = dict[str, np.ndarray]
@@ -100,10 +100,7 @@ class SGD(TextbookRule):
 
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
-        self.momentum = self.momentum.index_select(0, keep)
-        if self.velocity is not None:
-            self.velocity = self.velocity.index_select(0, keep)
-            self._ahead = torch.empty_like(self.velocity)
+        select_models(self, keep)
 
     def state(self) -> State:
         """The velocity."""
