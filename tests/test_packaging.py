@@ -87,6 +87,7 @@ def test_the_readme_prints_what_it_shows():
 def test_dependencies_agree():
     display = {
         "numpy": "NumPy",
+        "joblib": "joblib",
         "scipy": "SciPy",
         "scikit-learn": "scikit-learn",
         "torch": "PyTorch",

@@ -189,9 +189,9 @@ def _logits(sums: np.ndarray, power: np.ndarray, n_logits: int, most: int) -> np
 @without_numpy_warnings
 def score(metric: Callable[..., float], y: Any, found: Any, sample_weight: Any) -> float:
     """Return a `metric` of scikit-learn of predictions. Tensors come to the CPU."""
-    if isinstance(found, Tensor):
-        checks.check_same_device(found, y=y, sample_weight=sample_weight)
-    weight = relative_weights(checks.as_numpy(sample_weight), len(found))
+    here = found if isinstance(found, Tensor) else torch.empty(0, device="cpu")
+    checks.check_same_device(here, y=y, sample_weight=sample_weight)
+    weight = relative_weights(checks.as_numpy(sample_weight, "sample_weight"), len(found))
     with checks.named("y"):
         wanted, found, weight = map(checks.as_numpy, (y, found, weight))
         return float(metric(wanted, found, sample_weight=weight))

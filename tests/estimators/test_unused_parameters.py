@@ -1,5 +1,6 @@
 """A parameter that the chosen optimizer or loss does not use is said, once, by ``fit``."""
 
+import inspect
 import re
 import subprocess
 import sys
@@ -81,7 +82,7 @@ USERS = {
 def test_the_docstring_says_who_uses_it(Estimator, name):
     if name not in Estimator().get_params():
         pytest.skip("not a parameter of this estimator")
-    parts = re.split(r"\n    (\w+) : ", Estimator.__doc__.partition("Attributes\n")[0])
+    parts = re.split(r"\n(\w+) : ", inspect.getdoc(Estimator).partition("Attributes\n")[0])
     text = parts[parts.index(name) + 1].lower().replace("_", " ")
     assert [user for user in USERS[name] if user.lower() not in text] == []
 
