@@ -13,7 +13,7 @@ is 0 and 1 (logistic) or one-hot (softmax); of many classes it is their number, 
 * ``majorizer``: the curvature of a quadratic that touches the loss and lies above it, one number a
   row as well (for softmax nearly so),
 * ``hessian``: :math:`\partial^2 \ell / \partial z^2` itself, where it exists,
-* ``smoothness``: the least upper bound of the second derivative over all ``z``,
+* ``hessian_bound``: the least upper bound of the second derivative over all ``z``,
 * ``null_model``: the best model that ignores X, and its mean loss,
 * ``select``: the same loss for some of the models.
 """
@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, float64
 from torch.nn.functional import softplus
 
-from skorchless.reducer import ONE_PROCESS, Reducer, Shard
-from skorchless.stack import WIDE, median
+from skorchless.distributed import SINGLE_PROCESS, Communicator, Shard
+from skorchless.stack import median
 
 #: Rows of a sample that tells a median.
 MEDIAN_ROWS = 4096
@@ -73,14 +73,14 @@ class NullModel(NamedTuple):
 
 
 class Loss(ABC):
-    """What the engine asks of a loss."""
+    """What the training loop asks of a loss."""
 
-    smoothness: float
-    has_units = False
+    hessian_bound: float
+    is_regression = False
     """Whether raw predictions are in y's units, rather than log-odds."""
     shift_invariant = False
     """Whether the same number added to all outputs of a row changes nothing."""
-    constant_curvature = False
+    constant_hessian = False
     """Whether ``curvature`` is 1 everywhere, so that one factorisation serves the whole fit."""
 
     @abstractmethod
@@ -88,7 +88,7 @@ class Loss(ABC):
         """Loss of each row, summed over the outputs."""
 
     @abstractmethod
-    def residual(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
+    def gradient(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
         """Derivative of the loss in the raw predictions."""
 
     @abstractmethod
@@ -103,7 +103,7 @@ class Loss(ABC):
     def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
         """Second derivative in the raw predictions, almost everywhere."""
 
-    def centre(self, y: Tensor, share: Tensor, reducer: Reducer) -> Tensor:
+    def centre(self, y: Tensor, share: Tensor, comm: Communicator) -> Tensor:
         """Find the best constants in units of y, ``(M, K, 1)`` or ``(1, K, 1)``.
 
         Parameters
@@ -111,7 +111,7 @@ class Loss(ABC):
         y : Tensor of shape (K, n)
         share : Tensor of shape (n,)
             Of each row in the mean over all rows, of all processes together.
-        reducer : Reducer
+        comm : Communicator
         """
         raise NotImplementedError
 
@@ -121,28 +121,28 @@ class Loss(ABC):
         weight: Tensor,
         n_outputs: int,
         fit_intercept: bool,
-        reducer: Reducer = ONE_PROCESS,
+        comm: Communicator = SINGLE_PROCESS,
     ) -> NullModel:
         """Fit an intercept alone.
 
         `target` has shape ``(n, K)``, or ``(n,)`` with integer classes; `weight` ``(n,)``. Of
         several processes each has rows of its own.
         """
-        weight = weight.to(WIDE)
-        if self.has_units:
+        weight = weight.to(float64)
+        if self.is_regression:
             total = weight.sum()
-            reducer.sum_(total)
-            y, share = target.T.to(WIDE), weight / total
-            centre = self.centre(y, share, reducer) if fit_intercept else y.new_zeros(1, len(y), 1)
+            comm.all_reduce_(total)
+            y, share = target.T.to(float64), weight / total
+            centre = self.centre(y, share, comm) if fit_intercept else y.new_zeros(1, len(y), 1)
             value = (self.value(centre.expand(-1, *y.shape), y) * share).sum(dim=-1)
-            reducer.sum_(value)
+            comm.all_reduce_(value)
             return NullModel(centre.squeeze(-1), value)
         counts = weight.new_zeros(max(n_outputs, 2))
         if fit_intercept:
             counts.index_add_(0, target.view(-1).long(), weight)
-            reducer.sum_(counts)
+            comm.all_reduce_(counts)
         shares = counts / counts.sum() if fit_intercept else torch.ones_like(counts) / len(counts)
-        logits = shares.clamp(min=torch.finfo(WIDE).tiny).log()
+        logits = shares.clamp(min=torch.finfo(float64).tiny).log()
         logits = logits - (logits.mean() if self.shift_invariant else logits[0])
         return NullModel(logits[-n_outputs:].view(1, -1), torch.special.entr(shares).sum().view(1))
 
@@ -151,7 +151,7 @@ class Loss(ABC):
         return self
 
 
-def over_outputs(losses: Tensor) -> Tensor:
+def sum_outputs(losses: Tensor) -> Tensor:
     """Sums over the outputs, from ``(..., K, rows)``; a view where there is one only."""
     return losses.squeeze(-2) if losses.shape[-2] == 1 else losses.sum(dim=-2)
 
@@ -159,14 +159,14 @@ def over_outputs(losses: Tensor) -> Tensor:
 class HalfSquaredError(Loss):
     r""":math:`\ell = \tfrac12 \sum_k (z_k - y_k)^2`."""
 
-    smoothness = 1.0
-    has_units = True
-    constant_curvature = True
+    hessian_bound = 1.0
+    is_regression = True
+    constant_hessian = True
 
     def value(self, raw: Tensor, target: Tensor) -> Tensor:
-        return over_outputs((raw - target).square_()).mul_(0.5)
+        return sum_outputs((raw - target).square_()).mul_(0.5)
 
-    def residual(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
+    def gradient(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
         return torch.sub(raw, target, out=out)
 
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
@@ -175,9 +175,9 @@ class HalfSquaredError(Loss):
     def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
         return SecondDerivative(torch.ones_like(raw))
 
-    def centre(self, y: Tensor, share: Tensor, reducer: Reducer) -> Tensor:
+    def centre(self, y: Tensor, share: Tensor, comm: Communicator) -> Tensor:
         mean = (y @ share).view(1, -1, 1)
-        reducer.sum_(mean)
+        comm.all_reduce_(mean)
         return mean
 
 
@@ -192,8 +192,8 @@ class Huber(Loss):
     derivative it never vanishes.
     """
 
-    smoothness = 1.0
-    has_units = True
+    hessian_bound = 1.0
+    is_regression = True
 
     def __init__(self, delta: Tensor) -> None:
         self.delta, self._minus_delta = delta, -delta
@@ -201,25 +201,25 @@ class Huber(Loss):
     def value(self, raw: Tensor, target: Tensor) -> Tensor:
         error = (raw - target).abs_()
         inside = torch.minimum(error, self.delta)
-        return over_outputs(inside * (error - 0.5 * inside))
+        return sum_outputs(inside * (error - 0.5 * inside))
 
-    def residual(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
+    def gradient(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
         torch.sub(raw, target, out=out)
         return torch.clamp(out, self._minus_delta, self.delta, out=out)
 
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
         error = (raw - target).abs_()
-        return over_outputs(self.delta / torch.maximum(error, self.delta)).div_(raw.shape[-2])
+        return sum_outputs(self.delta / torch.maximum(error, self.delta)).div_(raw.shape[-2])
 
     def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
         return SecondDerivative(((raw - target).abs_() <= self.delta).to(raw.dtype))
 
-    def centre(self, y: Tensor, share: Tensor, reducer: Reducer) -> Tensor:
-        delta, centre = self.delta.to(WIDE), rough_median(y.T, reducer).view(1, -1, 1)
+    def centre(self, y: Tensor, share: Tensor, comm: Communicator) -> Tensor:
+        delta, centre = self.delta.to(float64), rough_median(y.T, comm).view(1, -1, 1)
         for _ in range(20):  # iteratively reweighted means
             pull = share * delta / torch.maximum((y - centre).abs(), delta)
             pulled, pulls = (pull * y).sum(dim=-1), pull.sum(dim=-1)
-            reducer.sum_(pulled, pulls)
+            comm.all_reduce_(pulled, pulls)
             centre = (pulled / pulls).unsqueeze(-1)
         return centre
 
@@ -227,12 +227,12 @@ class Huber(Loss):
         return Huber(self.delta.index_select(0, keep))
 
 
-def rough_median(target: Tensor, reducer: Reducer) -> Tensor:
+def rough_median(target: Tensor, comm: Communicator) -> Tensor:
     """Median of each output over some rows at equal distances, or over all if these are few."""
-    shard = Shard.of(reducer, len(target))
+    shard = Shard.of(comm, len(target))
     every = -(-shard.total // MEDIAN_ROWS)
     own = shard.own(torch.arange(0, shard.total, every, device="cpu")).to(target.device)
-    return median(reducer.rows(target.index_select(0, own)), dim=0)
+    return median(comm.all_gather_rows(target.index_select(0, own)), dim=0)
 
 
 class SoftmaxCrossEntropy(Loss):
@@ -243,16 +243,16 @@ class SoftmaxCrossEntropy(Loss):
     :math:`\tfrac1K \sum_k p_k (1 - p_k)`.
     """
 
-    smoothness = 0.5
+    hessian_bound = 0.5
     shift_invariant = True
 
     def value(self, raw: Tensor, target: Tensor) -> Tensor:
         log_p = torch.log_softmax(raw, dim=-2)
         if target.is_floating_point():
-            return over_outputs(log_p.mul_(target)).neg_()
+            return sum_outputs(log_p.mul_(target)).neg_()
         return log_p.gather(-2, _of_models(target, raw)).squeeze(-2).neg_()
 
-    def residual(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
+    def gradient(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
         p = torch.softmax(raw, dim=-2, out=out)
         if target.is_floating_point():
             return p.sub_(target)
@@ -290,19 +290,19 @@ def _logistic_majorizer(size: Tensor) -> Tensor:
 class LogisticLoss(Loss):
     r"""Cross-entropy of two classes with one logit: :math:`\ell = \log(1 + e^z) - y z`."""
 
-    smoothness = 0.25
+    hessian_bound = 0.25
 
     def value(self, raw: Tensor, target: Tensor) -> Tensor:
-        return over_outputs(softplus(raw, threshold=40.0).addcmul_(target, raw, value=-1.0))
+        return sum_outputs(softplus(raw, threshold=40.0).addcmul_(target, raw, value=-1.0))
 
-    def residual(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
+    def gradient(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
         return torch.sigmoid(raw, out=out).sub_(target)
 
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
-        return over_outputs(torch.sigmoid(raw) * torch.sigmoid(-raw)).div_(raw.shape[-2])
+        return sum_outputs(torch.sigmoid(raw) * torch.sigmoid(-raw)).div_(raw.shape[-2])
 
     def majorizer(self, raw: Tensor, target: Tensor) -> Tensor:
-        return over_outputs(_logistic_majorizer(raw.abs()))
+        return sum_outputs(_logistic_majorizer(raw.abs()))
 
     def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
         return SecondDerivative(torch.sigmoid(raw) * torch.sigmoid(-raw))

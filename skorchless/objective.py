@@ -12,31 +12,30 @@ batches it is F. Gradients are formulas, never autograd: with residuals
 from collections.abc import Iterable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, float64
 
+from skorchless.data import Chunk, Scaling
+from skorchless.distributed import SINGLE_PROCESS, Communicator
 from skorchless.losses import Loss
 from skorchless.penalties import ElasticNet, PenaltySum
-from skorchless.reducer import ONE_PROCESS, Reducer
-from skorchless.sources import Chunk, Scaling
-from skorchless.stack import WIDE
 
 
-class Objective:
+class LinearObjective:
     """Values and gradients of a stack of models over chunks.
 
     Parameters
     ----------
     loss : Loss
     penalty : ElasticNet
-        On the weights that the engine trains.
+        On the weights that the training loop trains.
     scaling : Scaling, optional
         Where the chunks hold the user's columns, but the weights belong to standardised ones.
-        Only for rules that step once a pass.
+        Only for optimizers that step once a pass.
     sets : int
         Sets of rows that train side by side, such as the folds of a search. The stack then holds
         the models of the first set, as many of the second, and so on, and row block i of a batch
         is of set i. The loss is that of one set's models.
-    reducer : Reducer
+    comm : Communicator
         Adds up what the chunks of several processes give.
     """
 
@@ -47,13 +46,13 @@ class Objective:
         scaling: Scaling | None = None,
         *,
         sets: int = 1,
-        reducer: Reducer = ONE_PROCESS,
+        comm: Communicator = SINGLE_PROCESS,
     ) -> None:
         self.loss = loss
         self.penalty = penalty
         self.scaling = scaling
         self.sets = sets
-        self.reducer = reducer
+        self.comm = comm
         self._raw: dict[tuple[int, int, int], _RawPredictions] = {}
         self._gradient: Tensor | None = None
         self._constant = True  # as most fits begin: models without coefficients need no product
@@ -72,7 +71,7 @@ class Objective:
         if self._gradient is None:
             self._gradient = torch.empty_like(weights)
             self._penalty_sum = PenaltySum(self.penalty, weights)
-            self._loss = torch.zeros(models, dtype=WIDE, device=weights.device)
+            self._loss = torch.zeros(models, dtype=float64, device=weights.device)
             self._losses = torch.zeros_like(self._loss)
         gradient, penalty_sum = self._gradient, self._penalty_sum
         assert penalty_sum is not None
@@ -94,21 +93,21 @@ class Objective:
             if self._constant:
                 raw_rows.copy_(flat[..., -1:].expand_as(raw_rows))
             else:
-                batch.predict(flat, out=raw_rows)
-            self.loss.residual(raw, batch.target, out=residual)
+                batch.matmul(flat, out=raw_rows)
+            self.loss.gradient(raw, batch.target, out=residual)
             if batch.weight is not None:
                 residual.mul_(batch.weight)
-            batch.pull_back(residual_rows, scale, out=sums)
+            batch.rmatmul(residual_rows, scale, out=sums)
             if not in_place:
                 total = sums.sum(dim=0).view_as(gradient)
                 gradient.copy_(total) if chunk.starts else gradient.add_(total)
-            if self.reducer.size > 1:
+            if self.comm.size > 1:
                 self._loss += self.sum_of_losses(raw, batch.target, batch.weight) * scale
             if chunk.ends:
-                if self.reducer.size > 1:
+                if self.comm.size > 1:
                     self._over_processes(gradient)
                 if self.scaling is not None:
-                    gradient.copy_(self.scaling.pull_back(gradient))
+                    gradient.copy_(self.scaling.scale_gradient(gradient))
                 if self.penalty.is_active:
                     penalty_sum.add(weights)
                     self.penalty.add_gradient_(weights, gradient)
@@ -121,7 +120,7 @@ class Objective:
         their share with each of them; of several processes, all at the end.
         """
         assert self._penalty_sum is not None
-        if self.reducer.size > 1:
+        if self.comm.size > 1:
             losses, self._losses = self._losses, torch.zeros_like(self._losses)
         else:
             losses = self._weighted_loss(self.predictions(chunk), chunk)
@@ -136,11 +135,11 @@ class Objective:
 
     def mean_loss(self, chunks: Iterable[Chunk], weights: Tensor) -> Tensor:
         """Mean loss without the penalty over the one batch of a pass, shape ``(M,)``."""
-        total = torch.zeros(len(weights), dtype=WIDE, device=weights.device)
+        total = torch.zeros(len(weights), dtype=float64, device=weights.device)
         on_rows = self._on_rows(weights)
         for chunk in chunks:
             total += self._weighted_loss(raw_predictions(chunk, on_rows, self.sets), chunk)
-        self.reducer.sum_(total)
+        self.comm.all_reduce_(total)
         return total
 
     def select(self, keep: Tensor) -> None:
@@ -153,11 +152,11 @@ class Objective:
         """The weights on the columns that the chunks hold."""
         if self.scaling is None:
             return weights
-        return self.scaling.fold_back(weights).to(weights.dtype)
+        return self.scaling.from_scaled(weights).to(weights.dtype)
 
     def _over_processes(self, gradient: Tensor) -> None:
         """Add up gradient and loss of a batch, in one message."""
-        self.reducer.sum_(gradient, self._loss)
+        self.comm.all_reduce_(gradient, self._loss)
         self._losses += self._loss
         self._loss.zero_()
 
@@ -166,7 +165,7 @@ class Objective:
         if len(sums) == 1:
             return sums[0] * chunk.scale[0]
         # Batches of a chunk are of one size. Filling a tensor takes no copy to a device.
-        return torch.full(sums.shape[:1], chunk.scale[0], dtype=WIDE, device=raw.device) @ sums
+        return torch.full(sums.shape[:1], chunk.scale[0], dtype=float64, device=raw.device) @ sums
 
     def sum_of_losses(self, raw: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         """Sums over the rows of a batch, or of several, shape ``(..., sets * M)``."""
@@ -175,7 +174,7 @@ class Objective:
             losses *= weight.squeeze(-2)
         *batches, parts, models, rows = losses.shape
         by_set = losses.view(*batches, self.sets, parts // self.sets, models, rows)
-        return by_set.sum(dim=(-3, -1), dtype=WIDE).flatten(-2)
+        return by_set.sum(dim=(-3, -1), dtype=float64).flatten(-2)
 
     def _raw_predictions(self, chunk: Chunk, weights: Tensor) -> "_RawPredictions":
         if chunk.shape not in self._raw:
@@ -208,5 +207,5 @@ def raw_predictions(chunk: Chunk, weights: Tensor, sets: int = 1) -> Tensor:
     raw = _RawPredictions(chunk, weights, sets)
     flat = by_row_block(weights, chunk.shape[1], sets)
     for batch, (_, raw_rows) in zip(chunk.batches, raw.batches, strict=True):
-        batch.predict(flat, out=raw_rows)
+        batch.matmul(flat, out=raw_rows)
     return raw.whole

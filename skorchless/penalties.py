@@ -11,9 +11,9 @@ multiplied by to be one on the user's columns (1 where nothing is standardised).
 from copy import copy
 
 import torch
-from torch import Tensor
+from torch import Tensor, float64
 
-from skorchless.stack import WIDE, select_models
+from skorchless.stack import select_models
 
 
 class ElasticNet:
@@ -23,11 +23,11 @@ class ElasticNet:
     ----------
     alpha, l1_ratio : Tensor of shape (M, 1, 1)
     factor : Tensor of shape (D + 1,)
-        Weight on the user's columns per weight of the engine; 0 for the intercept.
+        Weight on the user's columns per weight of the training loop; 0 for the intercept.
     """
 
     def __init__(self, alpha: Tensor, l1_ratio: Tensor, factor: Tensor) -> None:
-        wide, most = factor.to(WIDE), torch.finfo(factor.dtype).max
+        wide, most = factor.to(float64), torch.finfo(factor.dtype).max
         # In double, since the square of a factor can leave the range of float32.
         l1, l2 = alpha * l1_ratio * wide, alpha * (1.0 - l1_ratio) * wide.square()
         # No penalty times an infinite square is still none.
@@ -45,8 +45,8 @@ class ElasticNet:
 
     def value(self, weights: Tensor) -> Tensor:
         """Penalty of each model, shape ``(M,)``."""
-        wide = weights.to(WIDE)
-        return (0.5 * self.l2 * wide.square() + self.l1 * wide.abs()).sum(dim=(1, 2), dtype=WIDE)
+        wide = weights.to(float64)
+        return (0.5 * self.l2 * wide.square() + self.l1 * wide.abs()).sum(dim=(1, 2), dtype=float64)
 
     def add_gradient_(self, weights: Tensor, gradient: Tensor) -> None:
         """Add the smooth part's gradient to `gradient`, in place."""
@@ -102,9 +102,9 @@ class PenaltySum:
         """The sum of each model, shape ``(M,)``, and start again from zero."""
         total: Tensor | float = 0.0
         if self._squares is not None:
-            total = (0.5 * self.penalty.l2 * self._squares).sum(dim=(1, 2), dtype=WIDE)
+            total = (0.5 * self.penalty.l2 * self._squares).sum(dim=(1, 2), dtype=float64)
             self._squares.zero_()
         if self._magnitudes is not None:
-            total = total + (self.penalty.l1 * self._magnitudes).sum(dim=(1, 2), dtype=WIDE)
+            total = total + (self.penalty.l1 * self._magnitudes).sum(dim=(1, 2), dtype=float64)
             self._magnitudes.zero_()
         return total

@@ -20,9 +20,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: Losses, statistics and quasi-Newton algebra are summed in this dtype, whatever the data's.
-WIDE = torch.float64
-
 
 def stack(
     values: Sequence[float] | np.ndarray, *, dtype: torch.dtype, device: torch.device

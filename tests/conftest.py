@@ -43,7 +43,7 @@ SMALL = {
 def everything_is_large(monkeypatch):
     """From 4 KiB on a matrix is read by blocks of 512 bytes and windows of 4 KiB."""
     for name, size in SMALL.items():
-        monkeypatch.setattr(f"skorchless.sources.limits.{name}", size)
+        monkeypatch.setattr(f"skorchless.data.limits.{name}", size)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects by marks

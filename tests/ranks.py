@@ -51,7 +51,7 @@ class Ranks:
         """Start the processes, in the place of those that an earlier test has broken."""
         if not self._in_step():
             self.close()
-            self._start()
+            self._initial_weights()
             assert self._in_step()
 
     def outcomes(self, function, *arguments, patience=PATIENCE):
@@ -87,7 +87,7 @@ class Ranks:
         self.pipes, self.processes = [], []
         self._all_answered = True
 
-    def _start(self):
+    def _initial_weights(self):
         spawn = multiprocessing.get_context("spawn")
         store = str(self.make_folder() / "store")
         pipes = [spawn.Pipe() for _ in range(self.size)]

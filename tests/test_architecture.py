@@ -1,4 +1,4 @@
-"""The house: who may import whom, and how much a room may hold."""
+"""The layers of the package: which module may import which."""
 
 import ast
 from collections import Counter
@@ -11,13 +11,13 @@ import skorchless
 ROOT = Path(skorchless.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-# From the ground up. A module may import from its own floor and from those below.
-FLOORS = (
-    {"_version", "restoring", "stack", "reducer", "losses", "penalties"},
-    {"sources"},
-    {"objective", "stopping"},
+# From the lowest layer to the highest. A module imports from its own layer and from lower ones.
+LAYERS = (
+    {"_version", "restoring", "stack", "distributed", "losses", "penalties"},
+    {"data"},
+    {"objective"},
     {"optimizers"},
-    {"engine"},
+    {"training"},
     {"estimators"},
     {"model_selection", "display"},
     {"__init__"},
@@ -64,9 +64,9 @@ def imported_modules(path):
             yield name if name in MODULES else name.rpartition(".")[0]
 
 
-def floor(module):
-    room = [*module.split("."), "__init__"][1]
-    return next(level for level, rooms in enumerate(FLOORS) if room in rooms)
+def layer(module):
+    top = [*module.split("."), "__init__"][1]
+    return next(level for level, modules in enumerate(LAYERS) if top in modules)
 
 
 def exported(path):
@@ -76,28 +76,28 @@ def exported(path):
             yield from ast.literal_eval(node.value)
 
 
-def test_every_room_has_a_floor_and_every_floor_its_rooms():
-    rooms = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in FILES}
-    assert sorted(rooms) == sorted(room for rooms in FLOORS for room in rooms)
+def test_every_module_is_in_a_layer():
+    modules = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in FILES}
+    assert sorted(modules) == sorted(module for layer in LAYERS for module in layer)
 
 
 def test_no_import_goes_upwards():
     for path in FILES:
-        own = floor(module_name(path))
-        upwards = [module for module in imported_modules(path) if floor(module) > own]
+        own = layer(module_name(path))
+        upwards = [module for module in imported_modules(path) if layer(module) > own]
         assert upwards == [], path
 
 
 def test_imports_form_no_circle():
     graph = {module: set(imported_modules(path)) for module, path in MODULES.items()}
     order = tuple(TopologicalSorter(graph).static_order())
-    assert order.index("skorchless.stack") < order.index("skorchless.engine")
+    assert order.index("skorchless.stack") < order.index("skorchless.training")
 
 
 def test_scikit_learn_is_unknown_below_the_estimators():
     for path in FILES:
         names = {name.partition(".")[0] for name in imports_of(ast.parse(path.read_text()))}
-        assert "sklearn" not in names or floor(module_name(path)) >= FIRST_TO_KNOW_SKLEARN, path
+        assert "sklearn" not in names or layer(module_name(path)) >= FIRST_TO_KNOW_SKLEARN, path
 
 
 def test_matplotlib_is_not_imported_with_the_module():

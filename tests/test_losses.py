@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from problems import as_target, draw_labels, make, n_outputs
 from scipy.optimize import minimize
+from torch import float64
 from torch.nn import functional as F
 
+from skorchless.distributed import SINGLE_PROCESS
 from skorchless.losses import LOSSES
-from skorchless.reducer import ONE_PROCESS
-from skorchless.stack import WIDE
 
 # What each loss is in torch, summed over everything, for one model with Huber's `delta`.
 IN_TORCH = {
@@ -34,7 +34,7 @@ seeds = st.integers(0, 2**32)
 def draw(name, seed, rows=7):
     generator = torch.Generator().manual_seed(seed)
     shape = (len(DELTAS), n_outputs(name), rows)
-    raw = 3.0 * torch.randn(shape, generator=generator, dtype=WIDE)
+    raw = 3.0 * torch.randn(shape, generator=generator, dtype=float64)
     return raw, as_target(draw_labels(name, rows, generator), n_outputs(name))
 
 
@@ -62,7 +62,7 @@ def test_value_and_residual_are_those_of_torch(name, seed):
     raw = raw.detach()
     loss = make(name, DELTAS)
     torch.testing.assert_close(loss.value(raw, target), expected.detach(), rtol=1e-12, atol=1e-12)
-    residual = loss.residual(raw, target, out=torch.empty_like(raw))
+    residual = loss.gradient(raw, target, out=torch.empty_like(raw))
     torch.testing.assert_close(residual, gradient, rtol=1e-12, atol=1e-12)
 
 
@@ -71,7 +71,7 @@ def test_value_and_residual_are_those_of_torch(name, seed):
 def test_residual_is_the_slope_of_the_value(name, seed):
     raw, target = draw(name, seed)
     loss, step = make(name, DELTAS), 1e-6
-    residual = loss.residual(raw, target, out=torch.empty_like(raw))
+    residual = loss.gradient(raw, target, out=torch.empty_like(raw))
     for k in range(raw.shape[1]):
         above, below = raw.clone(), raw.clone()
         above[:, k] += step
@@ -85,7 +85,7 @@ def test_residual_goes_to_out_and_nowhere_else(name):
     raw, target = draw(name, seed=0)
     before = raw.clone(), target.clone()
     out = torch.empty_like(raw)
-    assert make(name, DELTAS).residual(raw, target, out=out) is out
+    assert make(name, DELTAS).gradient(raw, target, out=out) is out
     make(name, DELTAS).value(raw, target)
     make(name, DELTAS).curvature(raw, target)
     assert torch.equal(raw, before[0])
@@ -100,8 +100,8 @@ def test_curvature_is_positive_and_at_most_the_smoothness(name, seed):
     curvature = loss.curvature(raw, target)
     assert curvature.shape == (len(DELTAS), raw.shape[-1])
     assert (curvature > 0).all()
-    assert (curvature <= loss.smoothness * (1 + 1e-12)).all()
-    if loss.constant_curvature:
+    assert (curvature <= loss.hessian_bound * (1 + 1e-12)).all()
+    if loss.constant_hessian:
         assert torch.equal(curvature, torch.ones_like(curvature))
 
 
@@ -111,10 +111,10 @@ def test_the_hessian_is_the_derivative_of_the_residual(name, seed):
     raw, target = draw(name, seed)
     loss = make(name, DELTAS)
     generator = torch.Generator().manual_seed(seed)
-    tangent = torch.randn(raw.shape, generator=generator, dtype=WIDE)
+    tangent = torch.randn(raw.shape, generator=generator, dtype=float64)
     step = 1e-6
     ahead, behind = (
-        loss.residual(raw + sign * step * tangent, target, out=torch.empty_like(raw))
+        loss.gradient(raw + sign * step * tangent, target, out=torch.empty_like(raw))
         for sign in (1, -1)
     )
     slope = (ahead - behind) / (2 * step)
@@ -128,7 +128,7 @@ def test_the_hessian_is_the_derivative_of_the_residual(name, seed):
 
 
 def test_the_hessian_of_rows_that_are_certain_keeps_its_digits():
-    raw = torch.full((1, 1, 1), 60.0, dtype=WIDE)
+    raw = torch.full((1, 1, 1), 60.0, dtype=float64)
     hessian = make("logistic", [1.0]).hessian(raw, torch.zeros_like(raw))
     assert float(hessian.diagonal) == pytest.approx(np.exp(-60.0), rel=1e-9)
 
@@ -138,11 +138,11 @@ def test_the_hessian_of_rows_that_are_certain_keeps_its_digits():
 def test_the_majorizer_lies_above_the_loss(name, seed):
     raw, target = draw(name, seed)
     loss = make(name, DELTAS)
-    if loss.has_units:  # one number serves all outputs, as their mean
+    if loss.is_regression:  # one number serves all outputs, as their mean
         raw, target = raw[..., :1, :], target[..., :1, :]
     generator = torch.Generator().manual_seed(seed)
-    step = 10.0 * torch.randn(raw.shape, generator=generator, dtype=WIDE)
-    slope = loss.residual(raw, target, out=torch.empty_like(raw))
+    step = 10.0 * torch.randn(raw.shape, generator=generator, dtype=float64)
+    slope = loss.gradient(raw, target, out=torch.empty_like(raw))
     most = loss.majorizer(raw, target).unsqueeze(-2)
     above = loss.value(raw, target) + (slope * step + 0.5 * most * step.square()).sum(dim=-2)
     assert (loss.value(raw + step, target) <= above + 1e-9).all()
@@ -152,17 +152,17 @@ def test_the_majorizer_lies_above_the_loss(name, seed):
 def test_smoothness_is_the_largest_second_derivative(name):
     K = n_outputs(name)
     target = as_target(torch.zeros(1, dtype=torch.long), K) if K > 1 else torch.zeros(1, 1, 1)
-    if LOSSES[name].has_units:
+    if LOSSES[name].is_regression:
         target = torch.zeros_like(target)
-    target = target[0].to(WIDE)
+    target = target[0].to(float64)
     largest = 0.0
     for raw in product([-50.0, 0.0, 50.0], repeat=K):
         hessian = torch.autograd.functional.hessian(
             lambda z: IN_TORCH[name](z.unsqueeze(1), target, 1.0),
-            torch.tensor(raw, dtype=WIDE),
+            torch.tensor(raw, dtype=float64),
         )
         largest = max(largest, float(torch.linalg.eigvalsh(hessian)[-1]))
-    assert LOSSES[name].smoothness == pytest.approx(largest, rel=1e-9)
+    assert LOSSES[name].hessian_bound == pytest.approx(largest, rel=1e-9)
 
 
 @each_loss
@@ -178,14 +178,14 @@ def test_everything_is_finite_far_out(name, dtype):
         value = loss.value(raw, target)
         assert value.isfinite().all()
         assert (value >= 0).all()
-        assert loss.residual(raw, target, out=torch.empty_like(raw)).isfinite().all()
+        assert loss.gradient(raw, target, out=torch.empty_like(raw)).isfinite().all()
         assert (loss.curvature(raw, target) >= 0).all()
 
 
 def mean_loss(name, constant, labels, weight, delta):
     """Weighted mean loss of a model that predicts `constant` for every row."""
     target = as_target(labels, n_outputs(name))
-    raw = torch.as_tensor(constant, dtype=WIDE).view(1, -1, 1).expand(1, -1, len(labels))
+    raw = torch.as_tensor(constant, dtype=float64).view(1, -1, 1).expand(1, -1, len(labels))
     value = make(name, [delta]).value(raw, target)
     return float((value * weight).sum() / weight.sum())
 
@@ -198,13 +198,13 @@ def test_null_models_loss_is_the_loss_of_the_best_constant(name, fit_intercept, 
     generator = torch.Generator().manual_seed(seed)
     K = n_outputs(name)
     labels = draw_labels(name, 60, generator)
-    weight = 0.1 + torch.rand(60, generator=generator, dtype=WIDE)
+    weight = 0.1 + torch.rand(60, generator=generator, dtype=float64)
     value = (
         make(name, DELTAS)
-        .null_model(labels, weight, K, fit_intercept, ONE_PROCESS)
+        .null_model(labels, weight, K, fit_intercept, SINGLE_PROCESS)
         .loss.expand(len(DELTAS))
     )
-    assert value.dtype == WIDE
+    assert value.dtype == float64
     for got, delta in zip(value.tolist(), DELTAS, strict=True):
 
         def of(constant, delta=delta):
@@ -218,14 +218,14 @@ def test_null_models_loss_is_the_loss_of_the_best_constant(name, fit_intercept, 
 
 @each_loss
 def test_null_models_loss_of_rows_that_agree_is_zero(name):
-    if LOSSES[name].has_units:
-        labels = torch.full((5, n_outputs(name)), 3.0, dtype=WIDE)
+    if LOSSES[name].is_regression:
+        labels = torch.full((5, n_outputs(name)), 3.0, dtype=float64)
     else:
         labels = draw_labels(name, 1, torch.Generator().manual_seed(0))
         labels = labels.expand(5, *labels.shape[1:])
     value = (
         make(name, DELTAS)
-        .null_model(labels, torch.ones(5), n_outputs(name), True, ONE_PROCESS)
+        .null_model(labels, torch.ones(5), n_outputs(name), True, SINGLE_PROCESS)
         .loss
     )
     assert value.max() == pytest.approx(0.0, abs=1e-15)
@@ -233,7 +233,7 @@ def test_null_models_loss_of_rows_that_agree_is_zero(name):
 
 def test_the_best_constant_without_intercept_is_an_even_guess():
     labels, weight = torch.tensor([0, 1, 2, 2]), torch.ones(4)
-    value = make("softmax", DELTAS).null_model(labels, weight, 3, False, ONE_PROCESS).loss
+    value = make("softmax", DELTAS).null_model(labels, weight, 3, False, SINGLE_PROCESS).loss
     assert float(value) == pytest.approx(math.log(3))
 
 

@@ -3,13 +3,14 @@
 import pytest
 import torch
 from problems import as_target, draw_data, make, n_outputs, stacked
+from torch import float64
 
-from skorchless.estimators.data import Data
+from skorchless.data import DenseLoader, Moments, make_loader
+from skorchless.estimators.dataset import Data
 from skorchless.losses import LOSSES
-from skorchless.objective import Objective, raw_predictions
+from skorchless.objective import LinearObjective, raw_predictions
 from skorchless.penalties import ElasticNet
-from skorchless.sources import DenseSource, Moments, as_source
-from skorchless.stack import WIDE, pack
+from skorchless.stack import pack
 
 DELTAS = (0.5, 1.0, 2.0)
 MODELS, FEATURES = len(DELTAS), 3
@@ -21,10 +22,10 @@ each_loss = pytest.mark.parametrize("loss", LOSSES)
 
 @pytest.fixture(params=CHUNKS, ids=lambda n_bytes: f"chunks of {n_bytes} bytes", autouse=True)
 def chunk_bytes(request, monkeypatch):
-    monkeypatch.setattr("skorchless.sources.limits.CHUNK_BYTES", request.param)
+    monkeypatch.setattr("skorchless.data.limits.CHUNK_BYTES", request.param)
 
 
-class Problem:
+class FitProblem:
     """A stack of models on random data, and its objective by formula."""
 
     def __init__(self, loss, seed, *, weighted=True, fit_intercept=True):
@@ -32,11 +33,11 @@ class Problem:
         self.data = draw_data(loss, seed, d=FEATURES, weighted=weighted)
         generator = torch.Generator().manual_seed(seed)
         shape = (MODELS, n_outputs(loss), FEATURES + 1)
-        self.weights = torch.randn(shape, generator=generator, dtype=WIDE)
+        self.weights = torch.randn(shape, generator=generator, dtype=float64)
         self.alpha, self.l1_ratio = stacked([0.7, 0.0, 0.2]), stacked([0.3, 0.5, 1.0])
 
-    def source(self, batch_size, scaling=None):
-        return DenseSource(
+    def loader(self, batch_size, scaling=None):
+        return DenseLoader(
             self.data.X,
             self.data.target,
             self.data.weight,
@@ -48,10 +49,10 @@ class Problem:
         )
 
     def objective(self, scaling=None):
-        factor = torch.ones(FEATURES + 1, dtype=WIDE)
+        factor = torch.ones(FEATURES + 1, dtype=float64)
         factor[-1] = 0.0
         penalty = ElasticNet(self.alpha, self.l1_ratio, factor)
-        return Objective(make(self.loss, DELTAS), penalty, scaling)
+        return LinearObjective(make(self.loss, DELTAS), penalty, scaling)
 
     def raw_target_share(self, weights, rows):
         """Raw predictions, targets and weights of some rows."""
@@ -60,7 +61,7 @@ class Problem:
             raw = raw + weights[..., -1:]
         target = as_target(self.data.target, n_outputs(self.loss))[..., rows]
         if self.data.weight is None:
-            return raw, target, torch.ones(len(rows), dtype=WIDE)
+            return raw, target, torch.ones(len(rows), dtype=float64)
         return raw, target, self.data.weight[rows]
 
     def mean_loss(self, weights, rows):
@@ -76,7 +77,7 @@ class Problem:
     def gradient(self, weights, rows):
         """Of the loss and the smooth part of the penalty."""
         raw, target, share = self.raw_target_share(weights, rows)
-        residual = make(self.loss, DELTAS).residual(raw, target, out=torch.empty_like(raw)) * share
+        residual = make(self.loss, DELTAS).gradient(raw, target, out=torch.empty_like(raw)) * share
         coef = residual @ self.data.X[rows] / len(rows)
         coef = coef + self.alpha * (1 - self.l1_ratio) * weights[..., :-1]
         intercept = residual.mean(dim=-1) * float(self.fit_intercept)
@@ -87,10 +88,10 @@ def close(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-11)
 
 
-def descend(objective, source, weights, rate=0.0):
+def descend(objective, loader, weights, rate=0.0):
     """A pass of plain gradient steps; the gradients, and the sum of the batches' objectives."""
-    gradients, value = [], torch.zeros(len(weights), dtype=WIDE)
-    for chunk in source.chunks():
+    gradients, value = [], torch.zeros(len(weights), dtype=float64)
+    for chunk in loader.chunks():
         for gradient in objective.gradients(chunk, weights):
             gradients.append(gradient.clone())
             weights -= rate * gradient
@@ -101,9 +102,9 @@ def descend(objective, source, weights, rate=0.0):
 @each_loss
 @pytest.mark.parametrize("batch_size", [7, 40])
 def test_sets_side_by_side_are_objectives_of_their_own(loss, batch_size):
-    problems = [Problem(loss, seed) for seed in (3, 4)]
+    problems = [FitProblem(loss, seed) for seed in (3, 4)]
     both = Data.side_by_side([problem.data for problem in problems])
-    source = as_source(
+    loader = make_loader(
         both.X,
         both.target,
         both.weight,
@@ -113,24 +114,24 @@ def test_sets_side_by_side_are_objectives_of_their_own(loss, batch_size):
         stack_width=MODELS * both.n_outputs,
         sets=2,
     )
-    factor = torch.ones(FEATURES + 1, dtype=WIDE)
+    factor = torch.ones(FEATURES + 1, dtype=float64)
     factor[-1] = 0.0
     twice = [problems[0].alpha.repeat(2, 1, 1), problems[0].l1_ratio.repeat(2, 1, 1)]
-    objective = Objective(make(loss, DELTAS), ElasticNet(*twice, factor), sets=2)
+    objective = LinearObjective(make(loss, DELTAS), ElasticNet(*twice, factor), sets=2)
     weights = torch.cat([problem.weights for problem in problems])
-    gradients, value = descend(objective, source, weights.clone(), rate=0.1)
+    gradients, value = descend(objective, loader, weights.clone(), rate=0.1)
     for i, problem in enumerate(problems):
         own = slice(i * MODELS, (i + 1) * MODELS)
-        alone = descend(problem.objective(), problem.source(batch_size), weights[own].clone(), 0.1)
+        alone = descend(problem.objective(), problem.loader(batch_size), weights[own].clone(), 0.1)
         for gradient, wanted in zip(gradients, alone[0], strict=True):
             close(gradient[own], wanted)
         close(value[own], alone[1])
 
     keep = torch.tensor([0, 2, MODELS, MODELS + 2])
     objective.select(keep)
-    gradients, _ = descend(objective, source, weights[keep])
+    gradients, _ = descend(objective, loader, weights[keep])
     for i, problem in enumerate(problems):
-        alone, _ = descend(problem.objective(), problem.source(batch_size), problem.weights.clone())
+        alone, _ = descend(problem.objective(), problem.loader(batch_size), problem.weights.clone())
         close(gradients[0][2 * i : 2 * i + 2], alone[0][[0, 2]])
 
 
@@ -138,11 +139,11 @@ def test_sets_side_by_side_are_objectives_of_their_own(loss, batch_size):
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("fit_intercept", [True, False])
 def test_the_full_batch_has_the_objective_and_its_gradient(loss, weighted, fit_intercept):
-    problem = Problem(loss, 0, weighted=weighted, fit_intercept=fit_intercept)
+    problem = FitProblem(loss, 0, weighted=weighted, fit_intercept=fit_intercept)
     rows = torch.arange(len(problem.data.X))
     objective = problem.objective()
     for _ in range(2):  # nothing is left over from the pass before
-        (gradient,), value = descend(objective, problem.source(len(rows)), problem.weights)
+        (gradient,), value = descend(objective, problem.loader(len(rows)), problem.weights)
         close(gradient, problem.gradient(problem.weights, rows))
         expected = problem.mean_loss(problem.weights, rows) + problem.penalty(problem.weights)
         close(value, expected)
@@ -151,10 +152,10 @@ def test_the_full_batch_has_the_objective_and_its_gradient(loss, weighted, fit_i
 @each_loss
 @pytest.mark.parametrize("batch_size", [1, 7, 32])
 def test_each_batch_is_taken_at_the_weights_of_its_time(loss, batch_size):
-    problem = Problem(loss, 1)
-    weights, expected = problem.weights.clone(), torch.zeros(MODELS, dtype=WIDE)
+    problem = FitProblem(loss, 1)
+    weights, expected = problem.weights.clone(), torch.zeros(MODELS, dtype=float64)
     moved = problem.weights.clone()
-    gradients, value = descend(problem.objective(), problem.source(batch_size), moved, rate=0.1)
+    gradients, value = descend(problem.objective(), problem.loader(batch_size), moved, rate=0.1)
     batches = torch.arange(len(problem.data.X)).split(batch_size)
     for rows, gradient in zip(batches, gradients, strict=True):
         expected += problem.mean_loss(weights, rows) + problem.penalty(weights)
@@ -166,49 +167,49 @@ def test_each_batch_is_taken_at_the_weights_of_its_time(loss, batch_size):
 
 @each_loss
 def test_mean_loss_leaves_out_the_penalty(loss):
-    problem = Problem(loss, 2)
+    problem = FitProblem(loss, 2)
     rows = torch.arange(len(problem.data.X))
-    source = problem.source(len(rows))
-    value = problem.objective().mean_loss(source.chunks(), problem.weights)
+    loader = problem.loader(len(rows))
+    value = problem.objective().mean_loss(loader.chunks(), problem.weights)
     close(value, problem.mean_loss(problem.weights, rows))
 
 
 @each_loss
 def test_standardising_the_weights_is_standardising_the_rows(loss):
-    problem = Problem(loss, 3)
+    problem = FitProblem(loss, 3)
     X = problem.data.X.mul_(torch.tensor([1.0, 30.0, 0.1])).add_(torch.tensor([1.0, 5.0, -0.3]))
-    scaling = Moments.of(X, None).scaling(centre=True, dtype=WIDE)
-    source = problem.source(len(X))
-    on_rows = descend(problem.objective(), source.scaled(scaling), problem.weights)
-    on_weights = descend(problem.objective(scaling), source, problem.weights)
+    scaling = Moments.of(X, None).scaling(centre=True, dtype=float64)
+    loader = problem.loader(len(X))
+    on_rows = descend(problem.objective(), loader.scaled(scaling), problem.weights)
+    on_weights = descend(problem.objective(scaling), loader, problem.weights)
     close(on_weights[0][0], on_rows[0][0])
     close(on_weights[1], on_rows[1])
     validation = [
-        problem.objective().mean_loss(source.scaled(scaling).chunks(), problem.weights),
-        problem.objective(scaling).mean_loss(source.chunks(), problem.weights),
+        problem.objective().mean_loss(loader.scaled(scaling).chunks(), problem.weights),
+        problem.objective(scaling).mean_loss(loader.chunks(), problem.weights),
     ]
     close(*validation)
 
 
 @each_loss
 def test_selected_models_go_on_as_before(loss):
-    problem = Problem(loss, 4)
-    keep, source = torch.tensor([2, 0]), problem.source(len(problem.data.X))
+    problem = FitProblem(loss, 4)
+    keep, loader = torch.tensor([2, 0]), problem.loader(len(problem.data.X))
     objective = problem.objective()
-    (gradient,), value = descend(objective, source, problem.weights)
+    (gradient,), value = descend(objective, loader, problem.weights)
     objective.select(keep)
-    (chosen,), chosen_value = descend(objective, source, problem.weights[keep])
+    (chosen,), chosen_value = descend(objective, loader, problem.weights[keep])
     close(chosen, gradient[keep])
     close(chosen_value, value[keep])
 
 
 @each_loss
 def test_one_model_out_of_bounds_leaves_the_others_alone(loss):
-    problem = Problem(loss, 5)
-    source = problem.source(len(problem.data.X))
-    (expected,), value = descend(problem.objective(), source, problem.weights)
+    problem = FitProblem(loss, 5)
+    loader = problem.loader(len(problem.data.X))
+    (expected,), value = descend(problem.objective(), loader, problem.weights)
     problem.weights[1] = torch.inf
-    (gradient,), poisoned = descend(problem.objective(), source, problem.weights)
+    (gradient,), poisoned = descend(problem.objective(), loader, problem.weights)
     assert not poisoned[1].isfinite()
     for model in (0, 2):
         close(gradient[model], expected[model])
@@ -217,7 +218,7 @@ def test_one_model_out_of_bounds_leaves_the_others_alone(loss):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_raw_predictions_are_products_with_the_rows(dtype):
-    source = DenseSource(
+    loader = DenseLoader(
         torch.arange(12, dtype=dtype).view(6, 2),
         torch.zeros(6, 2, dtype=dtype),
         None,
@@ -228,7 +229,7 @@ def test_raw_predictions_are_products_with_the_rows(dtype):
     )
     weights = torch.randn(2, 2, 3, dtype=dtype)
     raw = torch.cat(
-        [raw_predictions(chunk, weights).squeeze(1).squeeze(0) for chunk in source.chunks()], dim=-1
+        [raw_predictions(chunk, weights).squeeze(1).squeeze(0) for chunk in loader.chunks()], dim=-1
     )
-    expected = weights[..., :-1] @ source.X.T + weights[..., -1:]
+    expected = weights[..., :-1] @ loader.X.T + weights[..., -1:]
     torch.testing.assert_close(raw, expected)

@@ -4,9 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from problems import stacked
+from torch import float64
 
 from skorchless.penalties import ElasticNet, PenaltySum
-from skorchless.stack import WIDE
 
 MODELS, OUTPUTS, FEATURES = 3, 2, 4
 seeds = st.integers(0, 2**32)
@@ -15,7 +15,7 @@ shares = st.lists(st.sampled_from([0.0, 0.3, 1.0]), min_size=MODELS, max_size=MO
 
 def factor(generator):
     """Column factors, 0 for the intercept."""
-    values = 0.5 + torch.rand(FEATURES + 1, generator=generator, dtype=WIDE)
+    values = 0.5 + torch.rand(FEATURES + 1, generator=generator, dtype=float64)
     values[-1] = 0.0
     return values
 
@@ -23,8 +23,8 @@ def factor(generator):
 def draw(seed, l1_ratio, alphas=(0.7, 0.0, 2.0)):
     generator = torch.Generator().manual_seed(seed)
     scale = factor(generator)
-    weights = torch.randn(MODELS, OUTPUTS, FEATURES + 1, generator=generator, dtype=WIDE)
-    metric = 0.1 + torch.rand(weights.shape, generator=generator, dtype=WIDE)
+    weights = torch.randn(MODELS, OUTPUTS, FEATURES + 1, generator=generator, dtype=float64)
+    metric = 0.1 + torch.rand(weights.shape, generator=generator, dtype=float64)
     return ElasticNet(stacked(alphas), stacked(l1_ratio), scale), weights, metric, scale
 
 
@@ -97,11 +97,11 @@ def test_penalty_sum_is_the_sum_of_the_values(seed, l1_ratio, steps):
     penalty, weights, _, _ = draw(seed, l1_ratio)
     running = PenaltySum(penalty, weights)
     for _ in range(2):  # taking the sum starts it anew
-        expected = torch.zeros(MODELS, dtype=WIDE)
+        expected = torch.zeros(MODELS, dtype=float64)
         for step in range(steps):
             running.add(weights - step)
             expected += penalty.value(weights - step)
-        total = torch.as_tensor(running.take(), dtype=WIDE).expand(MODELS)
+        total = torch.as_tensor(running.take(), dtype=float64).expand(MODELS)
         torch.testing.assert_close(total, expected, rtol=1e-12, atol=1e-12)
 
 
@@ -115,7 +115,7 @@ def test_penalty_sum_is_the_sum_of_the_values(seed, l1_ratio, steps):
     ],
 )
 def test_a_stack_knows_what_there_is_to_do(alphas, l1_ratio, has_l1, has_l2):
-    scale = torch.tensor([1.0, 1.0, 0.0], dtype=WIDE)
+    scale = torch.tensor([1.0, 1.0, 0.0], dtype=float64)
     penalty = ElasticNet(stacked(alphas), stacked(l1_ratio), scale)
     assert (penalty.has_l1, penalty.has_l2) == (has_l1, has_l2)
     assert penalty.is_active == (has_l1 or has_l2)

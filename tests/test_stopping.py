@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from skorchless.stopping import BestWeights, Patience
+from skorchless.training import BestWeights, Patience
 
 
 def update_all(patience, curves):

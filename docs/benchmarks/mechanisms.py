@@ -30,11 +30,11 @@ from tools import print_setting, print_table
 
 import skorchless.estimators.batched as batched
 import skorchless.estimators.head_start as head_start
-import skorchless.estimators.training as training
+import skorchless.estimators.solve as training
 import skorchless.estimators.working_columns as working_columns
 import skorchless.model_selection.moments as moments
-import skorchless.optimizers.curvature as curvature
-import skorchless.optimizers.history as history
+import skorchless.optimizers.hessian_estimator as curvature
+import skorchless.optimizers.lbfgs as history
 import skorchless.optimizers.proximal_newton as proximal_newton
 import skorchless.optimizers.quasi_newton as quasi_newton
 from skorchless import BatchedGridSearchCV, TorchLinearRegressor, TorchSoftmaxClassifier
@@ -80,7 +80,7 @@ def nothing(*_: object, **__: object) -> None:
 
 
 def only_whole_hessian(init: Callable[..., None]) -> Callable[..., None]:
-    """`Curvature.__init__` without products with the Hessian where it is not factored."""
+    """`HessianEstimator.__init__` without products with the Hessian where it is not factored."""
 
     def __init__(self: Any, *arguments: Any) -> None:
         init(self, *arguments)
@@ -89,23 +89,23 @@ def only_whole_hessian(init: Callable[..., None]) -> Callable[..., None]:
     return __init__
 
 
-Curvature, QuasiNewton = curvature.Curvature, quasi_newton.QuasiNewton
+HessianEstimator, QuasiNewton = curvature.HessianEstimator, quasi_newton.QuasiNewton
 MECHANISMS = [
-    Mechanism("curvature pairs", ((history.History, "add", nothing),), (history,)),
+    Mechanism("curvature pairs", ((history.LBFGSMemory, "add", nothing),), (history,)),
     Mechanism(
         "conjugate gradients with the Hessian",
-        ((Curvature, "__init__", only_whole_hessian(Curvature.__init__)),),
+        ((HessianEstimator, "__init__", only_whole_hessian(HessianEstimator.__init__)),),
         (
             quasi_newton.conjugate_gradients,
-            Curvature.hessian,
+            HessianEstimator.hessian,
             QuasiNewton._solve_roughly,
             QuasiNewton._accuracy,
         ),
     ),
     Mechanism(
         "whole Hessian",
-        ((Curvature, "_affords_hessian", no),),
-        (curvature.softmax_hessian, Curvature._softmax_hessian),
+        ((HessianEstimator, "_affords_hessian", no),),
+        (curvature.softmax_hessian, HessianEstimator._softmax_hessian),
     ),
     Mechanism(
         "any Hessian on all rows",
@@ -114,12 +114,12 @@ MECHANISMS = [
     Mechanism(
         "best of several lengths",
         ((QuasiNewton, "_choose_length", nothing),),
-        (QuasiNewton._choose_length, Curvature.along),
+        (QuasiNewton._choose_length, HessianEstimator.along),
     ),
     Mechanism(
         "curvature shared by alike models",
         ((curvature, "WORTH_SHARING", np.inf),),
-        (curvature.cluster_by_curvature, Curvature._measure),
+        (curvature.cluster_by_curvature, HessianEstimator._measure),
     ),
     Mechanism(
         "start at the optimum of fewer rows",
@@ -128,8 +128,8 @@ MECHANISMS = [
     ),
     Mechanism(
         "squares of columns that a sample misses",
-        ((Curvature, "_with_missed", lambda self, moments, total: moments),),
-        (Curvature._with_missed,),
+        ((HessianEstimator, "_with_missed", lambda self, moments, total: moments),),
+        (HessianEstimator._with_missed,),
     ),
     Mechanism(
         "curvature measured anew as it moves",
@@ -137,8 +137,8 @@ MECHANISMS = [
     ),
     Mechanism(
         "all rows where an end is in doubt",
-        ((Curvature, "take_all_rows", no),),
-        (Curvature.take_all_rows,),
+        ((HessianEstimator, "take_all_rows", no),),
+        (HessianEstimator.take_all_rows,),
     ),
     Mechanism(
         "damping",
@@ -147,7 +147,7 @@ MECHANISMS = [
             QuasiNewton._damp_more,
             QuasiNewton._adapt_damping,
             QuasiNewton._undamped_distance,
-            Curvature._majorizer,
+            HessianEstimator._majorizer,
         ),
     ),
     Mechanism(
@@ -157,8 +157,8 @@ MECHANISMS = [
     ),
     Mechanism(
         "moments of a sample for wide least squares",
-        ((Curvature, "_saves_work", staticmethod(no)),),
-        (Curvature._saves_work,),
+        ((HessianEstimator, "_saves_work", staticmethod(no)),),
+        (HessianEstimator._saves_work,),
     ),
     Mechanism(
         "small float32 tables in double precision",

@@ -91,7 +91,7 @@ def run(kind: str, rule: str, folder: str, limit: int) -> None:
     if limit:
         resource.setrlimit(resource.RLIMIT_DATA, (limit * MIB, limit * MIB))
     if kind == "array":  # as if it were small: a permutation of all rows, targets that are kept
-        from skorchless.sources import limits
+        from skorchless.data import limits
 
         limits.LARGE_BYTES = 2**62
     X = np.load(Path(folder) / "X.npy", mmap_mode="r" if kind == "map" else None)
@@ -105,11 +105,11 @@ def run(kind: str, rule: str, folder: str, limit: int) -> None:
         while not done.wait(0.005):
             most = max(most, anonymous())
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+    observer = threading.Thread(target=watch)
+    observer.start()
     model = TorchSoftmaxClassifier(random_state=0, **OPTIMUM[rule]).fit(X, y)
     done.set()
-    watcher.join()
+    observer.join()
 
     seconds = [np.inf, np.inf]  # the best of two turns: what else runs only ever costs time
     for _ in range(2):

@@ -16,17 +16,18 @@ from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
-from skorchless.engine import ModelResult
+from skorchless.data import Matrix
+from skorchless.distributed import SINGLE_PROCESS, Communicator
 from skorchless.estimators import checks
 from skorchless.estimators.callbacks import (
     Callbacks,
     CallbackSupportMixin,
-    FitWatcher,
+    FitObserver,
     has_callbacks,
     print_line,
     with_callbacks,
 )
-from skorchless.estimators.data import (
+from skorchless.estimators.dataset import (
     Data,
     Factors,
     check_complete,
@@ -43,30 +44,29 @@ from skorchless.estimators.parameters import (
     warn_of_unused,
 )
 from skorchless.estimators.predictions import Portable, raw_predictions
-from skorchless.estimators.problem import Outcome, Task
+from skorchless.estimators.problem import FitResult, Task
 from skorchless.estimators.runtime import (
     check_agreement,
     check_some_rows,
     check_start,
+    communicator_of,
     facts_of,
+    generator_of_rank,
     is_worth_moving,
     memory_errors,
     on_enough_threads,
-    rank_generator,
-    reducer_of,
     resolve_device,
     where_double_is,
 )
-from skorchless.estimators.training import fit_stack
-from skorchless.reducer import ONE_PROCESS, Reducer
+from skorchless.estimators.solve import fit_stack
 from skorchless.restoring import restore
-from skorchless.sources import Matrix
+from skorchless.training import TrainingResult
 
 #: Where the documentation is; pyproject.toml names it too.
 DOCUMENTATION = "https://skorchless.readthedocs.io/en/stable/"
 
 #: Attributes that the next fit may not set, or only in its end.
-OF_A_WHOLE_FIT = (
+RESET_BY_FIT = (
     "validation_loss_curve_",
     "converged_",
     "learning_rate_",
@@ -215,7 +215,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         """Check y for itself."""
         raise NotImplementedError
 
-    def _encode(self, y: Any, name: str, reducer: Reducer, *, reset: bool) -> tuple[Tensor, int]:
+    def _encode(self, y: Any, name: str, comm: Communicator, *, reset: bool) -> tuple[Tensor, int]:
         """Return targets and the number of outputs; `reset` learns shape or classes."""
         raise NotImplementedError
 
@@ -227,7 +227,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
                 "over the data. Set early_stopping=False."
             )
 
-    def _class_weights(self, data: Data, reducer: Reducer) -> Factors | None:
+    def _class_weights(self, data: Data, comm: Communicator) -> Factors | None:
         """What each class counts, shape ``(n_classes,)``."""
         return None
 
@@ -294,9 +294,9 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         """
         warn_of_unused(self, stacklevel=2)
         init, validation = (coef_init, intercept_init), (X_val, y_val, sample_weight_val)
-        reducer = reducer_of(self.distributed)
-        outcome = reducer.together(
-            partial(self._fit, reducer, X, y, sample_weight, init, validation),
+        comm = communicator_of(self.distributed)
+        outcome = comm.together(
+            partial(self._fit, comm, X, y, sample_weight, init, validation),
             undo=partial(restore, self, dict(vars(self))),
         )
         if outcome.interrupt is not None:
@@ -309,22 +309,22 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
     @with_callbacks
     def _fit(
         self,
-        reducer: Reducer,
+        comm: Communicator,
         X: Any,
         y: Any,
         sample_weight: Any,
         init: tuple[Any, Any],
         held_out: tuple[Any, Any, Any],
-    ) -> Outcome:
-        task = reducer.checked(
-            partial(self._prepare, X, y, sample_weight, *init, *held_out, reducer=reducer)
+    ) -> FitResult:
+        task = comm.checked(
+            partial(self._prepare, X, y, sample_weight, *init, *held_out, comm=comm)
         )
         # Callbacks see the model between passes: nothing in it may be of the fit before.
-        for name in OF_A_WHOLE_FIT:
+        for name in RESET_BY_FIT:
             self.__dict__.pop(name, None)
         callbacks = Callbacks(self, X, y, sample_weight) if has_callbacks(self) else None
         outcome = self._train(task, callbacks=callbacks)
-        self._publish(outcome, task)
+        self._set_fitted_attributes(outcome, task)
         if callbacks is not None:
             callbacks.on_fit_end()
         return outcome
@@ -339,7 +339,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         X_val: Any = None,
         y_val: Any = None,
         sample_weight_val: Any = None,
-        reducer: Reducer = ONE_PROCESS,
+        comm: Communicator = SINGLE_PROCESS,
     ) -> Task:
         """Check what `fit` is given and split off what it validates on; learns shapes, classes."""
         check_parameters(type(self).__name__, self._parameters())
@@ -348,18 +348,18 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
             checks.check_same_device(X, X_val=X_val)
         held_out = (X_val, y_val, sample_weight_val)
         facts = {"the method": "fit", "passing X_val": X_val is not None}
-        data = self._training_data(X, y, sample_weight, reducer, facts, reset=True)
+        data = self._training_data(X, y, sample_weight, comm, facts, reset=True)
         given = {"coef_init": coef_init, "intercept_init": intercept_init}
         init = {name: value for name, value in given.items() if value is not None}
-        start = self._start(data, previous, init, go_on=self.warm_start)
-        check_start(reducer, start)
-        generator = rank_generator(reducer, self.random_state)
-        class_weights = self._class_weights(data, reducer)
-        data, _ = data.reweighted(class_weights, reducer)
-        data, validation = self._validation(data, held_out, generator, reducer)
+        start = self._initial_weights(data, previous, init, go_on=self.warm_start)
+        check_start(comm, start)
+        generator = generator_of_rank(comm, self.random_state)
+        class_weights = self._class_weights(data, comm)
+        data, _ = data.reweighted(class_weights, comm)
+        data, validation = self._validation(data, held_out, generator, comm)
         if X_val is not None and validation is not None:
-            validation, _ = validation.reweighted(class_weights, reducer, name="y_val")
-        return Task(data, start, generator, validation, reducer=reducer)
+            validation, _ = validation.reweighted(class_weights, comm, name="y_val")
+        return Task(data, start, generator, validation, comm=comm)
 
     def _partial_fit(
         self, X: Any, y: Any, sample_weight: Any, *, first: bool, classes: Any = None
@@ -367,9 +367,9 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         """One pass; the `first` call learns shapes, the others go on from where it stopped."""
         if first:
             warn_of_unused(self, one_pass=True, stacklevel=3)
-        reducer = reducer_of(self.distributed)
-        reducer.together(
-            partial(self._make_pass, reducer, X, y, sample_weight, first=first, classes=classes),
+        comm = communicator_of(self.distributed)
+        comm.together(
+            partial(self._make_pass, comm, X, y, sample_weight, first=first, classes=classes),
             undo=partial(restore, self, dict(vars(self))),
         )
         return self
@@ -377,7 +377,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
     @memory_errors()
     def _make_pass(
         self,
-        reducer: Reducer,
+        comm: Communicator,
         X: Any,
         y: Any,
         sample_weight: Any,
@@ -392,17 +392,17 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
             check_parameters(type(self).__name__, self._parameters())
             self._check_pass(first=first, classes=classes)
             facts = {"the method": "partial_fit", "whether it is the first call": first}
-            data = self._training_data(X, y, sample_weight, reducer, facts, reset=first)
+            data = self._training_data(X, y, sample_weight, comm, facts, reset=first)
             unit = memory.weight_unit if memory.passes else None
-            data, unit = data.reweighted(self._class_weights(data, reducer), reducer, unit)
-            start = self._start(data, previous, {}, go_on=True)
-            check_start(reducer, start)
-            generator = rank_generator(reducer, self.random_state)
-            return Task(data, start, generator, reducer=reducer), unit
+            data, unit = data.reweighted(self._class_weights(data, comm), comm, unit)
+            start = self._initial_weights(data, previous, {}, go_on=True)
+            check_start(comm, start)
+            generator = generator_of_rank(comm, self.random_state)
+            return Task(data, start, generator, comm=comm), unit
 
-        task, unit = reducer.checked(prepare)
+        task, unit = comm.checked(prepare)
         outcome = self._train(task, memory=memory)
-        self._publish(outcome, task)
+        self._set_fitted_attributes(outcome, task)
         del self.converged_  # one pass is not meant to converge
         if not first:
             self.loss_curve_ = np.append(previous.get("loss_curve_", []), self.loss_curve_)
@@ -423,7 +423,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         X: Any,
         y: Any,
         sample_weight: Any,
-        reducer: Reducer,
+        comm: Communicator,
         facts: dict[str, Any],
         *,
         reset: bool,
@@ -440,12 +440,12 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
             checks.check_same_device(X, y=y, sample_weight=sample_weight)
             place()  # refuses a device before there is work on it
             X, y, sample_weight = where_double_is(X, y, sample_weight)
-        checked = checks.features(self, X, reset=reset, min_rows=2 - min(reducer.size, 2))
-        check_agreement(reducer, facts_of(self, checked) | facts)
+        checked = checks.check_X(self, X, reset=reset, min_rows=2 - min(comm.size, 2))
+        check_agreement(comm, facts_of(self, checked) | facts)
 
         def placed() -> Data:
-            data = self._weighted_data(checked, y, sample_weight, reducer, reset=reset)
-            sizes = reducer.exchange((checked.numel() * data.n_outputs, len(checked)))
+            data = self._weighted_data(checked, y, sample_weight, comm, reset=reset)
+            sizes = comm.all_gather_object((checked.numel() * data.n_outputs, len(checked)))
             work, n_rows = map(sum, zip(*sizes, strict=True))
             one_pass = facts["the method"] == "partial_fit"
             worth = is_worth_moving(self._parameters(), work, n_rows, one_pass=one_pass)
@@ -458,7 +458,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         X: Matrix,
         y: Any,
         sample_weight: Any,
-        reducer: Reducer,
+        comm: Communicator,
         *,
         reset: bool,
         suffix: str = "",
@@ -468,19 +468,19 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         checks.check_same_device(X, **others)
         target = self._check_target(y, "y" + suffix)
         checks.check_lengths(X, target, "y" + suffix)
-        weight = checks.weights(
-            sample_weight, len(X), "sample_weight" + suffix, all_zero=reducer.size > 1
+        weight = checks.check_sample_weight(
+            sample_weight, len(X), "sample_weight" + suffix, all_zero=comm.size > 1
         )
         if weight is not None and not bool((weight > 0).all()):
             weight = weight.to(X.device)
             kept = weight > 0
             X, weight = X.index_select(0, kept.nonzero().view(-1)), weight[kept]
             target = target[kept.numpy(force=True) if isinstance(target, np.ndarray) else kept]
-        check_some_rows(reducer, len(X), checks.NO_WEIGHT)
-        encoded, n_outputs = self._encode(target, "y" + suffix, reducer, reset=reset)
+        check_some_rows(comm, len(X), checks.NO_WEIGHT)
+        encoded, n_outputs = self._encode(target, "y" + suffix, comm, reset=reset)
         return Data(X, encoded, weight, n_outputs)
 
-    def _start(
+    def _initial_weights(
         self, data: Data, previous: dict[str, Any], init: dict[str, Any], *, go_on: bool
     ) -> np.ndarray:
         """Weights to start from, shape ``(1, K, D + 1)``."""
@@ -498,20 +498,20 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         data: Data,
         held_out: tuple[Any, Any, Any],
         generator: torch.Generator,
-        reducer: Reducer,
+        comm: Communicator,
     ) -> tuple[Data, Data | None]:
         """The rows to train on and those to validate on, if any."""
         X_val, y_val, sample_weight_val = held_out
         check_complete(*held_out)
         if X_val is not None:
             X_val, y_val, sample_weight_val = where_double_is(*held_out)
-            min_rows = 2 - min(reducer.size, 2)
-            checked = checks.features(self, X_val, reset=False, name="X_val", min_rows=min_rows)
+            min_rows = 2 - min(comm.size, 2)
+            checked = checks.check_X(self, X_val, reset=False, name="X_val", min_rows=min_rows)
             validation = self._weighted_data(
                 checked.to(data.X.dtype),
                 y_val,
                 sample_weight_val,
-                reducer,
+                comm,
                 reset=False,
                 suffix="_val",
             )
@@ -519,21 +519,21 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         if not self.early_stopping:
             return data, None
         classes = self.__dict__["classes_"] if is_classifier(self) else None
-        return hold_out(data, self.validation_fraction, generator, reducer, classes)
+        return hold_out(data, self.validation_fraction, generator, comm, classes)
 
     def _train(
         self, task: Task, *, memory: Memory | None = None, callbacks: Callbacks | None = None
-    ) -> Outcome:
+    ) -> FitResult:
         watch = None
         if self.verbose or callbacks is not None:
             report = None
-            if self.verbose and task.reducer.rank == 0:
+            if self.verbose and task.comm.rank == 0:
                 quasi_newton = chosen_optimizer(self._parameters()) == "quasi-newton"
                 counted = "iteration" if quasi_newton and memory is None else "epoch"
                 before = 0 if memory is None else memory.passes
                 begun = time.perf_counter()
                 report = partial(print_line, int(self.verbose), counted, before, begun)
-            watch = partial(FitWatcher, callbacks, self._attributes, report)
+            watch = partial(FitObserver, callbacks, self._attributes, report)
         outcome = fit_stack(
             [self._parameters()],
             self._loss_name(task.data.n_outputs),
@@ -548,7 +548,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
             raise outcome.interrupt
         return outcome
 
-    def _publish(self, outcome: Outcome, task: Task, model: int = 0) -> None:
+    def _set_fitted_attributes(self, outcome: FitResult, task: Task, model: int = 0) -> None:
         """Set the fitted attributes to what came of one model of the stack."""
         result, weights = outcome.results[model], outcome.weights[model]
         assert weights is not None
@@ -559,7 +559,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         self.optimizer_ = outcome.optimizer
         self.device_ = str(task.data.X.device)
 
-    def _attributes(self, result: ModelResult, weights: np.ndarray) -> dict[str, Any]:
+    def _attributes(self, result: TrainingResult, weights: np.ndarray) -> dict[str, Any]:
         """Those that follow a model from pass to pass; `weights` are of shape ``(K, D + 1)``."""
         shape = self._coef_shape(len(weights), weights.shape[1] - 1)
         intercept = weights[:, -1].copy()
@@ -574,11 +574,11 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
             attributes["validation_loss_curve_"] = np.array(result.validation_loss_curve)
         return attributes
 
-    def _has_converged(self, result: ModelResult) -> bool:
+    def _has_converged(self, result: TrainingResult) -> bool:
         """Whether training ended as the user wanted it to, and nothing of it was lost."""
         return not result.lost_digits and (result.converged or self.tol is None)
 
-    def _warn_not_converged(self, result: ModelResult) -> None:
+    def _warn_not_converged(self, result: TrainingResult) -> None:
         """Say why training ended before `tol` was reached, and what helps."""
         reached = result.loss_curve[result.best_iter - 1]
         said = [] if result.converged or self.tol is None else [self._why_training_ended(result)]
@@ -592,7 +592,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
             said.append(f"The objective is {reached:.6g}.")
         warnings.warn(" ".join(said), ConvergenceWarning, stacklevel=3)
 
-    def _why_training_ended(self, result: ModelResult) -> str:
+    def _why_training_ended(self, result: TrainingResult) -> str:
         """Why training ended before `tol` was reached, and the cure."""
         name = type(self).__name__
         if result.stuck:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.interpolate import CubicSpline
-from torch import Tensor
+from torch import Tensor, float64
 
-from skorchless.engine import ModelResult
+from skorchless.data import Matrix, affords_gram
+from skorchless.data.limits import WIDE_ROWS
 from skorchless.estimators import checks
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.callbacks import has_callbacks
@@ -25,18 +26,16 @@ from skorchless.estimators.parameters import (
     keep_quiet,
 )
 from skorchless.estimators.predictions import raw_predictions
-from skorchless.estimators.problem import Outcome, Task
+from skorchless.estimators.problem import FitResult, Task
 from skorchless.estimators.runtime import memory_errors, own_settings
-from skorchless.estimators.training import fit_stack
+from skorchless.estimators.solve import fit_stack
 from skorchless.losses import NullModel
-from skorchless.optimizers.curvature import sample_size
-from skorchless.optimizers.descent import stop_distance
-from skorchless.optimizers.history import pairs_of
+from skorchless.optimizers.hessian_estimator import sample_size
+from skorchless.optimizers.lbfgs import pairs_of
 from skorchless.optimizers.least_squares import Comoments
+from skorchless.optimizers.line_search import stop_distance
 from skorchless.restoring import without_numpy_warnings
-from skorchless.sources import Matrix, affords_gram
-from skorchless.sources.limits import WIDE_ROWS
-from skorchless.stack import WIDE
+from skorchless.training import TrainingResult
 
 #: Parameters that every model of a stack has for itself, as long as they are numbers.
 STACKED = ("learning_rate", "alpha", "l1_ratio", "momentum", "delta", "tol")
@@ -223,7 +222,7 @@ def _fit_stack(members: Sequence[tuple[BatchedFit, int]], task: Task) -> None:
         for place, ((fit, i), model) in enumerate(zip(members, models, strict=True)):
             fit.errors[i] = outcome.failure(place)
             if fit.errors[i] is None:
-                model._publish(outcome, task, place)
+                model._set_fitted_attributes(outcome, task, place)
             else:
                 model.loss_curve_ = np.array(outcome.results[place].loss_curve)
     except Exception as error:
@@ -245,7 +244,7 @@ def _models_a_stack(parameters: Parameters, task: Task) -> int:
         numbers += 3 * pairs_of(weights) * weights
         numbers += rank * (4 * rank + WIDE_ROWS) if affords_gram(task.data.X) else columns
         numbers += min(n, sample_size(columns)) * 4 * task.data.n_outputs
-    return max(1, STACK_BYTES // (WIDE.itemsize * numbers))
+    return max(1, STACK_BYTES // (float64.itemsize * numbers))
 
 
 def _share_steps(parameters: Parameters, tasks: Sequence[Task], n_models: int) -> bool:
@@ -302,7 +301,7 @@ def predict_together(models: Sequence[TorchLinearModel], X: Any) -> np.ndarray:
 
 def fit_candidates(
     candidates: Sequence[Parameters], loss_name: str, task: Task, moments: Comoments | None = None
-) -> Outcome:
+) -> FitResult:
     """Train M candidates on the same data, as `fit_stack` does, but in the fastest way.
 
     Squared error is solved from second moments, and large problems along the path of their optima.
@@ -338,14 +337,14 @@ def _only_the_optimum_matters(parameters: Parameters) -> bool:
     )
 
 
-def _fit_along_path(candidates: Sequence[Parameters], loss_name: str, task: Task) -> Outcome:
+def _fit_along_path(candidates: Sequence[Parameters], loss_name: str, task: Task) -> FitResult:
     """Train candidates in turns, each of which starts from the optima of the one before."""
     with_l1 = bool(candidates[0]["l1_ratio"])
     size = np.log([c["alpha"] * (c["l1_ratio"] if with_l1 else 1.0) for c in candidates])
     order = np.argsort(-size, kind="stable")
     first = order[np.unique([*range(0, len(order), STRIDE), len(order) - 1])]
     turns = [*order[:, np.newaxis]] if with_l1 else [first, np.setdiff1d(order, first)]
-    outcomes: list[Outcome] = []
+    outcomes: list[FitResult] = []
     for before, turn in zip([first, *turns], turns, strict=False):
         if outcomes and all(outcomes[-1].failure(i) is None for i in range(len(before))):
             optima = np.stack([weights for weights in outcomes[-1].weights if weights is not None])
@@ -370,11 +369,11 @@ def _fit_along_path(candidates: Sequence[Parameters], loss_name: str, task: Task
 
 def _solve_or_fit(
     candidates: Sequence[Parameters], loss_name: str, task: Task, moments: Comoments | None
-) -> Outcome:
+) -> FitResult:
     """Solve candidates from second moments, and fit those for which that would lose digits."""
     X, data = task.data.X, task.data
 
-    def solve() -> tuple[Outcome, np.ndarray]:
+    def solve() -> tuple[FitResult, np.ndarray]:
         known = moments or Comoments.of(X, data.target, data.weight)
         return solve_from_moments(candidates, known, X.dtype)
 
@@ -403,7 +402,7 @@ def may_use_moments(candidates: Sequence[Parameters], X: Matrix) -> bool:
 @without_numpy_warnings
 def solve_from_moments(
     candidates: Sequence[Parameters], moments: Comoments, dtype: torch.dtype
-) -> tuple[Outcome, np.ndarray]:
+) -> tuple[FitResult, np.ndarray]:
     """Solve all candidates in the `dtype` of the samples.
 
     Parameters
@@ -415,12 +414,14 @@ def solve_from_moments(
 
     Returns
     -------
-    outcome : Outcome
+    outcome : FitResult
     solved : ndarray of bool, shape (M,)
         Whether each is as good as a fit of its own.
     """
     alpha, l1_ratio, tol = (
-        torch.tensor([float(c[name]) for c in candidates], dtype=WIDE, device=moments.mean.device)
+        torch.tensor(
+            [float(c[name]) for c in candidates], dtype=float64, device=moments.mean.device
+        )
         for name in ("alpha", "l1_ratio", "tol")
     )
     fit_intercept = bool(candidates[0]["fit_intercept"])
@@ -431,20 +432,20 @@ def solve_from_moments(
     d = len(moments.mean) - moments.n_outputs
     mean, variance = moments.mean[:d], moments.products.diagonal()[:d] / moments.weight
     stored = rounded(found.weights, mean, dtype, fit_intercept=fit_intercept)
-    lost = moments.excess(stored.to(WIDE) - found.weights, alpha * (1.0 - l1_ratio))
+    lost = moments.excess(stored.to(float64) - found.weights, alpha * (1.0 - l1_ratio))
     value, tols = found.value.numpy(force=True), tol.numpy(force=True)
     enough = stop_distance(tols, value, np.full_like(value, float(found.constant_value)))
     results = [
-        ModelResult(loss_curve=[value], n_iter=1, best_iter=1, rate=1.0, converged=True)
+        TrainingResult(loss_curve=[value], n_iter=1, best_iter=1, rate=1.0, converged=True)
         for value in value.tolist()
     ]
     weights: list[np.ndarray | None] = list(stored.numpy(force=True))
     null_model = NullModel(stored[..., -1], found.constant_value.expand(len(alpha)))
     size = moments.sizes().numpy(force=True)
     solved = found.reliable.numpy(force=True) & (lost.numpy(force=True) <= enough)
-    solved &= ~may_cancel(results, weights, size, tols.tolist(), null_model, has_units=True)
+    solved &= ~may_cancel(results, weights, size, tols.tolist(), null_model, is_regression=True)
     # With large means a single fit would evaluate the coefficients that it returns.
     large = (mean.square() > LARGE_MEAN**2 * variance) & (variance > 0)
     solved &= not bool(large.any())
     rates = np.ones(len(candidates))
-    return Outcome(results, weights, "quasi-newton", rates, None, Memory()), solved
+    return FitResult(results, weights, "quasi-newton", rates, None, Memory()), solved

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from skorchless.engine import ModelResult
 from skorchless.restoring import as_before, as_now
+from skorchless.training import TrainingResult
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -29,7 +29,7 @@ except ImportError:
 __all__ = [
     "CallbackSupportMixin",
     "Callbacks",
-    "FitWatcher",
+    "FitObserver",
     "has_callbacks",
     "print_line",
     "with_callbacks",
@@ -76,7 +76,7 @@ class Callbacks:
         self._fit.call_on_fit_task_end(**self._about, reconstruction_attributes={})
 
 
-class FitWatcher:
+class FitObserver:
     """Tells the callbacks and the terminal of the iterations of a single fit.
 
     Parameters
@@ -87,14 +87,14 @@ class FitWatcher:
     report : callable or None
         Prints a line about a result.
     fold_back : callable
-        Gives weights on the user's columns from those of the engine.
+        Gives weights on the user's columns from those of the training loop.
     """
 
     def __init__(
         self,
         callbacks: Callbacks | None,
-        attributes: Callable[[ModelResult, np.ndarray], dict[str, Any]],
-        report: Callable[[ModelResult], None] | None,
+        attributes: Callable[[TrainingResult, np.ndarray], dict[str, Any]],
+        report: Callable[[TrainingResult], None] | None,
         fold_back: Callable[[Tensor | None], np.ndarray | None],
     ) -> None:
         self._callbacks, self._attributes = callbacks, attributes
@@ -106,7 +106,7 @@ class FitWatcher:
         if self._callbacks is not None:
             as_before(self._callbacks.on_pass_begin)
 
-    def on_pass_end(self, result: ModelResult) -> bool:
+    def on_pass_end(self, result: TrainingResult) -> bool:
         """Print a line, close the task; return whether a callback wants the fit to stop.
 
         A callback may do what it likes with torch and NumPy, in the settings that were there before
@@ -119,13 +119,13 @@ class FitWatcher:
         attributes = partial(self._as_in_training, partial(self._fitted, result))
         return as_before(partial(self._callbacks.on_pass_end, attributes))
 
-    def _fitted(self, result: ModelResult) -> dict[str, Any] | None:
+    def _fitted(self, result: TrainingResult) -> dict[str, Any] | None:
         weights = self._fold_back(result.weights)
         return None if weights is None else self._attributes(result, weights)
 
 
 def print_line(
-    verbose: int, counted: str, passes_before: int, begun: float, result: ModelResult
+    verbose: int, counted: str, passes_before: int, begun: float, result: TrainingResult
 ) -> None:
     """Print a line about an iteration; ``verbose=2`` adds the learning rate and the time.
 
@@ -138,7 +138,7 @@ def print_line(
         Passes that earlier calls of ``partial_fit`` have made.
     begun : float
         Seconds of `time.perf_counter` at the start.
-    result : ModelResult
+    result : TrainingResult
     """
     loss = result.loss_curve[-1] if result.loss_curve else float("nan")
     text = f"{counted} {passes_before + result.n_iter:>6d}   loss {loss:>12.6g}"

@@ -22,9 +22,9 @@ from sklearn.utils.validation import (
 )
 from torch import Tensor
 
+from skorchless.data import LargeMatrix, Matrix, SparseRows, is_large
 from skorchless.estimators.runtime import on_enough_threads
 from skorchless.restoring import without_numpy_warnings
-from skorchless.sources import LargeMatrix, Matrix, SparseRows, is_large
 from skorchless.stack import shared
 
 #: Half precision is widened; everything else keeps its own or becomes double.
@@ -110,7 +110,7 @@ def _has_steps_of_torch(array: np.ndarray) -> bool:
 
 
 @without_numpy_warnings
-def features(estimator: Any, X: Any, *, reset: bool, name: str = "X", min_rows: int = 1) -> Matrix:
+def check_X(estimator: Any, X: Any, *, reset: bool, name: str = "X", min_rows: int = 1) -> Matrix:
     """Check X and return it as a matrix of shape ``(n, D)``, in the dtype to compute in.
 
     What is too large to be copied comes as it lies.
@@ -122,13 +122,13 @@ def features(estimator: Any, X: Any, *, reset: bool, name: str = "X", min_rows: 
             if matrix.stored.is_floating_point():
                 for run in matrix.runs():
                     if isinstance(X, Tensor):
-                        finite(run, name)
+                        as_finite_tensor(run, name)
                     else:
                         _check_finite(run, run.numpy(), estimator, name)
             return matrix
         if isinstance(X, Tensor):
-            return tensor_features(estimator, X, reset=reset, name=name, min_rows=min_rows)
-        array = array_features(
+            return check_tensor_X(estimator, X, reset=reset, name=name, min_rows=min_rows)
+        array = check_array_X(
             estimator,
             X,
             reset=reset,
@@ -142,7 +142,7 @@ def features(estimator: Any, X: Any, *, reset: bool, name: str = "X", min_rows: 
         return SparseRows.of(array) if sparse else checked
 
 
-def array_features(estimator: Any, X: Any, *, reset: bool, **checks: Any) -> Any:
+def check_array_X(estimator: Any, X: Any, *, reset: bool, **checks: Any) -> Any:
     """Check X and return it as an array of shape ``(n, D)``, or a CSR matrix if it is sparse."""
     check_indices(X)
     try:
@@ -231,11 +231,11 @@ def _is_within(indices: np.ndarray, size: int) -> bool:
     return not len(indices) or bool(unsigned.max() < size)
 
 
-def tensor_features(
+def check_tensor_X(
     estimator: Any, X: Tensor, *, reset: bool, name: str = "X", min_rows: int = 1
 ) -> Tensor:
     """Check a tensor of shape ``(n, D)`` and return it in the dtype to compute in."""
-    rows = finite(X.detach(), name)
+    rows = as_finite_tensor(X.detach(), name)
     if rows.ndim != 2:
         raise ValueError(
             f"Expected 2D array, got {rows.ndim}D array instead. Reshape your data either "
@@ -287,12 +287,12 @@ def _as_it_lies(X: Any) -> tuple[Tensor | None, torch.dtype]:
 
 
 @without_numpy_warnings
-def numbers(y: Any, name: str) -> Tensor:
+def check_y_numeric(y: Any, name: str) -> Tensor:
     """Check a numeric target and return it as a tensor of shape ``(n,)`` or ``(n, K)``."""
     with named(name):
         check_plain(y, name)
         if isinstance(y, Tensor):
-            target = finite(y.detach(), name)
+            target = as_finite_tensor(y.detach(), name)
         else:
             try:
                 array = check_array(
@@ -319,7 +319,7 @@ def numbers(y: Any, name: str) -> Tensor:
 
 
 @without_numpy_warnings
-def weights(
+def check_sample_weight(
     sample_weight: Any, n_rows: int, name: str = "sample_weight", *, all_zero: bool = False
 ) -> Tensor | None:
     """Check row weights and return them in double precision, of shape ``(n,)``.
@@ -353,14 +353,14 @@ def _as_weights(sample_weight: Any, n_rows: int, name: str) -> Tensor:
     if isinstance(sample_weight, Number) or getattr(sample_weight, "shape", None) == ():
         sample_weight = np.full(n_rows, float(sample_weight))
     if isinstance(sample_weight, Tensor):
-        return finite(sample_weight.detach(), name).to(torch.float64)
+        return as_finite_tensor(sample_weight.detach(), name).to(torch.float64)
     array = check_array(
         sample_weight, ensure_2d=False, dtype=np.float64, ensure_min_samples=0, input_name=name
     )
     return as_tensor(array)
 
 
-def finite(values: Tensor, name: str) -> Tensor:
+def as_finite_tensor(values: Tensor, name: str) -> Tensor:
     """Widen a tensor to the dtype to compute in and refuse what is not a finite number."""
     check_plain(values, name)
     values = values.to(COMPUTE_DTYPE.get(values.dtype, torch.float64))
@@ -443,7 +443,7 @@ def real(value: Any, name: str, dtype: Any = np.float64) -> np.ndarray:
 
 
 @without_numpy_warnings
-def initial(
+def check_coef_init(
     value: Any, name: str, shape: tuple[int, ...], dtype: Any = np.float64, cure: str = ""
 ) -> np.ndarray:
     """Check weights to start from, and return them in `dtype`; `cure` ends the error of a shape.
@@ -464,7 +464,7 @@ def initial(
 
 
 @without_numpy_warnings
-def checked_labels(y: Any, name: str) -> np.ndarray:
+def check_y_classes(y: Any, name: str) -> np.ndarray:
     """Return labels of shape ``(n,)``; those of a tensor come to the CPU.
 
     Raises
@@ -557,7 +557,7 @@ def _kind(label: Any) -> str:
 
 
 @without_numpy_warnings
-def checked_classes(classes: Any, known: np.ndarray | None) -> np.ndarray:
+def check_classes(classes: Any, known: np.ndarray | None) -> np.ndarray:
     """The labels that calls of `partial_fit` will bring, sorted.
 
     Raises
@@ -569,7 +569,7 @@ def checked_classes(classes: Any, known: np.ndarray | None) -> np.ndarray:
         array = np.asarray(as_numpy(classes, "classes"))
         if array.ndim != 1 or not len(array):
             raise ValueError(f"classes must list the labels, such as [0, 1, 2]. Got {classes!r}.")
-        announced: np.ndarray = np.unique(as_numpy(checked_labels(classes, "classes")))
+        announced: np.ndarray = np.unique(as_numpy(check_y_classes(classes, "classes")))
     if len(announced) < 2:
         raise ValueError(f"classes must list at least 2 labels. Got {classes!r}.")
     if known is not None and not np.array_equal(announced, known):
@@ -580,7 +580,7 @@ def checked_classes(classes: Any, known: np.ndarray | None) -> np.ndarray:
     return announced
 
 
-def united(classes: list[np.ndarray]) -> np.ndarray:
+def union_of_classes(classes: list[np.ndarray]) -> np.ndarray:
     """All classes that some of the ranks have, sorted.
 
     Raises

@@ -9,19 +9,19 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
 from torch import Tensor, nn
 
+from skorchless.distributed import Communicator
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.checks import (
-    checked_classes,
-    checked_labels,
+    check_classes,
+    check_y_classes,
     classes_of,
     encode,
     labels_at,
-    united,
+    union_of_classes,
 )
-from skorchless.estimators.data import Data, Factors, class_weights
+from skorchless.estimators.dataset import Data, Factors, class_weights
 from skorchless.estimators.predictions import score
 from skorchless.estimators.runtime import memory_errors
-from skorchless.reducer import Reducer
 
 
 class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
@@ -295,13 +295,13 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         return "logistic" if n_outputs == 1 else "softmax"
 
     def _check_target(self, y: Any, name: str) -> Any:
-        return checked_labels(y, name)
+        return check_y_classes(y, name)
 
-    def _encode(self, y: Any, name: str, reducer: Reducer, *, reset: bool) -> tuple[Tensor, int]:
+    def _encode(self, y: Any, name: str, comm: Communicator, *, reset: bool) -> tuple[Tensor, int]:
         if reset:
             announced = self.__dict__.pop("_announced", None)
             own = classes_of(y) if announced is None else announced
-            self.classes_: np.ndarray = united(reducer.exchange(own))
+            self.classes_: np.ndarray = union_of_classes(comm.all_gather_object(own))
         encoded = encode(y, self.classes_, name)
         if len(self.classes_) < 2:
             raise ValueError(
@@ -324,14 +324,14 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         if first and classes is None:
             raise ValueError("classes must be passed on the first call to partial_fit.")
         if first:
-            self._announced = checked_classes(classes, None)  # until `_encode` learns them
+            self._announced = check_classes(classes, None)  # until `_encode` learns them
         elif classes is not None:
-            checked_classes(classes, self.classes_)
+            check_classes(classes, self.classes_)
 
-    def _class_weights(self, data: Data, reducer: Reducer) -> Factors | None:
+    def _class_weights(self, data: Data, comm: Communicator) -> Factors | None:
         if self.class_weight is None:
             return None
-        return class_weights(self.class_weight, self.classes_, data, reducer)
+        return class_weights(self.class_weight, self.classes_, data, comm)
 
     def _coef_shape(self, n_outputs: int, n_features: int) -> tuple[int, ...]:
         return (n_outputs, n_features)

@@ -10,21 +10,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, float64
 
-from skorchless.engine import ModelResult
-from skorchless.estimators.data import Data
+from skorchless.data import Moments, Scaling
+from skorchless.data.base import lay_out, room_for_targets, slices
+from skorchless.data.limits import numbers_at_once
+from skorchless.estimators.dataset import Data
 from skorchless.estimators.parameters import Parameters
 from skorchless.estimators.predictions import predicted_by
-from skorchless.estimators.problem import Outcome, Problem, Task
+from skorchless.estimators.problem import FitProblem, FitResult, Task
 from skorchless.estimators.row_space import RowSpace
 from skorchless.losses import NullModel
-from skorchless.objective import Objective
-from skorchless.optimizers.descent import WORSE, stop_distance
-from skorchless.sources import Moments, Scaling
-from skorchless.sources.base import lay_out, room_for_targets, slices
-from skorchless.sources.limits import numbers_at_once
-from skorchless.stack import WIDE, pack
+from skorchless.objective import LinearObjective
+from skorchless.optimizers.line_search import WORSE, stop_distance
+from skorchless.stack import pack
+from skorchless.training import TrainingResult
 
 #: Numbers of a table that are evaluated at once.
 BLOCK_NUMBERS = 2**22
@@ -43,7 +43,7 @@ LEAST_LOSS = 1e-200
 #: of noise are expected to gain.
 MOST_BY_CHANCE = 5.0
 
-Fit = Callable[[Sequence[Parameters], str, Task], Outcome]
+Fit = Callable[[Sequence[Parameters], str, Task], FitResult]
 Weights = list[np.ndarray | None]
 
 
@@ -53,7 +53,7 @@ class Returned:
 
     Attributes
     ----------
-    problem : Problem
+    problem : FitProblem
         On the user's columns, in the precision of training.
     dtype : torch.dtype
         Of the weights that are returned.
@@ -63,7 +63,7 @@ class Returned:
         The coordinates of training, where these are not the user's columns.
     """
 
-    problem: Problem
+    problem: FitProblem
     dtype: torch.dtype
     is_small: bool = False
     row_space: RowSpace | None = None
@@ -74,15 +74,15 @@ class Returned:
             return None
         if scaling is None:
             return weights.to(self.dtype).numpy(force=True).copy()
-        folded = scaling.fold_back(weights.to(scaling.mean.device))
-        mean = scaling.mean.to(WIDE)
+        folded = scaling.from_scaled(weights.to(scaling.mean.device))
+        mean = scaling.mean.to(float64)
         if self.row_space is not None:
             folded, mean = self.row_space.fold_back(folded), self.row_space.mean
         return self._rounded(folded, mean)
 
     def check(
         self,
-        results: list[ModelResult],
+        results: list[TrainingResult],
         folded: Weights,
         scaling: Scaling | None,
         moments: Moments | None,
@@ -94,7 +94,7 @@ class Returned:
 
         Parameters
         ----------
-        results : list of ModelResult
+        results : list of TrainingResult
             They are told what their models have lost.
         folded : list of ndarray
             The weights of each model, on the user's columns.
@@ -108,7 +108,7 @@ class Returned:
             Whether the Hessian was.
         """
         centring = self._centring(scaling)
-        matters = self.dtype != WIDE or singular or self.row_space is not None
+        matters = self.dtype != float64 or singular or self.row_space is not None
         values = np.full(len(folded), np.nan)
         if (matters and self.is_small) or _has_large_means(scaling):
             values = self._objectives(folded, centring)
@@ -125,16 +125,16 @@ class Returned:
         if scaling is None or not problem.fit_intercept or problem.data.X.is_sparse:
             return None
         mean = scaling.mean if self.row_space is None else self.row_space.mean
-        return Scaling(mean, torch.ones_like(mean), WIDE)
+        return Scaling(mean, torch.ones_like(mean), float64)
 
     def _where_it_matters(
-        self, results: Sequence[ModelResult], weights: Weights, moments: Moments | None
+        self, results: Sequence[TrainingResult], weights: Weights, moments: Moments | None
     ) -> np.ndarray:
         """Objectives of models as they predict, shape ``(M,)``; NaN where rounding is no matter."""
         problem = self.problem
         if moments is None or self.row_space is not None:
-            moments = problem.full_batch_source().sample(SAMPLE_ROWS).moments()
-            moments = moments.over(problem.reducer)
+            moments = problem.full_batch_loader().sample(SAMPLE_ROWS).moments()
+            moments = moments.over(problem.comm)
         size = torch.hypot(moments.mean, (moments.squares / moments.weight).sqrt())
         cancels = may_cancel(
             results,
@@ -142,14 +142,14 @@ class Returned:
             size.numpy(force=True),
             problem.tols,
             problem.null_model,
-            has_units=problem.loss.has_units,
+            is_regression=problem.loss.is_regression,
         )
         if not cancels.any():
             return np.full(len(weights), np.nan)
         return np.where(cancels, self._objectives_as_predicted(weights), np.nan)
 
     def _judge(
-        self, results: Sequence[ModelResult], values: np.ndarray, predicted: np.ndarray
+        self, results: Sequence[TrainingResult], values: np.ndarray, predicted: np.ndarray
     ) -> None:
         problem = self.problem
         judge(
@@ -159,12 +159,12 @@ class Returned:
             problem.tols,
             problem.null_model,
             self.dtype,
-            has_units=problem.loss.has_units,
+            is_regression=problem.loss.is_regression,
         )
 
     def _within_precision(
         self,
-        results: list[ModelResult],
+        results: list[TrainingResult],
         folded: Weights,
         values: np.ndarray,
         predicted: np.ndarray,
@@ -191,7 +191,7 @@ class Returned:
         of_others = self._objectives(others, centring)
         worst = np.fmax(values, self._objectives_as_predicted(folded))
         better = np.fmax(of_others, self._objectives_as_predicted(others)) < worst
-        if self.dtype == WIDE:
+        if self.dtype == float64:
             # What is left out can be no more than rounding of the data. It is, if leaving it out
             # costs no more than noise would have gained: then nothing has been lost.
             # Residuals are measured with these columns: those of few rows, or without noise, may
@@ -214,7 +214,7 @@ class Returned:
         precision: with large means the rounding of an intercept is just what is looked for.
         """
         problem, stacked = self.problem, self._stack(weights)
-        wide, objective = stacked.to(WIDE), Objective(problem.loss, problem.penalty())
+        wide, objective = stacked.to(float64), LinearObjective(problem.loss, problem.penalty())
         if centring is not None:
             mean = centring.mean.numpy(force=True).astype(np.longdouble)
             stored = wide.numpy(force=True).astype(np.longdouble)
@@ -222,9 +222,9 @@ class Returned:
             wide = pack(wide[..., :-1], torch.from_numpy(shifted).to(wide.device))
 
         def mean_loss(block: Data) -> Tensor:
-            source = problem.rows_of(block.in_double(), batch_size=len(block.X), mean_weight=None)
-            source = source if centring is None else source.scaled(centring)
-            return objective.mean_loss(source.chunks(), wide)
+            loader = problem.rows_of(block.in_double(), batch_size=len(block.X), mean_weight=None)
+            loader = loader if centring is None else loader.scaled(centring)
+            return objective.mean_loss(loader.chunks(), wide)
 
         return self._over_blocks(mean_loss, stacked)
 
@@ -233,18 +233,18 @@ class Returned:
         stacked, loss = self._stack(weights), self.problem.loss
         models, outputs, columns = stacked.shape
         flat = stacked.view(-1, columns).numpy(force=True)
-        n_logits = None if loss.has_units else outputs
+        n_logits = None if loss.is_regression else outputs
 
         def mean_loss(block: Data) -> Tensor:
             rows = block.X.to(stacked.dtype)
-            raw = predicted_by(rows, flat[:, :-1], flat[:, -1], n_logits).to(WIDE)
+            raw = predicted_by(rows, flat[:, :-1], flat[:, -1], n_logits).to(float64)
             raw = raw.T.reshape(models, outputs, -1)
             shape = (1, 1, raw.shape[2])
             room = room_for_targets(shape, block.target, outputs, raw.dtype)
             losses = loss.value(raw, lay_out(block.target, room)[0, 0])  # (M, rows)
             if block.weight is None:
                 return losses.mean(dim=1)
-            share = block.weight.to(WIDE)
+            share = block.weight.to(float64)
             return losses @ (share / share.sum())
 
         return self._over_blocks(mean_loss, stacked)
@@ -259,7 +259,7 @@ class Returned:
     def _over_blocks(self, mean_loss: Callable[[Data], Tensor], weights: Tensor) -> np.ndarray:
         """Objectives from the mean loss of each block of rows, shape ``(M,)``."""
         data = self.problem.data
-        total = torch.zeros(len(weights) + 1, dtype=WIDE, device=weights.device)
+        total = torch.zeros(len(weights) + 1, dtype=float64, device=weights.device)
         numbers = numbers_at_once(BLOCK_NUMBERS, data.X.device)
         rows = max(1, numbers * len(data.X) // max(data.X.numel(), 1))
         for start, stop in slices(len(data.X), rows):
@@ -267,7 +267,7 @@ class Returned:
             weight = stop - start if block.weight is None else block.weight.sum()
             total[:-1] += mean_loss(block) * weight
             total[-1] += weight
-        self.problem.reducer.sum_(total)
+        self.problem.comm.all_reduce_(total)
         values, penalty = total[:-1] / total[-1], self.problem.penalty()
         if penalty.is_active:
             values += penalty.value(weights)
@@ -280,7 +280,7 @@ class Returned:
         if weights is None:
             return None
         mask = torch.cat([held, held.new_ones(1)])
-        whole = torch.zeros(len(weights), len(mask), dtype=WIDE, device=mask.device)
+        whole = torch.zeros(len(weights), len(mask), dtype=float64, device=mask.device)
         whole[:, mask] = torch.from_numpy(weights).to(whole)
         return self._rounded(self.row_space.fold_back(whole), self.row_space.mean)
 
@@ -291,12 +291,12 @@ class Returned:
         residuals, or of one where raw predictions are log-odds (Wilks, 1938).
         """
         data = self.problem.data
-        sums = torch.full((2,), float(len(data.X)), dtype=WIDE, device=data.X.device)
+        sums = torch.full((2,), float(len(data.X)), dtype=float64, device=data.X.device)
         if data.weight is not None:
             sums = torch.stack([data.weight.sum(), data.weight.square().sum()])
-        self.problem.reducer.sum_(sums)
+        self.problem.comm.all_reduce_(sums)
         rows = float(sums[0] ** 2 / sums[1]) / data.sets
-        if self.problem.loss.has_units:
+        if self.problem.loss.is_regression:
             return columns * objectives / rows
         return np.full(len(objectives), 0.5 * columns * data.n_outputs / rows)
 
@@ -319,12 +319,12 @@ def rounded(weights: Tensor, mean: Tensor, dtype: torch.dtype, *, fit_intercept:
     The intercept makes up for what the rounding of coefficients does at the mean.
     """
     coarse = weights.to(dtype)
-    lost = (weights[..., :-1] - coarse[..., :-1].to(WIDE)) @ mean
+    lost = (weights[..., :-1] - coarse[..., :-1].to(float64)) @ mean
     coarse[..., -1] = (weights[..., -1] + lost).to(dtype) if fit_intercept else 0.0
     return coarse
 
 
-def near_enough(result: ModelResult, tol: float, constant: float) -> float:
+def near_enough(result: TrainingResult, tol: float, constant: float) -> float:
     """Distance to the optimum that `tol` allows at the end of training."""
     reached = result.loss_curve[result.best_iter - 1]
     enough = np.array(max(tol, LEAST_TOL))
@@ -332,13 +332,13 @@ def near_enough(result: ModelResult, tol: float, constant: float) -> float:
 
 
 def may_cancel(
-    results: Sequence[ModelResult],
+    results: Sequence[TrainingResult],
     weights: Sequence[np.ndarray | None],
     size: np.ndarray,
     tols: np.ndarray,
     null_model: NullModel,
     *,
-    has_units: bool,
+    is_regression: bool,
 ) -> np.ndarray:
     """Whether rounding of its predictions may cost a model what counts, shape ``(M,)``.
 
@@ -362,21 +362,21 @@ def may_cancel(
         terms = np.abs(model[:, :-1].astype(np.float64)) @ size + np.abs(model[:, -1])
         moved = np.finfo(model.dtype).eps * np.linalg.norm(terms)
         reached = result.loss_curve[result.best_iter - 1]
-        slope = np.sqrt(2.0 * reached) if has_units else 1.5 * reached
+        slope = np.sqrt(2.0 * reached) if is_regression else 1.5 * reached
         near = near_enough(result, tols[i], float(null_model.loss[i]))
         cancels[i] = not slope * moved + 0.5 * moved**2 <= near  # nor where sizes overflow
     return cancels
 
 
 def judge(
-    results: Sequence[ModelResult],
+    results: Sequence[TrainingResult],
     values: np.ndarray,
     predicted: np.ndarray,
     tols: np.ndarray,
     null_model: NullModel,
     dtype: torch.dtype,
     *,
-    has_units: bool,
+    is_regression: bool,
 ) -> None:
     """Set `returned_objective` and `lost_digits`, with which a model has not converged.
 
@@ -386,7 +386,7 @@ def judge(
 
     Parameters
     ----------
-    results : list of ModelResult
+    results : list of TrainingResult
     values, predicted : ndarray of shape (M,)
         Objectives of the weights that are returned, as they are and as they predict; NaN where
         they are not in doubt.
@@ -394,14 +394,14 @@ def judge(
     null_model : NullModel
     dtype : torch.dtype
         Of the weights that are returned.
-    has_units : bool
+    is_regression : bool
         Of the loss. If it has none, losses are differences of log-odds.
     """
     # No constant model is nearer to the best one than its intercept can be rounded.
     intercept = null_model.intercept.abs().numpy(force=True)
     of_outputs = np.square(torch.finfo(dtype).eps * intercept)
     of_intercepts, of_constants = of_outputs.max(axis=1), of_outputs.sum(axis=1)
-    rounding = ROUNDING_OF_RETURNED * torch.finfo(WIDE).eps
+    rounding = ROUNDING_OF_RETURNED * torch.finfo(float64).eps
     for result, value, as_predicted, tol, constant, of_intercept, of_constant, log_odds in zip(
         results,
         values.tolist(),
@@ -418,16 +418,16 @@ def judge(
             continue
         reached = result.loss_curve[result.best_iter - 1]
         near = near_enough(result, tol, constant)
-        noise = rounding * (abs(highest) if has_units else max(abs(highest), 1.0))
+        noise = rounding * (abs(highest) if is_regression else max(abs(highest), 1.0))
         if constant - reached <= of_intercept:  # nothing to gain that rounding would not hide
             noise += min(of_intercept, LEAST_TOL * abs(reached))
         of_predictions = near
-        if dtype != WIDE:
+        if dtype != float64:
             of_predictions = max(near, max(tol, LEAST_TOL) * (constant - reached))
         lost = value - reached > MOST_LOST * near + noise
         lost |= as_predicted - reached > MOST_LOST * of_predictions + noise + of_constant
         # A log loss is a difference of log-odds, which has their rounding.
         most = constant * WORSE + noise + LEAST_LOSS
-        most += 0.0 if has_units else rounding * log_odds
+        most += 0.0 if is_regression else rounding * log_odds
         result.lost_digits = bool(lost or value > most or as_predicted > most + of_constant)
         result.returned_objective = highest

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import float64
 
-from skorchless.estimators.data import Data
+from skorchless.data.base import by_weight, spread
+from skorchless.distributed import Shard
+from skorchless.estimators.dataset import Data
 from skorchless.estimators.parameters import Parameters
-from skorchless.estimators.problem import Outcome, Task
-from skorchless.reducer import Shard
-from skorchless.sources.base import by_weight, spread
-from skorchless.stack import WIDE
+from skorchless.estimators.problem import FitResult, Task
 
 #: One row in so many is enough to begin with, if these are so many, also for each weight, ...
 HEAD_SHARE, HEAD_ROWS, HEAD_ROWS_A_WEIGHT = 16, 5000, 10
@@ -49,7 +49,7 @@ def head_of(task: Task, shard: Shard, *, classifies: bool) -> Task | None:
     labels = data.target.view(-1).long() if classifies else torch.zeros_like(weight).long()
     counts = torch.bincount(labels)
     even = len(counts) > 0 and share * int(counts.min()) >= LEAST_ROWS_OF_A_CLASS
-    if data.weight is None and task.reducer.size == 1 and even:
+    if data.weight is None and task.comm.size == 1 and even:
         rows = spread(len(data.X), math.ceil(share * len(data.X)))
         return replace(task, data=data.take(rows), validation=None)
     chosen, weights = [], []
@@ -58,18 +58,18 @@ def head_of(task: Task, shard: Shard, *, classifies: bool) -> Task | None:
         wanted = max(math.ceil(share * len(rows)), min(len(rows), LEAST_ROWS_OF_A_CLASS))
         if data.weight is None:
             of_class = spread(len(rows), wanted)
-            stands_for = torch.full((wanted,), len(rows) / wanted, dtype=WIDE, device="cpu")
+            stands_for = torch.full((wanted,), len(rows) / wanted, dtype=float64, device="cpu")
         else:
             of_class, stands_for = by_weight(weight[rows], wanted)
         chosen.append(rows[of_class.to(rows.device)])
         weights.append(stands_for.to(rows.device))
     empty = torch.zeros(0, dtype=torch.long, device=weight.device)
     rows, order = torch.cat([empty, *chosen]).sort()
-    distinct = torch.tensor(float(len(rows)), dtype=WIDE, device="cpu")
-    task.reducer.sum_(distinct)
+    distinct = torch.tensor(float(len(rows)), dtype=float64, device="cpu")
+    task.comm.all_reduce_(distinct)
     if float(distinct) < LEAST_DISTINCT * share * shard.total:
         return None
-    head = replace(data.take(rows), weight=torch.cat([empty.to(WIDE), *weights])[order])
+    head = replace(data.take(rows), weight=torch.cat([empty.to(float64), *weights])[order])
     return replace(task, data=head, validation=None)
 
 
@@ -78,7 +78,7 @@ def roughly(candidates: Sequence[Parameters]) -> list[Parameters]:
     return [{**candidate, "tol": HEAD_TOL} for candidate in candidates]
 
 
-def start_from(head: Outcome, task: Task) -> np.ndarray:
+def start_from(head: FitResult, task: Task) -> np.ndarray:
     """Weights to start from, ``(M, K, D + 1)``; a model that failed begins where it would have."""
     if head.interrupt is not None:
         raise head.interrupt

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, float64
 
+from skorchless.data import Moments
 from skorchless.optimizers import State
-from skorchless.sources import Moments
-from skorchless.stack import WIDE, pack, shared
+from skorchless.stack import pack, shared
 
 KeptMoments = tuple[float, np.ndarray, np.ndarray]
 
@@ -43,7 +43,7 @@ class Memory:
     weight_unit : int
         Weights are counted in two to this power.
     optimizer : str
-        The rule whose state this is.
+        The optimizer whose state this is.
     """
 
     passes: int = 0
@@ -70,7 +70,7 @@ def go_on(earlier: KeptMoments | None, moments: Moments) -> Moments:
     return moments if earlier is None else _restored(earlier, moments).merge(moments)
 
 
-def within_reach(
+def clip_rescaled_coef(
     weights: Tensor, earlier: KeptMoments | None, moments: Moments | None, *, centre: bool
 ) -> Tensor:
     """Weights of columns that turn out to vary far more than they did, held back.
@@ -90,11 +90,11 @@ def within_reach(
     """
     if earlier is None or moments is None:
         return weights
-    before = _restored(earlier, moments).scaling(centre=centre, dtype=WIDE)
-    now = moments.scaling(centre=centre, dtype=WIDE)
+    before = _restored(earlier, moments).scaling(centre=centre, dtype=float64)
+    now = moments.scaling(centre=centre, dtype=float64)
     varied = before.inverse > 0
     growth = torch.where(varied, before.inverse, 1.0) / torch.where(varied, now.inverse, 1.0)
-    wide = weights.to(WIDE)
+    wide = weights.to(float64)
     coef, intercept = wide[..., :-1], wide[..., -1]
     held = torch.where(growth > MOST_GROWTH, coef * (MOST_GROWTH / growth), coef)
     return pack(held, intercept + (coef - held) @ before.mean)

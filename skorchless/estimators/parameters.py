@@ -18,14 +18,16 @@ Parameters = dict[str, Any]
 DEFAULT_BATCH = 256
 
 
-class Rule(NamedTuple):
+class Constraint(NamedTuple):
     """One kind of value that a parameter may have, and the words for it in an error message."""
 
     allows: Callable[[Any], bool]
     words: str
 
 
-def number(low: float, high: float = np.inf, bounds: str = "[)", *, whole: bool = False) -> Rule:
+def number(
+    low: float, high: float = np.inf, bounds: str = "[)", *, whole: bool = False
+) -> Constraint:
     """A real number, or a whole one, between bounds that belong to it or not; no boolean."""
     kind, word = (Integral, "an int") if whole else (Real, "a float")
 
@@ -39,23 +41,23 @@ def number(low: float, high: float = np.inf, bounds: str = "[)", *, whole: bool 
         inside = low < size < high
         return bool(inside or (size == low and "[" in bounds) or (size == high and "]" in bounds))
 
-    return Rule(allows, f"{word} in the range {bounds[0]}{low}, {high}{bounds[1]}")
+    return Constraint(allows, f"{word} in the range {bounds[0]}{low}, {high}{bounds[1]}")
 
 
-def choice(*options: str) -> Rule:
+def choice(*options: str) -> Constraint:
     """One of some strings."""
     words = ", ".join(repr(option) for option in options)
     words = words if len(options) == 1 else f"one of {{{words}}}"
-    return Rule(lambda value: isinstance(value, str) and value in options, words)
+    return Constraint(lambda value: isinstance(value, str) and value in options, words)
 
 
-def instance(*types: type, words: str) -> Rule:
+def instance(*types: type, words: str) -> Constraint:
     """An instance of some types; a boolean, which Python counts as an int, only by its own name."""
 
     def allows(value: Any) -> bool:
         return isinstance(value, types) and (bool in types or not isinstance(value, bool))
 
-    return Rule(allows, words)
+    return Constraint(allows, words)
 
 
 def _are_betas(value: Any) -> bool:
@@ -67,7 +69,7 @@ NOTHING = instance(type(None), words="None")
 BOOLEAN = instance(bool, np.bool_, words="a bool")
 COUNT = number(1, 2**63, whole=True)
 
-PARAMETERS: dict[str, list[Rule]] = {
+PARAMETERS: dict[str, list[Constraint]] = {
     "loss": [choice("squared_error", "huber")],
     "delta": [number(0.0, bounds="()")],
     "alpha": [number(0.0)],
@@ -78,7 +80,7 @@ PARAMETERS: dict[str, list[Rule]] = {
     "schedule": [choice(*SCHEDULES)],
     "momentum": [number(0.0, 1.0)],
     "nesterov": [BOOLEAN],
-    "betas": [Rule(_are_betas, "a pair of floats in the range [0.0, 1.0)")],
+    "betas": [Constraint(_are_betas, "a pair of floats in the range [0.0, 1.0)")],
     "batch_size": [COUNT, NOTHING, choice("auto")],
     "max_iter": [COUNT],
     "tol": [number(0.0), NOTHING],

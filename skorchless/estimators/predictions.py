@@ -15,11 +15,11 @@ from sklearn.base import is_classifier
 from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor, nn
 
+from skorchless.data import LargeMatrix, Matrix, SparseRows
 from skorchless.estimators import checks
-from skorchless.estimators.data import relative_weights
+from skorchless.estimators.dataset import relative_weights
 from skorchless.estimators.runtime import in_full_precision
 from skorchless.restoring import without_numpy_warnings
-from skorchless.sources import LargeMatrix, Matrix, SparseRows
 from skorchless.stack import shared
 
 
@@ -43,7 +43,7 @@ def raw_predictions(
     """
     n_logits = len(np.atleast_2d(estimator.coef_)) if is_classifier(estimator) else None
     if isinstance(X, Tensor):
-        rows = checks.features(estimator, X, reset=False)
+        rows = checks.check_X(estimator, X, reset=False)
         assert not isinstance(rows, SparseRows)
         run = partial(_in_torch, rows, coef, intercept, n_logits)
         return in_full_precision(rows.device, run)
@@ -51,7 +51,7 @@ def raw_predictions(
         matrix = checks.large_matrix(estimator, X, reset=False)
         if matrix is not None:
             return _in_runs(estimator, matrix, coef, intercept, n_logits)
-        array = checks.array_features(estimator, X, reset=False)
+        array = checks.check_array_X(estimator, X, reset=False)
     return _in_numpy(array, coef, intercept, n_logits)
 
 

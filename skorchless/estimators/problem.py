@@ -9,18 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skorchless.engine import ModelResult
-from skorchless.estimators.data import Data
+from skorchless.data import BatchLoader, LocalLoader, Scaling, ShardedLoader, make_loader, mean_of
+from skorchless.distributed import SINGLE_PROCESS, Communicator, Shard
+from skorchless.estimators.dataset import Data
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.parameters import Parameters, batch_rows, chosen_optimizer
 from skorchless.estimators.runtime import work_of_batch
 from skorchless.losses import Loss, NullModel, make_loss
-from skorchless.objective import Objective
-from skorchless.optimizers import OPTIMIZERS, Rule
+from skorchless.objective import LinearObjective
+from skorchless.optimizers import OPTIMIZERS, Optimizer
 from skorchless.penalties import ElasticNet
-from skorchless.reducer import ONE_PROCESS, Reducer, Shard
-from skorchless.sources import LocalSource, Scaling, ShardedSource, Source, as_source, mean_of
 from skorchless.stack import stack
+from skorchless.training import TrainingResult
 
 
 @dataclass(eq=False)
@@ -35,7 +35,7 @@ class Task:
         Weights on the user's columns.
     generator : torch.Generator
     validation : Data, optional
-    reducer : Reducer
+    comm : Communicator
         Who else trains the same model on rows of their own.
     """
 
@@ -43,7 +43,7 @@ class Task:
     start: np.ndarray
     generator: torch.Generator
     validation: Data | None = None
-    reducer: Reducer = ONE_PROCESS
+    comm: Communicator = SINGLE_PROCESS
 
     @classmethod
     def side_by_side(cls, tasks: Sequence["Task"], n_models: int) -> Self:
@@ -60,10 +60,10 @@ class Task:
 
 
 @dataclass(eq=False)
-class Outcome:
+class FitResult:
     """What came of it, one entry a candidate, weights on the user's columns."""
 
-    results: list[ModelResult]
+    results: list[TrainingResult]
     weights: list[np.ndarray | None]
     optimizer: str
     rates: np.ndarray
@@ -73,7 +73,7 @@ class Outcome:
     def failure(self, model: int, passes_before: int = 0) -> ValueError | None:
         """What to tell whoever wanted this model, if its loss or they left the finite numbers."""
         result, weights = self.results[model], self.weights[model]
-        if not result.diverged and not result.blew_up:
+        if not result.diverged and not result.diverged_slowly:
             if weights is None or np.isfinite(weights).all():
                 return None
             return ValueError(
@@ -93,7 +93,7 @@ class Outcome:
         )
 
 
-class Problem:
+class FitProblem:
     """Candidates that train on the same data; a single fit has one candidate.
 
     Parameters
@@ -145,12 +145,12 @@ class Problem:
             task,
             memory,
         )
-        self.data, self.reducer, self.shared = task.data, task.reducer, candidates[0]
+        self.data, self.comm, self.shared = task.data, task.comm, candidates[0]
         self.is_partial_fit = memory is not None
         self.optimizer = chosen_optimizer(self.shared)
         if self.is_partial_fit and self.optimizer == "quasi-newton":
             self.optimizer = "adam"
-        self.optimizer_class: type[Rule] = OPTIMIZERS[self.optimizer]
+        self.optimizer_class: type[Optimizer] = OPTIMIZERS[self.optimizer]
         self.full_batch = self.optimizer_class.full_batch
         self.fit_intercept = bool(self.shared["fit_intercept"])
         self.early_stopping = bool(self.shared["early_stopping"])
@@ -160,7 +160,7 @@ class Problem:
         )
         self.has_penalty = any(candidate["alpha"] for candidate in candidates)
         self.tols = np.array([float(candidate["tol"] or 0.0) for candidate in candidates])
-        self.shard = Shard.of(self.reducer, len(self.data.X))
+        self.shard = Shard.of(self.comm, len(self.data.X))
         self.n_rows = self.shard.total
         self.n_models = len(candidates) // self.data.sets
         self.stack_width = self.n_models * self.data.n_outputs
@@ -169,9 +169,9 @@ class Problem:
             of_set = batch_rows(self.shared, self.n_rows // self.data.sets)
             self.batch_size = self.data.sets * of_set
 
-    def on(self, task: Task) -> "Problem":
+    def on(self, task: Task) -> "FitProblem":
         """Return the same candidates with another task."""
-        return Problem(self.candidates, self.loss_name, task, self.memory)
+        return FitProblem(self.candidates, self.loss_name, task, self.memory)
 
     @property
     def work(self) -> int:
@@ -206,7 +206,7 @@ class Problem:
         weight = weight if data.weight is None else data.weight
         of_sets = zip(data.target.chunk(data.sets), weight.chunk(data.sets), strict=True)
         models = [
-            self.loss.null_model(target, weight, data.n_outputs, self.fit_intercept, self.reducer)
+            self.loss.null_model(target, weight, data.n_outputs, self.fit_intercept, self.comm)
             for target, weight in of_sets
         ]
         return NullModel(
@@ -214,49 +214,49 @@ class Problem:
             torch.cat([model.loss.expand(self.n_models) for model in models]).to(data.X.device),
         )
 
-    def objective(self, scaling: Scaling | None, *, scales_weights: bool) -> Objective:
+    def objective(self, scaling: Scaling | None, *, scales_weights: bool) -> LinearObjective:
         """Return the objective of weights on the user's columns, or on standardised ones.
 
         With `scales_weights` the rows hold the user's columns all the same.
         """
-        return Objective(
+        return LinearObjective(
             self.loss,
             self.penalty(scaling),
             scaling if scales_weights else None,
             sets=self.data.sets,
-            reducer=self.reducer,
+            comm=self.comm,
         )
 
-    def source(self) -> Source:
+    def loader(self) -> BatchLoader:
         """Return the training rows in batches, on the user's columns."""
         mean_weight = None if self.memory is None else self.memory.mean_weight
-        return self._source(self.data, self.shard, self.batch_size, mean_weight)
+        return self._loader(self.data, self.shard, self.batch_size, mean_weight)
 
-    def full_batch_source(self) -> Source:
+    def full_batch_loader(self) -> BatchLoader:
         """Return the training rows in one batch, on the user's columns."""
-        return self._source(self.data, self.shard, self.n_rows, None)
+        return self._loader(self.data, self.shard, self.n_rows, None)
 
-    def validation_source(self) -> Source | None:
+    def validation_loader(self) -> BatchLoader | None:
         """Return the validation rows in one batch, if there are any."""
         validation = self.task.validation
         if validation is None:
             return None
-        shard = Shard.of(self.reducer, len(validation.X))
-        return self._source(validation, shard, shard.total, None)
+        shard = Shard.of(self.comm, len(validation.X))
+        return self._loader(validation, shard, shard.total, None)
 
-    def _source(
+    def _loader(
         self, data: Data, shard: Shard, batch_size: int, mean_weight: float | None
-    ) -> Source:
+    ) -> BatchLoader:
         of_rows = partial(self.rows_of, data)
-        if self.reducer.size == 1:
+        if self.comm.size == 1:
             return of_rows(batch_size=batch_size, mean_weight=mean_weight)
         if mean_weight is None:
-            mean_weight = shard.mean(self.reducer, mean_of(data.weight))
-        return ShardedSource.of(partial(of_rows, mean_weight=mean_weight), shard, batch_size)
+            mean_weight = shard.mean(self.comm, mean_of(data.weight))
+        return ShardedLoader.of(partial(of_rows, mean_weight=mean_weight), shard, batch_size)
 
-    def rows_of(self, data: Data, *, batch_size: int, mean_weight: float | None) -> LocalSource:
+    def rows_of(self, data: Data, *, batch_size: int, mean_weight: float | None) -> LocalLoader:
         """Return rows of this process in batches."""
-        return as_source(
+        return make_loader(
             data.X,
             data.target,
             data.weight,
@@ -268,7 +268,7 @@ class Problem:
             mean_weight=mean_weight,
         )
 
-    def in_double(self) -> "Problem":
+    def in_double(self) -> "FitProblem":
         """Return the same problem in double precision."""
         validation = self.task.validation
         validation = None if validation is None else validation.in_double()

@@ -9,11 +9,11 @@ from sklearn.metrics import r2_score
 from sklearn.utils import Tags
 from torch import Tensor, nn
 
+from skorchless.distributed import Communicator
 from skorchless.estimators import checks
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.predictions import score
 from skorchless.estimators.runtime import check_agreement
-from skorchless.reducer import Reducer
 
 
 class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
@@ -221,12 +221,12 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
         return self.loss
 
     def _check_target(self, y: Any, name: str) -> Any:
-        return checks.numbers(y, name)
+        return checks.check_y_numeric(y, name)
 
-    def _encode(self, y: Any, name: str, reducer: Reducer, *, reset: bool) -> tuple[Tensor, int]:
+    def _encode(self, y: Any, name: str, comm: Communicator, *, reset: bool) -> tuple[Tensor, int]:
         n_outputs = 1 if y.ndim == 1 else y.shape[1]
         if reset:
-            check_agreement(reducer, {"the shape of y's rows": tuple(y.shape[1:])})
+            check_agreement(comm, {"the shape of y's rows": tuple(y.shape[1:])})
             self._flat = y.ndim == 1
             self._n_outputs = n_outputs
         elif n_outputs != self._n_outputs:

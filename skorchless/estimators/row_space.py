@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, float64
 
-from skorchless.sources import Matrix
-from skorchless.stack import WIDE, pack
+from skorchless.data import Matrix
+from skorchless.stack import pack
 
 #: Columns whose sizes are within this factor are factored together: within it a factorisation
 #: keeps the digits of the small ones.
@@ -84,14 +84,14 @@ class RowSpace:
 
     def fold_back(self, weights: Tensor) -> Tensor:
         """Weights ``(M, K, r + 1)`` on the user's columns, ``(M, K, D + 1)``."""
-        wide = weights.to(WIDE)
+        wide = weights.to(float64)
         coef = wide[..., :-1] @ self.basis.T
         return pack(coef, wide[..., -1] - coef @ self.rest - coef @ self.mean)
 
 
 def as_dense(X: Matrix) -> Tensor:
     """Return X as a dense tensor in double precision."""
-    return X[:].to_dense().to(WIDE)
+    return X[:].to_dense().to(float64)
 
 
 def spanning_directions(rows: Tensor) -> Tensor:

@@ -14,23 +14,23 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, float64
 
+from skorchless.data import Matrix, SparseRows, are_right_on_threads
+from skorchless.distributed import SINGLE_PROCESS, Communicator, Group, local_rank_device
 from skorchless.estimators.parameters import Parameters, batch_rows, chosen_optimizer, shown
-from skorchless.optimizers.curvature import sample_size
-from skorchless.reducer import ONE_PROCESS, Group, Reducer, local_rank_device
+from skorchless.optimizers.hessian_estimator import sample_size
 from skorchless.restoring import between, with_setting
-from skorchless.sources import Matrix, SparseRows, are_right_on_threads
-from skorchless.stack import WIDE, private_generator
+from skorchless.stack import private_generator
 
 T = TypeVar("T")
 
 #: Multiply-adds a batch from which more than one thread pays.
 WORTH_THREADS = 3 * 2**19
 
-#: Of a full-batch rule a pass counts for so much less, and the second moments of a sample that it
-#: may take beside for less again. Between small products it does much else: threads save a quarter
-#: of its time at most, and double it where the cores are busy.
+#: Of a full-batch optimizer a pass counts for so much less, and the second moments of a sample that
+#: it may take beside for less again. Between small products it does much else: threads save a
+#: quarter of its time at most, and double it where the cores are busy.
 A_PASS, SECOND_MOMENTS = 4, 16
 
 #: What the loss of one raw prediction costs, in multiply-adds.
@@ -49,7 +49,7 @@ def work_of_batch(X: Matrix, n_rows: int, stack_width: int, *, full_batch: bool)
     stack_width : int
         Rows of weights that each row is multiplied with.
     full_batch : bool
-        Whether a rule steps once a pass.
+        Whether an optimizer steps once a pass.
     """
     if isinstance(X, SparseRows) and X.device.type == "cpu" and not are_right_on_threads():
         return 0
@@ -332,7 +332,7 @@ def has_double(device: torch.device) -> bool:
     if device.type in ("cpu", "cuda"):
         return True
     try:
-        torch.ones(1, dtype=WIDE, device=device)
+        torch.ones(1, dtype=float64, device=device)
     except (TypeError, RuntimeError):
         return False
     return True
@@ -382,7 +382,7 @@ OF_A_RANK = ("device", "random_state")
 SEED_STEP = 0x4F1BBCDCBFA53E0B
 
 
-def reducer_of(distributed: Any) -> Reducer:
+def communicator_of(distributed: Any) -> Communicator:
     """Who trains together: the ranks of the initialised group, or nobody else.
 
     Raises
@@ -390,12 +390,12 @@ def reducer_of(distributed: Any) -> Reducer:
     ValueError
         If there is no group to join.
     """
-    return Group() if isinstance(distributed, bool | np.bool_) and distributed else ONE_PROCESS
+    return Group() if isinstance(distributed, bool | np.bool_) and distributed else SINGLE_PROCESS
 
 
-def check_agreement(reducer: Reducer, facts: dict[str, Any]) -> None:
+def check_agreement(comm: Communicator, facts: dict[str, Any]) -> None:
     """Raise ValueError on every rank if they differ in one of the `facts`."""
-    first, *others = reducer.exchange(facts)
+    first, *others = comm.all_gather_object(facts)
     for rank, other in enumerate(others, start=1):
         for name, value in first.items():
             if other.get(name) != value:
@@ -425,31 +425,31 @@ def facts_of(estimator: Any, X: Matrix) -> dict[str, Any]:
     )
 
 
-def check_start(reducer: Reducer, start: np.ndarray) -> None:
+def check_start(comm: Communicator, start: np.ndarray) -> None:
     """Raise ValueError on a rank that would not start where rank 0 does."""
-    if reducer.size == 1:
+    if comm.size == 1:
         return
     digest = hashlib.sha256((start + 0.0).tobytes()).digest()  # 0.0 for -0.0 too
-    if reducer.exchange(digest)[0] != digest:
+    if comm.all_gather_object(digest)[0] != digest:
         raise ValueError(
             "All ranks must start from the same weights: coef_init, intercept_init, or with "
             "warm_start=True or partial_fit the fit before, differ from rank 0's."
         )
 
 
-def check_some_rows(reducer: Reducer, n_rows: int, message: str) -> None:
+def check_some_rows(comm: Communicator, n_rows: int, message: str) -> None:
     """Raise ValueError on every rank if none has a row."""
-    if not sum(reducer.exchange(n_rows)):
+    if not sum(comm.all_gather_object(n_rows)):
         raise ValueError(message)
 
 
-def rank_generator(reducer: Reducer, random_state: Any) -> torch.Generator:
+def generator_of_rank(comm: Communicator, random_state: Any) -> torch.Generator:
     """Rank 0's seed, and from it a generator of each rank's own."""
     own = private_generator(random_state)
-    if reducer.size == 1:
+    if comm.size == 1:
         return own
-    seed: int = reducer.exchange(own.initial_seed())[0]
-    return private_generator((seed + reducer.rank * SEED_STEP) % 2**63)
+    seed: int = comm.all_gather_object(own.initial_seed())[0]
+    return private_generator((seed + comm.rank * SEED_STEP) % 2**63)
 
 
 #: What torch says in a RuntimeError where it cannot get memory, each system in its own words.

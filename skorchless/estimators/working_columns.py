@@ -17,16 +17,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, float64
 
-from skorchless.engine import ModelResult, Watcher
+from skorchless.data import BatchLoader, LargeMatrix, Scaling
 from skorchless.estimators.parameters import Parameters
-from skorchless.estimators.problem import Outcome, Task
+from skorchless.estimators.problem import FitResult, Task
 from skorchless.losses import NullModel
-from skorchless.objective import Objective
-from skorchless.optimizers.descent import ROUNDING, stop_distance
-from skorchless.sources import LargeMatrix, Scaling, Source
-from skorchless.stack import WIDE
+from skorchless.objective import LinearObjective
+from skorchless.optimizers.line_search import ROUNDING, stop_distance
+from skorchless.training import Observer, TrainingResult
 
 #: Columns from which on rounds take less time than all columns at once (measured with 100 to
 #: 200,000 rows: with 200 columns up to twice as much, with 500 about as much, with 2000 a fifth).
@@ -41,8 +40,8 @@ MOST_ROUNDS = 20
 LEFT_OUT = 0.5
 
 FoldBack = Callable[[Tensor | None], np.ndarray | None]
-Watch = Callable[[FoldBack], Watcher]
-Fit = Callable[[Sequence[Parameters], Task, Watch | None], Outcome]
+MakeObserver = Callable[[FoldBack], Observer]
+Fit = Callable[[Sequence[Parameters], Task, MakeObserver | None], FitResult]
 
 
 @dataclass(eq=False)
@@ -51,9 +50,9 @@ class AllColumns:
 
     Attributes
     ----------
-    source : Source
+    loader : BatchLoader
         All rows in one batch.
-    objective : Objective
+    objective : LinearObjective
     scaling : Scaling
         From the user's columns to those of the objective.
     tolerance : ndarray of shape (M,)
@@ -62,8 +61,8 @@ class AllColumns:
         The best constant models.
     """
 
-    source: Source
-    objective: Objective
+    loader: BatchLoader
+    objective: LinearObjective
     scaling: Scaling
     tolerance: np.ndarray
     null_model: NullModel
@@ -83,29 +82,29 @@ class AllColumns:
         matters : Tensor of bool, shape (D,)
             Whether leaving the column out may matter to one of the models.
         """
-        at = self.scaling.standardise(torch.from_numpy(weights).to(self.source.device))
-        at = at.to(self.source.dtype)
+        at = self.scaling.to_scaled(torch.from_numpy(weights).to(self.loader.device))
+        at = at.to(self.loader.dtype)
         if not bool(at.any()):
             at[..., -1] = self.null_model.intercept.to(at)
-        value = torch.zeros(len(at), dtype=WIDE, device=at.device)
-        gradient = torch.empty_like(at, dtype=WIDE)
-        for chunk in self.source.chunks():
+        value = torch.zeros(len(at), dtype=float64, device=at.device)
+        gradient = torch.empty_like(at, dtype=float64)
+        for chunk in self.loader.chunks():
             for total in self.objective.gradients(chunk, at):
                 gradient.copy_(total)
             value += self.objective.value(chunk)
-        l1 = self.objective.penalty.l1.to(WIDE)[..., :-1]
+        l1 = self.objective.penalty.l1.to(float64)[..., :-1]
         excess = (gradient[..., :-1].abs() - l1).amax(dim=1)  # (M, D)
         values = value.numpy(force=True)
         constant_loss = self.null_model.loss.numpy(force=True)
         near = stop_distance(self.tolerance, values, constant_loss)
-        near = np.maximum(near, ROUNDING * torch.finfo(self.source.dtype).eps * np.abs(values))
+        near = np.maximum(near, ROUNDING * torch.finfo(self.loader.dtype).eps * np.abs(values))
         lost = excess * (value / torch.from_numpy(LEFT_OUT * near).to(value)).unsqueeze(1)
         matters = (lost > l1.squeeze(1)).any(dim=0)
         excess = excess.amax(dim=0)
         # All processes go on with the same columns.
-        self.objective.reducer.first_(excess)
-        matters = matters.to(WIDE)
-        self.objective.reducer.first_(matters)
+        self.objective.comm.broadcast_(excess)
+        matters = matters.to(float64)
+        self.objective.comm.broadcast_(matters)
         return excess, matters > 0
 
 
@@ -131,7 +130,7 @@ class Rounds:
         task: Task,
         all_columns: AllColumns,
         fit: Fit,
-        watch: Watch | None,
+        watch: MakeObserver | None,
     ) -> None:
         self.candidates, self.task, self.all_columns, self.fit = candidates, task, all_columns, fit
         self.watch, self._stopped = watch, False
@@ -139,16 +138,16 @@ class Rounds:
         self.weights = np.broadcast_to(task.start, shape).copy()
         used = (task.start[..., :-1] != 0).any(axis=(0, 1))
         self.working = torch.from_numpy(used).to(task.data.X.device)
-        self.outcome: Outcome | None = None
+        self.outcome: FitResult | None = None
         self.left = int(candidates[0]["max_iter"])
 
-    def run(self) -> Outcome:
+    def run(self) -> FitResult:
         """Train until no column outside the working set matters."""
         for count in range(MOST_ROUNDS + 1):
             try:
                 added = self._add_columns()
             except KeyboardInterrupt as interrupt:
-                if self.outcome is None or self.task.reducer.size > 1:
+                if self.outcome is None or self.task.comm.size > 1:
                     raise
                 return replace(self.outcome, interrupt=interrupt)
             if self.outcome is not None and not added:
@@ -159,7 +158,7 @@ class Rounds:
             weights = [w for w in outcome.weights if w is not None and np.isfinite(w).all()]
             ended = len(weights) < len(self.candidates) or outcome.interrupt is not None
             ended = ended or self.left <= 0 or self._stopped
-            if any(self.task.reducer.exchange(ended)):
+            if any(self.task.comm.all_gather_object(ended)):
                 break
             self.weights = np.stack(weights)
         assert self.outcome is not None
@@ -187,9 +186,9 @@ class Rounds:
         X = self.task.data.X
         copied = len(X) * columns * X.dtype.itemsize if isinstance(X, LargeMatrix) else 0
         large = columns > MOST_SHARE * X.shape[1] or copied > MOST_BYTES
-        return any(self.task.reducer.exchange(large))
+        return any(self.task.comm.all_gather_object(large))
 
-    def _train(self) -> Outcome:
+    def _train(self) -> FitResult:
         """Train on the columns of the working set, from where the last round ended."""
         candidates = [{**candidate, "max_iter": self.left} for candidate in self.candidates]
         task = replace(self.task, start=self.weights)
@@ -208,12 +207,12 @@ class Rounds:
         results = [self._joined(i, result) for i, result in enumerate(part.results)]
         return replace(part, results=results, weights=[self._lifted(w) for w in part.weights])
 
-    def _told(self, fold_back: FoldBack) -> Watcher:
+    def _told(self, fold_back: FoldBack) -> Observer:
         """Who is told of the passes of a round, as of those of the whole fit."""
         assert self.watch is not None
-        return _RoundWatcher(self, self.watch(lambda weights: self._lifted(fold_back(weights))))
+        return _RoundObserver(self, self.watch(lambda weights: self._lifted(fold_back(weights))))
 
-    def _joined(self, model: int, result: ModelResult) -> ModelResult:
+    def _joined(self, model: int, result: TrainingResult) -> TrainingResult:
         """The result of a round behind what the rounds before have recorded."""
         if self.outcome is None:
             return result
@@ -247,16 +246,16 @@ class Rounds:
         return whole
 
 
-class _RoundWatcher:
+class _RoundObserver:
     """Tells of a round's iterations as of those of the whole fit."""
 
-    def __init__(self, rounds: Rounds, watcher: Watcher) -> None:
-        self._rounds, self._watcher = rounds, watcher
-        self.on_pass_begin = watcher.on_pass_begin
+    def __init__(self, rounds: Rounds, observer: Observer) -> None:
+        self._rounds, self._observer = rounds, observer
+        self.on_pass_begin = observer.on_pass_begin
 
-    def on_pass_end(self, result: ModelResult) -> bool:
+    def on_pass_end(self, result: TrainingResult) -> bool:
         """Tell of an iteration; return whether the fit is to stop."""
         rounds = self._rounds
-        stops = self._watcher.on_pass_end(rounds._joined(0, result))
+        stops = self._observer.on_pass_end(rounds._joined(0, result))
         rounds._stopped = rounds._stopped or stops
         return stops

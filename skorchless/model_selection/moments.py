@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from torch import float64
 
 from skorchless.estimators.batched import (
     STACK_BYTES,
@@ -22,7 +23,7 @@ from skorchless.estimators.batched import (
     may_use_moments,
     solve_from_moments,
 )
-from skorchless.estimators.data import Data
+from skorchless.estimators.dataset import Data
 from skorchless.estimators.parameters import Parameters, check_parameters
 from skorchless.estimators.runtime import memory_errors, own_settings
 from skorchless.model_selection.candidates import Group
@@ -30,7 +31,6 @@ from skorchless.model_selection.evaluate import Result, Split
 from skorchless.model_selection.scoring import OF_MEAN_SQUARES, by_candidate, metrics_of
 from skorchless.optimizers.least_squares import Comoments, of_others
 from skorchless.restoring import without_numpy_warnings
-from skorchless.stack import WIDE
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class FoldMoments:
                 data = group.unfitted()[0]._prepare(X, y, **fit_params).data
                 candidates = [final._parameters() for final in group.finals]
                 d, with_l1 = data.X.shape[1], candidates[0]["alpha"] and candidates[0]["l1_ratio"]
-                n_bytes = 4 * len(splits) * (d + data.n_outputs) ** 2 * WIDE.itemsize
+                n_bytes = 4 * len(splits) * (d + data.n_outputs) ** 2 * float64.itemsize
                 too_few = not with_l1 and min(len(train) for train, _ in splits) <= d
                 too_few |= sum(map(len, parts)) != len(data.X)  # some may weigh nothing
                 if too_few or n_bytes > STACK_BYTES or not may_use_moments(candidates, data.X):

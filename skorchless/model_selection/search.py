@@ -27,9 +27,9 @@ from skorchless.estimators.checks import (
     check_indices,
     check_lengths,
     check_plain,
-    checked_labels,
+    check_y_classes,
+    check_y_numeric,
     named,
-    numbers,
     sortable,
     with_rows,
 )
@@ -206,7 +206,7 @@ class _Run:
         try:
             yield
         except (ValueError, TypeError, IndexError):
-            check = checked_labels if is_classifier(self.search.estimator) else numbers
+            check = check_y_classes if is_classifier(self.search.estimator) else check_y_numeric
             check(self.y, "y")
             groups = self.split_params.get("groups")
             if groups is not None:

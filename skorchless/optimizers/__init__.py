@@ -1,24 +1,24 @@
-"""Update rules: the textbook ones and the tuning-free one."""
+"""Update optimizers: the textbook ones and the tuning-free one."""
 
-from skorchless.optimizers.base import PassOutcome, Rule, Setup
+from skorchless.optimizers.base import Optimizer, Setup, Step
+from skorchless.optimizers.first_order import SGD, Adam, AveragedAdam, FirstOrderOptimizer, State
+from skorchless.optimizers.learning_rates import SCHEDULES, safe_rates, target_moments, target_units
 from skorchless.optimizers.quasi_newton import DependentColumns, QuasiNewton
-from skorchless.optimizers.step_size import SCHEDULES, safe_rates, target_moments, target_units
-from skorchless.optimizers.textbook import SGD, Adam, AveragedAdam, State, TextbookRule
 
-#: Every rule by name; the contract tests run over this table.
-OPTIMIZERS: dict[str, type[Rule]] = {"sgd": SGD, "adam": Adam, "quasi-newton": QuasiNewton}
+#: Every optimizer by name; the contract tests run over this table.
+OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adam": Adam, "quasi-newton": QuasiNewton}
 
 __all__ = [
     "OPTIMIZERS",
     "SCHEDULES",
     "AveragedAdam",
     "DependentColumns",
-    "PassOutcome",
+    "FirstOrderOptimizer",
+    "Optimizer",
     "QuasiNewton",
-    "Rule",
     "Setup",
     "State",
-    "TextbookRule",
+    "Step",
     "safe_rates",
     "target_moments",
     "target_units",

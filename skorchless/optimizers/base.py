@@ -1,4 +1,4 @@
-"""What the engine asks of an update rule."""
+"""What the training loop asks of an optimizer."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -6,39 +6,39 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from skorchless.objective import Objective
-from skorchless.sources import Chunk, Source
+from skorchless.data import BatchLoader, Chunk
+from skorchless.objective import LinearObjective
 
 
 @dataclass(eq=False)
 class Setup:
-    """What a rule may need to know before the first pass.
+    """What an optimizer may need to know before the first pass.
 
     Attributes
     ----------
-    source : Source
+    loader : BatchLoader
         The training rows, standardised if the weights are. Passes may hold the user's columns.
-    objective : Objective
+    objective : LinearObjective
     weights : Tensor of shape (M, K, D + 1)
         Where training starts.
     momentum : Tensor of shape (M, 1, 1)
     nesterov : bool
     betas : pair of float
     tolerance : Tensor of shape (M,)
-        Relative distance to the optimum to stop at, for rules that can tell.
+        Relative distance to the optimum to stop at, for optimizers that can tell.
     constant_loss : Tensor of shape (M,), optional
-        Objective of the best constant model, for the same rules.
+        Objective of the best constant model, for the same optimizers.
     constant_weights : Tensor of shape (M, K, D + 1), optional
-        The best constant model, for the same rules.
+        The best constant model, for the same optimizers.
     refuses_dependent : bool
-        Whether rules that measure the curvature raise `DependentColumns` before the first
+        Whether optimizers that measure the curvature raise `DependentColumns` before the first
         iteration if columns are dependent, or nearly so.
     units : Tensor of shape (1, K, 1), optional
         Sizes of the targets, where rates, and so gradients, are in units of them.
     """
 
-    source: Source
-    objective: Objective
+    loader: BatchLoader
+    objective: LinearObjective
     weights: Tensor
     momentum: Tensor
     nesterov: bool
@@ -51,8 +51,8 @@ class Setup:
 
 
 @dataclass(eq=False)
-class PassOutcome:
-    """What a rule says at the end of a pass.
+class Step:
+    """What an optimizer says at the end of a pass.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class PassOutcome:
     value : ndarray of shape (M,)
         The objective that goes with them.
     converged : ndarray of bool, shape (M,)
-        Whether the rule itself knows that it is done.
+        Whether the optimizer itself knows that it is done.
     stuck : ndarray of bool, shape (M,)
         Whether it can go no further without being done.
     moved : ndarray of bool, shape (M,)
@@ -75,15 +75,15 @@ class PassOutcome:
     moved: np.ndarray
 
 
-class Rule(Protocol):
-    """An update rule for a stack of models, stepping per batch or per pass.
+class Optimizer(Protocol):
+    """An optimizer for a stack of models, stepping per batch or per pass.
 
-    `weights` are the trial weights, which the rule moves in place. Everything it keeps leads with
-    the axis of the models.
+    `weights` are the trial weights, which the optimizer moves in place. Everything it keeps leads
+    with the axis of the models.
     """
 
     full_batch: bool
-    """Whether the rule steps once a pass and so wants all rows in one batch."""
+    """Whether the optimizer steps once a pass and so wants all rows in one batch."""
 
     @property
     def started(self) -> bool:
@@ -92,16 +92,16 @@ class Rule(Protocol):
     def __init__(self, setup: Setup) -> None:
         """Get ready for the first pass."""
 
-    def set_rate(self, rate: Tensor) -> None:
+    def set_learning_rate(self, rate: Tensor) -> None:
         """Take the learning rates of the coming pass, of shape ``(M, 1, 1)``."""
 
     def on_chunk(self, chunk: Chunk) -> None:
         """See the rows of a chunk, after its gradients: what else a pass should add up."""
 
-    def on_batch(self, weights: Tensor, gradient: Tensor) -> None:
+    def step(self, weights: Tensor, gradient: Tensor) -> None:
         """See the gradient of a batch at `weights`."""
 
-    def on_pass(self, weights: Tensor, value: np.ndarray) -> PassOutcome:
+    def end_epoch(self, weights: Tensor, value: np.ndarray) -> Step:
         """See the objective of the pass, of shape ``(M,)``, after its last batch."""
 
     def select(self, keep: Tensor) -> None:

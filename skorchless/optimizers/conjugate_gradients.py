@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from skorchless.optimizers.history import dot
+from skorchless.optimizers.lbfgs import dot
 
 MOST_STEPS = 300
 

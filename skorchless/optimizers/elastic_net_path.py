@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skorchless.optimizers.descent import stop_distance
+from skorchless.optimizers.line_search import stop_distance
 from skorchless.optimizers.proximal_newton import (
     ENOUGH,
     LEAST_RIDGE,

@@ -18,13 +18,13 @@ from functools import reduce
 from itertools import repeat
 
 import torch
-from torch import Tensor
+from torch import Tensor, float64
 
+from skorchless.data import Matrix
+from skorchless.data.base import slices
+from skorchless.data.limits import numbers_at_once
 from skorchless.optimizers.elastic_net_path import ElasticNetPath
-from skorchless.sources import Matrix
-from skorchless.sources.base import slices
-from skorchless.sources.limits import numbers_at_once
-from skorchless.stack import WIDE, pack
+from skorchless.stack import pack
 
 #: Rows that are taken to double precision at once.
 BLOCK_ROWS = 4096
@@ -66,8 +66,8 @@ class Comoments:
 
     @classmethod
     def _of_block(cls, X: Tensor, target: Tensor, weight: Tensor | None) -> "Comoments":
-        rows = torch.cat([X.to(WIDE), target.to(WIDE)], dim=1)
-        share = rows.new_ones(len(rows)) if weight is None else weight.to(WIDE)
+        rows = torch.cat([X.to(float64), target.to(float64)], dim=1)
+        share = rows.new_ones(len(rows)) if weight is None else weight.to(float64)
         total = float(share.sum())
         mean = share @ rows / (total or 1.0)
         rows.sub_(mean)
@@ -117,7 +117,7 @@ class Comoments:
         second, mean = self._second_moments(fit_intercept=fit_intercept)
         d = len(mean) - self.n_outputs
         size = second.diagonal()[:d].sqrt()
-        varies = size > 2.0 * torch.finfo(WIDE).eps * self.mean[:d].abs()
+        varies = size > 2.0 * torch.finfo(float64).eps * self.mean[:d].abs()
         unit = second[:d, :d][varies][:, varies] / torch.outer(size[varies], size[varies])
         models, outputs = len(alpha), self.n_outputs
         coef = second.new_zeros(models, outputs, d)

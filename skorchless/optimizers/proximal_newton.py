@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from skorchless.optimizers.conjugate_gradients import conjugate_gradients
-from skorchless.optimizers.history import dot
+from skorchless.optimizers.lbfgs import dot
 from skorchless.stack import median
 
 #: Most proximal steps before a working set that is factored, and before any other.

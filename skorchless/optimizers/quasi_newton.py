@@ -22,18 +22,22 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, float64
 
-from skorchless.optimizers.base import PassOutcome, Setup
+from skorchless.data import Chunk
+from skorchless.optimizers.base import Setup, Step
 from skorchless.optimizers.conjugate_gradients import conjugate_gradients
-from skorchless.optimizers.curvature import Curvature, CurvatureElsewhere, home_of
-from skorchless.optimizers.descent import WORSE, Descent
-from skorchless.optimizers.history import History, dot
-from skorchless.optimizers.preconditioner import Preconditioner
+from skorchless.optimizers.hessian import Preconditioner
+from skorchless.optimizers.hessian_estimator import (
+    HessianEstimator,
+    RemoteHessianEstimator,
+    home_of,
+)
+from skorchless.optimizers.lbfgs import LBFGSMemory, dot
+from skorchless.optimizers.line_search import WORSE, LineSearch
 from skorchless.optimizers.proximal_newton import Block, Operator, minimise_model
 from skorchless.restoring import without_numpy_warnings
-from skorchless.sources import Chunk
-from skorchless.stack import WIDE, select_models
+from skorchless.stack import select_models
 
 #: P is refreshed when the mean curvature has moved beyond these factors.
 REFRESH_BELOW, REFRESH_ABOVE = 0.7, 1.4
@@ -96,9 +100,9 @@ class QuasiNewton:
 
     def __init__(self, setup: Setup) -> None:
         device = setup.weights.device
-        self._home = home = home_of(setup.source, setup.weights)
-        curvature = Curvature(setup.source, setup.objective, home)
-        self.curvature = CurvatureElsewhere.of(curvature, device)
+        self._home = home = home_of(setup.loader, setup.weights)
+        curvature = HessianEstimator(setup.loader, setup.objective, home)
+        self.curvature = RemoteHessianEstimator.of(curvature, device)
         self.penalty = setup.objective.penalty
         if home != device:
             self.penalty = self.penalty.to(home)
@@ -107,15 +111,15 @@ class QuasiNewton:
         assert setup.constant_loss is not None and setup.constant_weights is not None
         self._dtype, self._eps = setup.weights.dtype, torch.finfo(setup.weights.dtype).eps
         self._constant_weights: Tensor | None = setup.constant_weights
-        self.descent = Descent(
+        self.descent = LineSearch(
             setup.tolerance.numpy(force=True),
             setup.constant_loss.numpy(force=True),
             self._eps,
             # In single precision it is the mean of so many rows that their errors cancel.
-            unit=0.0 if setup.objective.loss.has_units or self._dtype != WIDE else 1.0,
+            unit=0.0 if setup.objective.loss.is_regression or self._dtype != float64 else 1.0,
         )
         self._damping = np.zeros(len(setup.weights))
-        self.history = History()
+        self.history = LBFGSMemory()
         self.singular = False
         self._refuses_dependent = setup.refuses_dependent
         self._batch_gradient: Tensor | None = None
@@ -128,26 +132,26 @@ class QuasiNewton:
         """Whether the objective at the start is known, so that the next pass is an iteration."""
         return self._weights is not None
 
-    def set_rate(self, rate: Tensor) -> None:
+    def set_learning_rate(self, rate: Tensor) -> None:
         """Nothing to take: the step length is found by line search."""
 
     def on_chunk(self, chunk: Chunk) -> None:
         """Add up second moments, where they need all rows, and see what it predicted."""
         self.curvature.see(chunk)
 
-    def on_batch(self, weights: Tensor, gradient: Tensor) -> None:
+    def step(self, weights: Tensor, gradient: Tensor) -> None:
         """Keep the gradient until the pass's objective is known."""
-        self._batch_gradient = gradient.to(self._home, WIDE, copy=True)
+        self._batch_gradient = gradient.to(self._home, float64, copy=True)
 
-    def on_pass(self, weights: Tensor, value: np.ndarray) -> PassOutcome:
+    def end_epoch(self, weights: Tensor, value: np.ndarray) -> Step:
         """Accept the trial or shorten the step, and move `weights` to the next trial."""
         trial = self._trial
         if trial is None:
-            trial = weights.to(self._home, WIDE, copy=True)
+            trial = weights.to(self._home, float64, copy=True)
         if self._weights is None:
             if self._replaces_start(weights, value):
                 never = np.zeros(len(value), dtype=bool)
-                return PassOutcome(trial.to(self._dtype), value, never, never, ~never)
+                return Step(trial.to(self._dtype), value, never, never, ~never)
             accepted = self._begin(trial, value)
         else:
             accepted = self._judge(trial, value)
@@ -156,7 +160,7 @@ class QuasiNewton:
         if accepted.any():
             self._point = self._weights.to(self._dtype)
             if accepted.all():
-                if isinstance(self.curvature, CurvatureElsewhere):
+                if isinstance(self.curvature, RemoteHessianEstimator):
                     self.curvature.has(self._point, weights.clone())
                 self.curvature.is_at(self._point)
         self._follow_curvature(anew=bool(damped.any()))
@@ -173,8 +177,8 @@ class QuasiNewton:
         length = torch.from_numpy(self.descent.length).to(self._weights)
         trial = (self._weights + length.view(-1, 1, 1) * self._direction).to(self._dtype)
         weights.copy_(trial)
-        self._trial = trial.to(WIDE)
-        return PassOutcome(self._point, self.descent.value, converged, self.descent.stuck, accepted)
+        self._trial = trial.to(float64)
+        return Step(self._point, self.descent.value, converged, self.descent.stuck, accepted)
 
     def _begin(self, start: Tensor, value: np.ndarray) -> np.ndarray:
         """Take the starts as the current points; return that all are."""
@@ -273,7 +277,7 @@ class QuasiNewton:
         assert gradient is not None
         if not self.shift_invariant:
             return gradient
-        drift = torch.addcmul(gradient, self.penalty.l2.to(WIDE), weights, value=-1.0)
+        drift = torch.addcmul(gradient, self.penalty.l2.to(float64), weights, value=-1.0)
         return gradient.sub_(drift.mean(dim=1, keepdim=True))
 
     def _mask(self, models: np.ndarray) -> Tensor:
@@ -425,7 +429,7 @@ class QuasiNewton:
             return distance
         lost, kept = self._lasting(direction, LITTLE)
         fades = near & (lost > MOST_FADING)
-        log_loss = not (self.curvature.objective.loss.has_units or self.penalty.has_l1)
+        log_loss = not (self.curvature.objective.loss.is_regression or self.penalty.has_l1)
         unsure = fades | (near & (distance > self.descent.stop_distance) & log_loss)
         if not unsure.any():
             return distance
@@ -450,7 +454,7 @@ class QuasiNewton:
         return distance
 
     def _lasting(self, direction: Tensor, little: float) -> tuple[np.ndarray, Tensor]:
-        """As of `Curvature`, at the current points; `little` in distances to stop at."""
+        """As of `HessianEstimator`, at the current points; `little` in distances to stop at."""
         negligible = torch.from_numpy(little * self.descent.stop_distance).to(self._weights)
         return self.curvature.lasting(self._point, direction, negligible)
 
@@ -458,7 +462,7 @@ class QuasiNewton:
         """Choose the best of some lengths for some of the models, where rows are cheap to ask."""
         if not self.curvature.has_hessian or self.penalty.has_l1 or not models.any():
             return
-        tried = torch.tensor(lengths, dtype=WIDE, device=self._home)
+        tried = torch.tensor(lengths, dtype=float64, device=self._home)
         values = self.curvature.along(self._point, self._direction, tried)
         best = tried[values.argmin(dim=0)].numpy(force=True)
         self.descent.length = np.where(models, best, self.descent.length)
@@ -521,7 +525,7 @@ class QuasiNewton:
         length = torch.where(penalised, slope / torch.where(penalised, pull, 1.0), 0.0)
         missing = torch.where(penalised, 0.0, missing).sum(dim=1)
         missing = torch.minimum(missing, gain) + (length * slope).sum(dim=1)
-        if not self.curvature.objective.loss.has_units:
+        if not self.curvature.objective.loss.is_regression:
             moving = largest > 0
             length = torch.where(moving, 1.0 / torch.where(moving, largest, 1.0), length)
         solution = solution + (length.view(*length.shape, 1, 1) * rest).sum(dim=1)
@@ -544,11 +548,11 @@ class QuasiNewton:
         scale = torch.where(curved, 1.0 / torch.where(curved, size, 1.0), 0.0)
         values, vectors = torch.linalg.eigh(scale.unsqueeze(2) * pull * scale.unsqueeze(1))
         along = (slope * scale).unsqueeze(1) @ vectors
-        resolved = torch.finfo(WIDE).eps * values.shape[1] < values
+        resolved = torch.finfo(float64).eps * values.shape[1] < values
         unresolved = torch.where(resolved, 0.0, along.square().squeeze(1)).sum(dim=1)
         allowed = torch.where(resolved, along.square().squeeze(1) / values, 0.0).sum(dim=1)
         of_curved = torch.where(curved, missing, 0.0).sum(dim=1)
-        sure = (unresolved <= torch.finfo(WIDE).eps * allowed) & (allowed < of_curved)
+        sure = (unresolved <= torch.finfo(float64).eps * allowed) & (allowed < of_curved)
         share = torch.where(sure, allowed / torch.where(sure, of_curved, 1.0), 1.0)
         return torch.where(curved, missing * share.unsqueeze(1), missing)
 
@@ -592,7 +596,7 @@ class QuasiNewton:
         """Direction to the minimiser of the quadratic model plus L1, see `minimise_model`."""
         assert self._weights is not None
         share = NEGLIGIBLE_EXACT if self.curvature.constant else NEGLIGIBLE
-        l1 = self.penalty.l1.to(WIDE)
+        l1 = self.penalty.l1.to(float64)
         negligible, gainable = (
             torch.from_numpy(decrease).to(l1)
             for decrease in (share * self.descent.stop_distance, MOST_GAIN * self.descent.value)

@@ -75,10 +75,10 @@ class Record(TorchDispatchMode):
         line = _line()
         if name in ("_to_copy", "copy_"):
             self.kernels[name] += 1
-            source, target = (args[1], args[0]) if name == "copy_" else (args[0], made[0])
-            if source.device.type != target.device.type:
+            loader, target = (args[1], args[0]) if name == "copy_" else (args[0], made[0])
+            if loader.device.type != target.device.type:
                 way = self.sent if target.device.type == self.kind else self.fetched
-                way[line] += source.numel() * target.element_size()
+                way[line] += loader.numel() * target.element_size()
                 self.waits["copy", line] += 1
         elif name == "_local_scalar_dense":
             self.fetched[line] += given[0].element_size()

@@ -139,7 +139,7 @@ def test_chunks_of_an_epoch_make_the_host_wait_no_more(optimizer, device, monkey
     X, y = (rows.to(device) for rows in make("softmax", 3000))
     waits = []
     for most in (10, 1024):  # batches of a chunk
-        monkeypatch.setattr("skorchless.sources.limits.MOST_BATCHES", most)
+        monkeypatch.setattr("skorchless.data.limits.MOST_BATCHES", most)
         model = textbook("softmax", optimizer, batch_size=50)
         waits.append(cost_of_epochs(model, 2, X, y, device)[1])
     assert waits[0] == waits[1]

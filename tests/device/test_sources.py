@@ -6,11 +6,11 @@ import torch
 from device.record import Record
 from sources.test_large import make_matrix
 from sources.test_streamed import N_ROWS, make_source, rows_of
+from torch import float64
 
 from skorchless import TorchLinearRegressor
-from skorchless.estimators.checks import features
-from skorchless.sources import LargeMatrix, Scaling, as_source
-from skorchless.stack import WIDE
+from skorchless.data import LargeMatrix, Scaling, make_loader
+from skorchless.estimators.checks import check_X
 
 pytestmark = pytest.mark.usefixtures("everything_is_large")
 
@@ -20,17 +20,17 @@ pytestmark = pytest.mark.usefixtures("everything_is_large")
 @pytest.mark.parametrize("shuffled", [True, False])
 def test_rows_are_brought_to_a_device(kind, batch_size, shuffled, device, tmp_path):
     host = make_source(kind, batch_size, tmp_path)
-    source = as_source(
-        LargeMatrix(host.X.stored, WIDE, device),
+    loader = make_loader(
+        LargeMatrix(host.X.stored, float64, device),
         host.target.to(device),
-        (torch.arange(N_ROWS, dtype=WIDE) + 1.0).to(device),
+        (torch.arange(N_ROWS, dtype=float64) + 1.0).to(device),
         n_outputs=2,
         fit_intercept=True,
         batch_size=batch_size,
         stack_width=2,
     )
     generator = torch.Generator().manual_seed(0) if shuffled else None
-    rows = rows_of(source, generator)
+    rows = rows_of(loader, generator)
     assert rows.device == device
     assert rows.sort().values.tolist() == list(range(N_ROWS))
 
@@ -61,15 +61,15 @@ def test_a_device_that_does_not_tell_its_memory_is_tried(
 def test_a_tensor_on_the_device_is_an_ordinary_one_however_large(device):
     X = torch.randn(2000, 3, generator=torch.Generator().manual_seed(0))
     estimator = TorchLinearRegressor()
-    assert isinstance(features(estimator, X, reset=True), LargeMatrix)
+    assert isinstance(check_X(estimator, X, reset=True), LargeMatrix)
     X = X.to(device)
-    found = features(estimator, X, reset=True)
+    found = check_X(estimator, X, reset=True)
     assert found.data_ptr() == X.data_ptr()
     with Record(device) as record:
-        features(estimator, X, reset=True)
+        check_X(estimator, X, reset=True)
     assert record.n_waits == 1, record
     # What has to be converted is converted as it is read.
-    assert isinstance(features(estimator, X.half(), reset=True), LargeMatrix)
+    assert isinstance(check_X(estimator, X.half(), reset=True), LargeMatrix)
 
 
 @pytest.mark.parametrize("optimizer", ["auto", "sgd"])
@@ -77,7 +77,7 @@ def test_a_tensor_on_the_device_is_an_ordinary_one_however_large(device):
 def test_an_ordinary_matrix_that_a_device_has_no_room_for(
     optimizer, tensors, little_room, monkeypatch
 ):
-    monkeypatch.setattr("skorchless.sources.limits.LARGE_BYTES", 2**40)
+    monkeypatch.setattr("skorchless.data.limits.LARGE_BYTES", 2**40)
     rng = np.random.default_rng(0)
     X = rng.normal(size=(20000, 30))
     y = X.sum(axis=1)
@@ -94,13 +94,13 @@ def test_an_ordinary_matrix_that_a_device_has_no_room_for(
 def test_standardised_rows_are_brought_too(device, tmp_path):
     host = make_source("map", 64, tmp_path, weighted=False)
     mean, inverse = torch.tensor([100.0, 1e4, 3.0]), torch.tensor([0.01, 1e-5, 2.0])
-    scaling = Scaling(mean.to(device), inverse.to(device), WIDE)
+    scaling = Scaling(mean.to(device), inverse.to(device), float64)
     layout = {"n_outputs": 2, "fit_intercept": True, "batch_size": 64, "stack_width": 2}
-    there = as_source(
-        LargeMatrix(host.X.stored, WIDE, device), host.target.to(device), None, **layout
+    there = make_loader(
+        LargeMatrix(host.X.stored, float64, device), host.target.to(device), None, **layout
     )
-    here = as_source(host.X, host.target, None, **layout)
+    here = make_loader(host.X, host.target, None, **layout)
     found = [chunk.features.cpu().clone() for chunk in there.scaled(scaling).chunks()]
-    expected = here.scaled(Scaling(mean, inverse, WIDE)).chunks()
+    expected = here.scaled(Scaling(mean, inverse, float64)).chunks()
     for rows, wanted in zip(found, (chunk.features for chunk in expected), strict=False):
         torch.testing.assert_close(rows[:7], wanted[:7])

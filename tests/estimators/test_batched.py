@@ -253,7 +253,7 @@ def test_a_path_ends_where_single_fits_do(monkeypatch, l1_ratio, n):
 def test_measurements_are_shared_only_among_alike_models():
     import torch
 
-    from skorchless.optimizers.curvature import cluster_by_curvature
+    from skorchless.optimizers.hessian_estimator import cluster_by_curvature
 
     mean = torch.tensor([0.1, 0.4, 0.11, 0.39, 0.13])
     representatives, group = cluster_by_curvature(mean)

@@ -20,9 +20,9 @@ from sklearn.metrics import log_loss, mean_squared_error
 
 import skorchless
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.estimators import training
-from skorchless.objective import Objective
-from skorchless.reducer import Group
+from skorchless.distributed import Group
+from skorchless.estimators import solve
+from skorchless.objective import LinearObjective
 
 #: Where each of three ranks' rows begin and end: few, none and most of them.
 SHARES = ((0.0, 0.15), (0.15, 0.15), (0.15, 1.0))
@@ -188,13 +188,13 @@ def test_data_of_many_chunks_begin_at_the_same_head_start(group, problem, parame
 
 def around_a_threshold(rank):
     """Fit float32 rows of which some ranks have more than a small table, and some fewer."""
-    before, training.DOUBLE_NUMBERS = training.DOUBLE_NUMBERS, 300
+    before, solve.DOUBLE_NUMBERS = solve.DOUBLE_NUMBERS, 300
     X, y = numbers(dtype=np.float32)
     rows = rows_of(rank, len(X), ((0.0, 0.9), (0.9, 0.95), (0.95, 1.0)))
     try:
         return vars(TorchLinearRegressor(loss="huber", distributed=True).fit(X[rows], y[rows]))
     finally:
-        training.DOUBLE_NUMBERS = before
+        solve.DOUBLE_NUMBERS = before
 
 
 def test_ranks_agree_on_whether_a_table_is_small(group):
@@ -407,19 +407,19 @@ def out_of_memory(rank, optimizer):
         optimizer=optimizer, distributed=True, max_iter=50, tol=1e-12, **batches
     )
     if rank == 2:
-        values, calls = Objective.value, iter(range(4))
+        values, calls = LinearObjective.value, iter(range(4))
 
         def value(self, chunk):
             if next(calls, None) is None:
                 raise MemoryError("no room for a chunk")
             return values(self, chunk)
 
-        Objective.value = value
+        LinearObjective.value = value
     try:
         model.fit(X[rows], y[rows])
     finally:
         if rank == 2:
-            Objective.value = values
+            LinearObjective.value = values
 
 
 def fit_alone(rank):
@@ -458,7 +458,7 @@ def endless(how):
 
 
 def ended(rank, number):
-    """Fit for ever; send rank 1 a signal in mid-training. Give collectives, error, model."""
+    """Fit for ever; send rank 1 a signal in mid-solve. Give collectives, error, model."""
     X, y = classes()
     X = X / X.std(axis=0)
     rows = rows_of(rank, len(X), ((0.0, 0.3), (0.3, 0.6), (0.6, 1.0)))
@@ -519,19 +519,19 @@ def interrupted_pass(rank, warm):
     model = TorchSoftmaxClassifier(distributed=True, random_state=0)
     if warm:
         model.partial_fit(X[rows], y[rows], classes=np.unique(y))
-    before, values = dict(vars(model)), Objective.value
+    before, values = dict(vars(model)), LinearObjective.value
     if rank == 1:
 
         def value(self, chunk):
             raise KeyboardInterrupt
 
-        Objective.value = value
+        LinearObjective.value = value
     try:
         model.partial_fit(X[rows], y[rows], classes=np.unique(y))
     except BaseException as error:
         return type(error).__name__, vars(model) == before
     finally:
-        Objective.value = values
+        LinearObjective.value = values
     return None
 
 

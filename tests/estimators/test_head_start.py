@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.estimators import head_start, training
+from skorchless.estimators import head_start, solve
 
 ROWS = 3000
 
@@ -14,13 +14,13 @@ def eager(monkeypatch):
     """Head starts also for few rows; how many are made."""
     monkeypatch.setattr(head_start, "HEAD_ROWS", 100)
     made = []
-    whole = training.head_of
+    whole = solve.head_of
 
     def counted(*arguments, **settings):
         made.append(arguments)
         return whole(*arguments, **settings)
 
-    monkeypatch.setattr(training, "head_of", counted)
+    monkeypatch.setattr(solve, "head_of", counted)
     return made
 
 
@@ -91,8 +91,8 @@ def test_ctrl_c_during_it_leaves_the_estimator_as_it_was(eager, monkeypatch):
         results, _ = train(*arguments, **keywords)
         return results, KeyboardInterrupt()
 
-    train = training.train
-    monkeypatch.setattr(training, "train", interrupted)
+    train = solve.train
+    monkeypatch.setattr(solve, "train", interrupted)
     model = TorchSoftmaxClassifier()
     with pytest.raises(KeyboardInterrupt):
         model.fit(X, y)

@@ -10,7 +10,7 @@ from numpy.testing import assert_array_equal
 from sklearn.exceptions import DataConversionWarning
 
 from skorchless import TorchSoftmaxClassifier
-from skorchless.estimators.checks import checked_labels, classes_of, encode
+from skorchless.estimators.checks import check_y_classes, classes_of, encode
 
 WHOLE = [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
 FRACTIONAL = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -26,7 +26,7 @@ def as_labels(dtype):
 def test_tensors_are_encoded_as_their_arrays(dtype):
     labels = as_labels(dtype)
     array = (labels.float() if dtype == torch.bfloat16 else labels).numpy()
-    checked = checked_labels(labels, "y")
+    checked = check_y_classes(labels, "y")
     assert_array_equal(checked, array)
     classes = classes_of(checked)
     assert_array_equal(classes, np.unique(array))
@@ -67,7 +67,7 @@ def test_classes_of_one_kind_meet_labels_of_another():
 )
 def test_what_is_no_label_is_refused_in_scikit_learns_words(labels, message):
     with pytest.raises(ValueError, match=message):
-        checked_labels(labels, "y")
+        check_y_classes(labels, "y")
 
 
 def test_a_column_of_labels_is_taken_with_a_warning():

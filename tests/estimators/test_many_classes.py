@@ -7,14 +7,14 @@ from large import mapped
 from numpy.testing import assert_array_equal
 from problems import as_target
 from scipy.sparse import csr_array
+from torch import float64
 
 from skorchless import BatchedGridSearchCV, TorchSoftmaxClassifier
+from skorchless.data import make_loader
 from skorchless.losses import SoftmaxCrossEntropy, is_class
-from skorchless.sources import as_source
-from skorchless.stack import WIDE
 
 N_CLASSES = 5
-MANY = "skorchless.sources.limits.MANY_CLASSES"
+MANY = "skorchless.data.limits.MANY_CLASSES"
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_search_and_a_memory_map(rows, monkeypatch, tmp_path, everything_is_la
 
 def test_the_loss_by_number_is_the_loss_of_one_hot():
     generator = torch.Generator().manual_seed(0)
-    raw = 3.0 * torch.randn(2, N_CLASSES, 40, generator=generator, dtype=WIDE)
+    raw = 3.0 * torch.randn(2, N_CLASSES, 40, generator=generator, dtype=float64)
     labels = torch.randint(N_CLASSES, (40,), generator=generator)
     one_hot, number, loss = (
         as_target(labels, N_CLASSES),
@@ -73,7 +73,7 @@ def test_the_loss_by_number_is_the_loss_of_one_hot():
     )
     for several in (raw, raw.unsqueeze(0).repeat(3, 1, 1, 1)):
         assert torch.equal(loss.value(several, one_hot), loss.value(several, number))
-        parts = (loss.residual(several, t, torch.empty_like(several)) for t in (one_hot, number))
+        parts = (loss.gradient(several, t, torch.empty_like(several)) for t in (one_hot, number))
         assert torch.equal(*parts)
         classes = is_class(several, number)
         assert torch.equal(classes, is_class(several, one_hot).expand_as(classes))
@@ -82,6 +82,6 @@ def test_the_loss_by_number_is_the_loss_of_one_hot():
 def test_targets_take_a_number_a_row():
     X, y = torch.zeros(200, 3), torch.arange(200) % 100
     layout = {"n_outputs": 100, "fit_intercept": True, "batch_size": 50, "stack_width": 100}
-    for chunk in as_source(X, y, None, **layout).chunks():
+    for chunk in make_loader(X, y, None, **layout).chunks():
         assert chunk.target.numel() == 50 * len(chunk.batches)
         assert torch.equal(chunk.target.flatten() % 100, chunk.target.flatten())

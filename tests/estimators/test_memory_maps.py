@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
 from skorchless import BatchedGridSearchCV, TorchSoftmaxClassifier
-from skorchless.sources import LargeMatrix
+from skorchless.data import LargeMatrix
 
 WAYS = {
     "auto": {"tol": 1e-10},
@@ -56,7 +56,7 @@ def test_a_map_is_trained_on_as_an_array_is(make, way, weighted, make_data, tmp_
 def test_what_needs_no_order_ends_where_it_does_in_memory(make, way, make_data, monkeypatch):
     X, y = make_data(n=600, d=5)
     model = make(way).fit(X, y)
-    monkeypatch.setattr("skorchless.sources.limits.LARGE_BYTES", 2**40)
+    monkeypatch.setattr("skorchless.data.limits.LARGE_BYTES", 2**40)
     assert_allclose(model.coef_, make(way).fit(X, y).coef_, rtol=1e-5, atol=1e-6)
 
 
@@ -214,7 +214,7 @@ GROWTH = '''
 import sys, threading
 import numpy as np
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.sources import limits
+from skorchless.data import limits
 
 limits.LARGE_BYTES, limits.WINDOW_BYTES, limits.COPIED_BYTES = 2**26, 2**24, 2**24
 X = np.load(sys.argv[1], mmap_mode="r")

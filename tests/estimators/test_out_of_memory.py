@@ -50,7 +50,7 @@ def test_in_fits_and_passes(Estimator, monkeypatch, shortage):
     model = Estimator(optimizer="adam", learning_rate=0.1, max_iter=2, tol=None).fit(X, y)
     new, before = Estimator(), dict(vars(model))
     classes = {} if Estimator is TorchLinearRegressor else {"classes": [0, 1, 2]}
-    monkeypatch.setattr(problem, "as_source", allocate)
+    monkeypatch.setattr(problem, "make_loader", allocate)
     told(lambda: model.fit(X, y), size)
     told(lambda: model.partial_fit(X, y), size)
     assert vars(model) == before
@@ -77,19 +77,19 @@ def test_in_probabilities_of_tensors(monkeypatch, shortage):
     told(lambda: model.predict_proba(torch.from_numpy(X)), size)
 
 
-@pytest.mark.parametrize("where", ["as_source", "Comoments"])
+@pytest.mark.parametrize("where", ["make_loader", "Comoments"])
 def test_in_searches(Estimator, monkeypatch, shortage, where):
     X, y = data_of(Estimator)
     allocate, size = shortage
-    if where == "as_source":
-        monkeypatch.setattr(problem, "as_source", allocate)
+    if where == "make_loader":
+        monkeypatch.setattr(problem, "make_loader", allocate)
     else:
         monkeypatch.setattr("skorchless.model_selection.moments.FoldMoments._of_parts", allocate)
     grid = {"alpha": [0.1, 1.0]}
-    max_iter = 50 if where == "as_source" else 1000  # so few are not left to second moments
+    max_iter = 50 if where == "make_loader" else 1000  # so few are not left to second moments
     model = Estimator(l1_ratio=0.5, max_iter=max_iter)
     search = BatchedGridSearchCV(model, grid, cv=2, error_score="raise")
-    if where == "as_source":
+    if where == "make_loader":
         told(lambda: search.fit(X, y), size)
         assert not hasattr(search, "cv_results_")
     else:  # each fold finds out for itself

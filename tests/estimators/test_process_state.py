@@ -16,7 +16,7 @@ from numpy.testing import assert_array_equal
 
 import skorchless
 from skorchless import BatchedGridSearchCV
-from skorchless.estimators import runtime, training
+from skorchless.estimators import runtime, solve
 
 SHORT = {"optimizer": "sgd", "learning_rate": 0.01, "max_iter": 3, "tol": None, "random_state": 0}
 PACKAGE = str(Path(skorchless.__file__).parent)
@@ -171,7 +171,7 @@ def test_a_precision_that_was_lowered_the_new_way_is_put_back(Estimator, make_da
 def test_the_last_of_two_fits_at_once_puts_the_precision_back(
     Estimator, make_data, monkeypatch, first_out
 ):
-    names, ordinary, amid_fits = ["first in", "last in"], training._run, []
+    names, ordinary, amid_fits = ["first in", "last in"], solve._run, []
     inside = {name: threading.Event() for name in names}
     may_leave = {name: threading.Event() for name in names}
 
@@ -185,7 +185,7 @@ def test_the_last_of_two_fits_at_once_puts_the_precision_back(
     def fit():
         Estimator(**SHORT).fit(*make_data())
 
-    monkeypatch.setattr(training, "_run", pausing)
+    monkeypatch.setattr(solve, "_run", pausing)
     threads = {name: threading.Thread(target=fit, name=name) for name in names}
     torch.set_float32_matmul_precision("medium")
     try:

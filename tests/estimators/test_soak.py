@@ -135,10 +135,10 @@ class Soak:
 
         rows = self.rows(model)
         with pytest.MonkeyPatch.context() as patch:
-            from skorchless.objective import Objective
+            from skorchless.objective import LinearObjective
 
-            ordinary = Objective.value
-            patch.setattr(Objective, "value", interrupting)
+            ordinary = LinearObjective.value
+            patch.setattr(LinearObjective, "value", interrupting)
             try:
                 model.fit(*rows)
             except KeyboardInterrupt:

@@ -47,7 +47,7 @@ def sparse_data(Estimator):
 @pytest.fixture
 def many_columns(monkeypatch):
     """Treat few columns as so many that second moments would not pay."""
-    monkeypatch.setattr("skorchless.sources.limits.MOST_DENSE_COLUMNS", 3)
+    monkeypatch.setattr("skorchless.data.limits.MOST_DENSE_COLUMNS", 3)
 
 
 def assert_same_fit(model, other, tolerance=1e-6):

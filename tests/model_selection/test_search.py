@@ -250,7 +250,7 @@ def test_interrupts_end_the_search(classes, sgd, monkeypatch):
     def interrupted(self, weights, value):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rule, "on_pass", interrupted)
+    monkeypatch.setattr(rule, "end_epoch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         BatchedGridSearchCV(sgd, RATES).fit(*classes)
 

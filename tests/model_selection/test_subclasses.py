@@ -102,8 +102,8 @@ class Halved(TorchLinearRegressor):
 class ByProxy(TorchSoftmaxClassifier):
     """Begins its training in its own way, below its fit."""
 
-    def _fit(self, reducer, X, y, *rest):
-        return super()._fit(reducer, X, (y == 0).astype(int), *rest)
+    def _fit(self, comm, X, y, *rest):
+        return super()._fit(comm, X, (y == 0).astype(int), *rest)
 
 
 class Nothing(BaseEstimator):

@@ -2,10 +2,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import float64
 
 from skorchless.optimizers.conjugate_gradients import conjugate_gradients
-from skorchless.optimizers.history import dot
-from skorchless.stack import WIDE
+from skorchless.optimizers.lbfgs import dot
 
 MODELS, OUTPUTS, COLUMNS = 3, 2, 4
 SIZE = OUTPUTS * COLUMNS
@@ -17,8 +17,8 @@ def newton_direction(hessian, metric, gradient, accuracy):
 
 
 def definite(generator):
-    root = torch.randn(MODELS, SIZE, SIZE, generator=generator, dtype=WIDE)
-    return root @ root.mT + 0.1 * torch.eye(SIZE, dtype=WIDE)
+    root = torch.randn(MODELS, SIZE, SIZE, generator=generator, dtype=float64)
+    return root @ root.mT + 0.1 * torch.eye(SIZE, dtype=float64)
 
 
 def times(matrix):
@@ -26,12 +26,12 @@ def times(matrix):
 
 
 def of_each(*accuracies):
-    return torch.tensor(accuracies, dtype=WIDE).view(-1, 1, 1)
+    return torch.tensor(accuracies, dtype=float64).view(-1, 1, 1)
 
 
 def draw(seed):
     generator = torch.Generator().manual_seed(seed)
-    gradient = torch.randn(MODELS, OUTPUTS, COLUMNS, generator=generator, dtype=WIDE)
+    gradient = torch.randn(MODELS, OUTPUTS, COLUMNS, generator=generator, dtype=float64)
     return definite(generator), definite(generator), gradient
 
 

@@ -6,9 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
+from torch import float64
 
-from skorchless.optimizers.history import History
-from skorchless.optimizers.preconditioner import Diagonal, Factored, softmax_hessian
+from skorchless.optimizers.hessian import Diagonal, Factored, softmax_hessian
+from skorchless.optimizers.lbfgs import LBFGSMemory
 from skorchless.optimizers.proximal_newton import (
     LEAST_RIDGE,
     Columns,
@@ -20,10 +21,9 @@ from skorchless.optimizers.proximal_newton import (
     minimum_on_line,
     shrink,
 )
-from skorchless.stack import WIDE
 
 MODELS, OUTPUTS, COLUMNS = 2, 2, 6
-NOISE = torch.finfo(WIDE).eps ** 0.8
+NOISE = torch.finfo(float64).eps ** 0.8
 seeds = st.integers(0, 2**32)
 accuracies = st.sampled_from([1e-2, 1e-6])
 
@@ -35,10 +35,10 @@ class Draw:
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, *shape):
-        return torch.randn(shape, generator=self.generator, dtype=WIDE)
+        return torch.randn(shape, generator=self.generator, dtype=float64)
 
 
-class Problem:
+class FitProblem:
     """A random quadratic for each model, with a threshold for each column.
 
     The columns' scales go over `spread` powers of ten. They are multiples of `rank` variables, plus
@@ -47,7 +47,7 @@ class Problem:
 
     def __init__(self, seed, spread=0.0, rank=COLUMNS, noise=0.0, columns=COLUMNS):
         draw = Draw(seed)
-        scale = torch.logspace(0, -spread, columns, dtype=WIDE)
+        scale = torch.logspace(0, -spread, columns, dtype=float64)
         rows = draw(4 * columns, rank) @ draw(rank, columns) + noise * draw(4 * columns, columns)
         self.rows = rows * scale
         self.matrix = (self.rows.T @ self.rows / columns).expand(MODELS, -1, -1).contiguous()
@@ -55,7 +55,7 @@ class Problem:
         self.weights *= draw(MODELS, OUTPUTS, columns) > 0
         self.gradient = draw(MODELS, OUTPUTS, len(rows)) @ self.rows / columns
         self.l1 = (0.1 + draw(MODELS, 1, columns).abs()) * scale
-        self.l2 = torch.zeros(MODELS, 1, columns, dtype=WIDE)
+        self.l2 = torch.zeros(MODELS, 1, columns, dtype=float64)
 
     def operator(self, kind="separate"):
         known = Factored(self.matrix, self.l2, NOISE, OUTPUTS)
@@ -66,8 +66,8 @@ class Problem:
 
     def minimise(self, accuracy=1e-12, operator=None, negligible=0.0):
         operator = self.operator() if operator is None else operator
-        least = torch.full((len(self.weights),), negligible, dtype=WIDE)
-        most = torch.full((MODELS,), torch.inf, dtype=WIDE)
+        least = torch.full((len(self.weights),), negligible, dtype=float64)
+        most = torch.full((MODELS,), torch.inf, dtype=float64)
         return minimise_model(self.weights, self.gradient, operator, self.l1, accuracy, least, most)
 
     def value(self, weights, operator=None):
@@ -108,7 +108,7 @@ def by_split_variables(problem, operator):
         bounds = [(0.0, None)] * len(start)
         found = minimize(evaluate, start, jac=True, bounds=bounds, options=limits)
         least.append(found.fun)
-    return torch.tensor(least, dtype=WIDE)
+    return torch.tensor(least, dtype=float64)
 
 
 def by_all_signs(problem, model, output):
@@ -117,7 +117,7 @@ def by_all_signs(problem, model, output):
     weights, gradient = problem.weights[model, output], problem.gradient[model, output]
     best, least = None, np.inf
     for pattern in itertools.product([-1.0, 0.0, 1.0], repeat=len(l1)):
-        signs = torch.tensor(pattern, dtype=WIDE)
+        signs = torch.tensor(pattern, dtype=float64)
         free = signs != 0
         target = (matrix @ weights - gradient - l1 * signs)[free]
         solution = torch.zeros_like(weights)
@@ -132,7 +132,7 @@ def by_all_signs(problem, model, output):
 @settings(max_examples=5)  # each takes half a second
 @given(seed=seeds)
 def test_the_minimiser_is_that_of_all_patterns_of_signs(seed):
-    problem = Problem(seed)
+    problem = FitProblem(seed)
     direction, _, missing = problem.minimise()
     minimiser = problem.weights + direction
     for model in range(MODELS):
@@ -158,7 +158,7 @@ def test_the_minimiser_is_that_of_all_patterns_of_signs(seed):
 )
 @pytest.mark.parametrize("seed", range(5))
 def test_the_optimality_conditions_are_met(kind, shape, seed):
-    problem = Problem(seed, **shape)
+    problem = FitProblem(seed, **shape)
     operator = problem.operator(kind)
     direction, slope, missing = problem.minimise(1e-10, operator)
     found = problem.weights + direction
@@ -170,7 +170,7 @@ def test_the_optimality_conditions_are_met(kind, shape, seed):
 @pytest.mark.parametrize("accuracy", [1e-2, 1e-6])
 @pytest.mark.parametrize("seed", range(3))
 def test_no_other_solver_is_lower_than_what_is_said_to_be_missing(shape, accuracy, seed):
-    problem = Problem(seed, **shape)
+    problem = FitProblem(seed, **shape)
     operator = problem.operator()
     direction, slope, missing = problem.minimise(accuracy, operator)
     value = problem.value(problem.weights + direction, operator)
@@ -181,7 +181,7 @@ def test_no_other_solver_is_lower_than_what_is_said_to_be_missing(shape, accurac
 
 @given(seed=seeds, accuracy=accuracies, spread=st.sampled_from([0.0, 2.0]))
 def test_the_slope_is_that_of_the_direction_and_never_positive(seed, accuracy, spread):
-    problem = Problem(seed, spread)
+    problem = FitProblem(seed, spread)
     direction, slope, missing = problem.minimise(accuracy)
     moved = problem.weights + direction
     gain = (problem.l1 * (moved.abs() - problem.weights.abs())).sum(dim=(1, 2))
@@ -193,7 +193,7 @@ def test_the_slope_is_that_of_the_direction_and_never_positive(seed, accuracy, s
 
 @given(seed=seeds)
 def test_weights_at_the_minimum_stay_there(seed):
-    problem = Problem(seed)
+    problem = FitProblem(seed)
     direction, _, _ = problem.minimise()
     problem.gradient = problem.gradient + problem.operator().product(direction)
     problem.weights = problem.weights + direction
@@ -204,7 +204,7 @@ def test_weights_at_the_minimum_stay_there(seed):
 
 
 def test_what_is_held_back_enough_stays_exactly_zero():
-    problem = Problem(0)
+    problem = FitProblem(0)
     problem.weights = torch.zeros_like(problem.weights)
     problem.l1 = problem.gradient.abs().amax() * torch.ones_like(problem.l1)
     direction, slope, missing = problem.minimise()
@@ -214,7 +214,7 @@ def test_what_is_held_back_enough_stays_exactly_zero():
 
 
 def test_without_thresholds_it_is_newtons_step():
-    problem = Problem(1)
+    problem = FitProblem(1)
     problem.l1 = torch.zeros_like(problem.l1)
     direction, slope, _ = problem.minimise()
     expected = -torch.linalg.solve(problem.matrix, problem.gradient.mT).mT
@@ -223,7 +223,7 @@ def test_without_thresholds_it_is_newtons_step():
 
 
 def test_copies_of_a_column_share_its_weight_without_harm():
-    problem = Problem(2)
+    problem = FitProblem(2)
     for tensor in (problem.weights, problem.gradient, problem.l1):
         tensor[..., 1] = tensor[..., 0]
     problem.matrix[:, 1] = problem.matrix[:, 0]
@@ -234,7 +234,7 @@ def test_copies_of_a_column_share_its_weight_without_harm():
 
 
 def test_a_decrease_that_is_negligible_is_not_looked_for():
-    problem = Problem(3, rank=2, noise=1e-4)
+    problem = FitProblem(3, rank=2, noise=1e-4)
     _, _, missing = problem.minimise(1e-12, negligible=1e-3)
     assert (missing <= 1e-3).all()
     _, slope, missing = problem.minimise(1e-12, negligible=1e9)
@@ -246,10 +246,10 @@ def softmax(seed, outputs=4, columns=5, rows=60, l2=0.0):
     draw = Draw(seed)
     X = draw(rows, columns)
     p = torch.softmax(3.0 * draw(MODELS, outputs, rows), dim=1)
-    share = torch.full((1, rows), 1.0 / rows, dtype=WIDE)
-    penalty = torch.full((MODELS, 1, columns), l2, dtype=WIDE)
+    share = torch.full((1, rows), 1.0 / rows, dtype=float64)
+    penalty = torch.full((MODELS, 1, columns), l2, dtype=float64)
     joint = Factored(softmax_hessian(X, share, p), penalty, NOISE, outputs, shift_invariant=True)
-    problem = Problem(seed, columns=columns)
+    problem = FitProblem(seed, columns=columns)
     problem.weights = draw(MODELS, outputs, columns)
     goal = torch.softmax(3.0 * draw(MODELS, outputs, rows), dim=1)
     problem.gradient = (p - goal) @ X / rows + l2 * problem.weights
@@ -278,7 +278,7 @@ def test_what_outputs_have_in_common_is_shifted_to_where_l1_is_least(seed, outpu
 
 def whole(product, outputs, columns):
     """The matrix of a product, shape ``(M, N, N)``."""
-    unit = torch.eye(outputs * columns, dtype=WIDE).view(-1, outputs, columns)
+    unit = torch.eye(outputs * columns, dtype=float64).view(-1, outputs, columns)
     rows = [product(one.expand(MODELS, -1, -1)).flatten(1) for one in unit]
     return torch.stack(rows, dim=1)
 
@@ -299,7 +299,7 @@ def operators(seed, outputs=3, columns=5):
     }
     for name, one in known.items():
         yield name, one.product, one.block
-    history = History()
+    history = LBFGSMemory()
     for _ in range(3):
         step = draw(MODELS, outputs, columns)
         history.add(torch.tensor([True, True]), step, 1.3 * known["one matrix"].product(step))
@@ -333,15 +333,15 @@ def test_submatrices_within_an_output_of_a_matrix_for_each():
 
 @given(seed=seeds)
 def test_the_best_point_on_a_line_is_no_higher_than_any_other(seed):
-    problem = Problem(seed)
+    problem = FitProblem(seed)
     model = Model(
         problem.weights,
         problem.gradient,
         problem.operator(),
         problem.l1,
         1e-6,
-        torch.zeros(MODELS, dtype=WIDE),
-        torch.full((MODELS,), torch.inf, dtype=WIDE),
+        torch.zeros(MODELS, dtype=float64),
+        torch.full((MODELS,), torch.inf, dtype=float64),
     )
     direction = -model.gradient
     at, slope = model.start, model.gradient
@@ -354,14 +354,14 @@ def test_the_best_point_on_a_line_is_no_higher_than_any_other(seed):
 
 
 def test_a_singular_matrix_is_factored_with_a_small_ridge():
-    ones = torch.ones(1, 4, 4, dtype=WIDE)
-    lower = cholesky(ones.clone(), torch.full((1, 1), LEAST_RIDGE, dtype=WIDE))
+    ones = torch.ones(1, 4, 4, dtype=float64)
+    lower = cholesky(ones.clone(), torch.full((1, 1), LEAST_RIDGE, dtype=float64))
     torch.testing.assert_close(lower @ lower.mT, ones, rtol=0, atol=1e-9)
 
 
 @given(seed=seeds)
 def test_power_iteration_comes_near_the_largest_eigenvalue_from_below(seed):
-    problem = Problem(seed)
+    problem = FitProblem(seed)
     expected = torch.linalg.eigvalsh(problem.matrix)[:, -1]
     found = largest_eigenvalue(problem.operator().product, problem.weights).view(-1)
     assert (found <= expected * (1 + 1e-12)).all()
@@ -382,13 +382,13 @@ def test_where_there_is_a_slope_but_no_curvature_much_may_be_missing():
         return torch.zeros_like(vector)
 
     def block(models, index, outputs):
-        return torch.zeros(len(models), index.shape[1], index.shape[1], dtype=WIDE)
+        return torch.zeros(len(models), index.shape[1], index.shape[1], dtype=float64)
 
-    weights = torch.tensor([[[3.0, -2.0, 1.0]]], dtype=WIDE)
-    gradient = torch.tensor([[[3e-3, 2e-3, 1e-3]]], dtype=WIDE)
-    l1 = torch.tensor([[[1e-4, 1e-4, 0.0]]], dtype=WIDE)
-    operator = Operator(nothing, torch.zeros(1, 1, 3, dtype=WIDE), block, separate=True)
-    little, most = torch.full((1,), 1e-9, dtype=WIDE), torch.full((1,), 10.0, dtype=WIDE)
+    weights = torch.tensor([[[3.0, -2.0, 1.0]]], dtype=float64)
+    gradient = torch.tensor([[[3e-3, 2e-3, 1e-3]]], dtype=float64)
+    l1 = torch.tensor([[[1e-4, 1e-4, 0.0]]], dtype=float64)
+    operator = Operator(nothing, torch.zeros(1, 1, 3, dtype=float64), block, separate=True)
+    little, most = torch.full((1,), 1e-9, dtype=float64), torch.full((1,), 10.0, dtype=float64)
     for rough in (None, torch.zeros_like(weights)):
         _, slope, missing = minimise_model(
             weights, gradient, operator, l1, 1e-6, little, most, rough

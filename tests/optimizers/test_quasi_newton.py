@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from problems import as_target, candidate, draw_data, make, n_outputs
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import ElasticNet, LogisticRegression, Ridge
+from torch import float64
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.estimators.data import Data
+from skorchless.estimators.dataset import Data
 from skorchless.estimators.problem import Task
-from skorchless.estimators.training import fit_stack
+from skorchless.estimators.solve import fit_stack
 from skorchless.losses import LOSSES
-from skorchless.stack import WIDE
 
 each_loss = pytest.mark.parametrize("loss", LOSSES)
 seeds = st.integers(0, 2**32)
@@ -25,9 +25,9 @@ def way(request):
     """Where it is cheap the Hessian itself, or products with it; and what larger problems get."""
     with pytest.MonkeyPatch.context() as patch:
         if request.param != "Newton":
-            patch.setattr("skorchless.optimizers.curvature.CHEAP_HESSIAN", 0)
+            patch.setattr("skorchless.optimizers.hessian_estimator.CHEAP_HESSIAN", 0)
         if request.param == "pairs":
-            patch.setattr("skorchless.optimizers.curvature.CHEAP_PRODUCT", 0)
+            patch.setattr("skorchless.optimizers.hessian_estimator.CHEAP_PRODUCT", 0)
         yield request.param
 
 
@@ -43,15 +43,15 @@ def fit(loss, data, **parameters):
     start = np.zeros((1, n_outputs(loss), data.X.shape[1] + 1), dtype=data.X.numpy().dtype)
     chosen = candidate("quasi-newton", delta=0.7, **parameters)
     outcome = fit_stack([chosen], loss, Task(data, start, torch.Generator()))
-    return outcome.results[0], torch.from_numpy(outcome.weights[0]).to(WIDE)
+    return outcome.results[0], torch.from_numpy(outcome.weights[0]).to(float64)
 
 
 def objective(loss, data, weights, alpha, l1_ratio):
     """What the rule minimises, by formula."""
-    raw = weights[:, :-1] @ data.X.to(WIDE).T + weights[:, -1:]
-    target = as_target(data.target, n_outputs(loss)).to(WIDE)
+    raw = weights[:, :-1] @ data.X.to(float64).T + weights[:, -1:]
+    target = as_target(data.target, n_outputs(loss)).to(float64)
     losses = make(loss, [0.7]).value(raw.unsqueeze(0), target)[0]
-    weight = torch.ones_like(losses) if data.weight is None else data.weight.to(WIDE)
+    weight = torch.ones_like(losses) if data.weight is None else data.weight.to(float64)
     coef = weights[:, :-1]
     penalty = l1_ratio * coef.abs().sum() + 0.5 * (1 - l1_ratio) * coef.square().sum()
     return float(weight @ losses / weight.sum() + alpha * penalty)
@@ -72,7 +72,7 @@ def test_the_curve_never_rises_and_ends_at_the_objective_of_the_weights(
 ):
     data = stretch(draw_data(loss, seed, n=n, d=6, weighted=weighted), seed)
     # Estimators never train with a class that has no rows.
-    assume(LOSSES[loss].has_units or len(data.target.unique()) == max(n_outputs(loss), 2))
+    assume(LOSSES[loss].is_regression or len(data.target.unique()) == max(n_outputs(loss), 2))
     weight = data.weight if data.weight is None else data.weight.to(dtype)
     target = data.target.to(dtype) if data.target.is_floating_point() else data.target
     data = Data(data.X.to(dtype), target, weight, data.n_outputs)
@@ -140,7 +140,7 @@ def test_least_squares_of_many_columns_begins_with_a_sample(dtype, monkeypatch):
     y = (X @ rng.normal(size=(300, 2)) + rng.normal(size=(20_000, 2))).astype(dtype)
     weight = rng.uniform(0.5, 1.5, 20_000)
     exact = TorchLinearRegressor(alpha=1e-3).fit(X, y, weight)
-    monkeypatch.setattr("skorchless.optimizers.curvature.PASS_WORK", 0)
+    monkeypatch.setattr("skorchless.optimizers.hessian_estimator.PASS_WORK", 0)
     model = TorchLinearRegressor(alpha=1e-3).fit(X, y, weight)
     assert exact.n_iter_ <= 3 < model.n_iter_ <= (20 if dtype == np.float32 else 40)
     digits = 1e-5 if dtype == np.float32 else 1e-11
@@ -234,7 +234,7 @@ def test_few_rows_with_columns_in_large_and_small_units_keep_the_small_ones():
 def test_the_diagonal_alone_gets_there_too(loss, monkeypatch):
     data = draw_data(loss, seed=3, n=80, d=6)
     exact, weights = fit(loss, data, alpha=0.01, tol=1e-12, max_iter=2000)
-    monkeypatch.setattr("skorchless.sources.limits.MOST_FACTORED_COLUMNS", 2)
+    monkeypatch.setattr("skorchless.data.limits.MOST_FACTORED_COLUMNS", 2)
     diagonal, others = fit(loss, data, alpha=0.01, tol=1e-12, max_iter=2000)
     assert diagonal.loss_curve[-1] == pytest.approx(exact.loss_curve[-1], rel=1e-10)
     torch.testing.assert_close(others[:, :-1], weights[:, :-1], rtol=1e-4, atol=1e-4)
