@@ -5,7 +5,7 @@ from torch import float64
 from torch.nn import functional as F
 
 from skorchless import TorchLinearRegressor
-from skorchless.estimators.dataset import Data
+from skorchless.estimators.dataset import Dataset
 from skorchless.losses import LOSSES, make_loss
 from skorchless.optimizers import OPTIMIZERS
 
@@ -55,7 +55,7 @@ def draw_data(loss, seed, n=40, d=3, weighted=False):
     taste += torch.randn(taste.shape, generator=generator, dtype=float64)
     labels = as_labels(loss, taste)
     weight = 0.1 + torch.rand(n, generator=generator, dtype=float64)
-    return Data(X, labels, weight / weight.mean() if weighted else None, n_outputs(loss))
+    return Dataset(X, labels, weight / weight.mean() if weighted else None, n_outputs(loss))
 
 
 def candidate(optimizer, **parameters):

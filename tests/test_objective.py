@@ -6,7 +6,7 @@ from problems import as_target, draw_data, make, n_outputs, stacked
 from torch import float64
 
 from skorchless.data import DenseLoader, Moments, make_loader
-from skorchless.estimators.dataset import Data
+from skorchless.estimators.dataset import Dataset
 from skorchless.losses import LOSSES
 from skorchless.objective import LinearObjective, raw_predictions
 from skorchless.penalties import ElasticNet
@@ -103,7 +103,7 @@ def descend(objective, loader, weights, rate=0.0):
 @pytest.mark.parametrize("batch_size", [7, 40])
 def test_sets_side_by_side_are_objectives_of_their_own(loss, batch_size):
     problems = [FitProblem(loss, seed) for seed in (3, 4)]
-    both = Data.side_by_side([problem.data for problem in problems])
+    both = Dataset.side_by_side([problem.data for problem in problems])
     loader = make_loader(
         both.X,
         both.target,

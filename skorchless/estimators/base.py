@@ -28,7 +28,7 @@ from skorchless.estimators.callbacks import (
     with_callbacks,
 )
 from skorchless.estimators.dataset import (
-    Data,
+    Dataset,
     Factors,
     check_complete,
     check_same_classes,
@@ -227,7 +227,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
                 "over the data. Set early_stopping=False."
             )
 
-    def _class_weights(self, data: Data, comm: Communicator) -> Factors | None:
+    def _class_weights(self, data: Dataset, comm: Communicator) -> Factors | None:
         """What each class counts, shape ``(n_classes,)``."""
         return None
 
@@ -427,7 +427,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         facts: dict[str, Any],
         *,
         reset: bool,
-    ) -> Data:
+    ) -> Dataset:
         """Check the rows; the ranks must agree on what they are, on parameters and on `facts`."""
         owner = type(self).__name__
         if y is None:
@@ -443,7 +443,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         checked = checks.check_X(self, X, reset=reset, min_rows=2 - min(comm.size, 2))
         check_agreement(comm, facts_of(self, checked) | facts)
 
-        def placed() -> Data:
+        def placed() -> Dataset:
             data = self._weighted_data(checked, y, sample_weight, comm, reset=reset)
             sizes = comm.all_gather_object((checked.numel() * data.n_outputs, len(checked)))
             work, n_rows = map(sum, zip(*sizes, strict=True))
@@ -462,7 +462,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         *,
         reset: bool,
         suffix: str = "",
-    ) -> Data:
+    ) -> Dataset:
         """Encode the targets; drop rows that weigh nothing first, and their classes with them."""
         others = {"y" + suffix: y, "sample_weight" + suffix: sample_weight}
         checks.check_same_device(X, **others)
@@ -478,10 +478,10 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
             target = target[kept.numpy(force=True) if isinstance(target, np.ndarray) else kept]
         check_some_rows(comm, len(X), checks.NO_WEIGHT)
         encoded, n_outputs = self._encode(target, "y" + suffix, comm, reset=reset)
-        return Data(X, encoded, weight, n_outputs)
+        return Dataset(X, encoded, weight, n_outputs)
 
     def _initial_weights(
-        self, data: Data, previous: dict[str, Any], init: dict[str, Any], *, go_on: bool
+        self, data: Dataset, previous: dict[str, Any], init: dict[str, Any], *, go_on: bool
     ) -> np.ndarray:
         """Weights to start from, shape ``(1, K, D + 1)``."""
         if go_on and "coef_" in previous:
@@ -495,11 +495,11 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
 
     def _validation(
         self,
-        data: Data,
+        data: Dataset,
         held_out: tuple[Any, Any, Any],
         generator: torch.Generator,
         comm: Communicator,
-    ) -> tuple[Data, Data | None]:
+    ) -> tuple[Dataset, Dataset | None]:
         """The rows to train on and those to validate on, if any."""
         X_val, y_val, sample_weight_val = held_out
         check_complete(*held_out)

@@ -19,7 +19,7 @@ from skorchless.estimators.checks import (
     labels_at,
     union_of_classes,
 )
-from skorchless.estimators.dataset import Data, Factors, class_weights
+from skorchless.estimators.dataset import Dataset, Factors, class_weights
 from skorchless.estimators.predictions import score
 from skorchless.estimators.runtime import memory_errors
 
@@ -328,7 +328,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         elif classes is not None:
             check_classes(classes, self.classes_)
 
-    def _class_weights(self, data: Data, comm: Communicator) -> Factors | None:
+    def _class_weights(self, data: Dataset, comm: Communicator) -> Factors | None:
         if self.class_weight is None:
             return None
         return class_weights(self.class_weight, self.classes_, data, comm)

@@ -74,7 +74,7 @@ def powers_of_two(exponent: Tensor) -> Tensor:
 
 
 @dataclass(eq=False)
-class Data:
+class Dataset:
     """Rows to train or validate on, checked and on their device.
 
     Attributes
@@ -96,7 +96,7 @@ class Data:
     sets: int = 1
 
     @classmethod
-    def side_by_side(cls, several: Sequence["Data"]) -> Self:
+    def side_by_side(cls, several: Sequence["Dataset"]) -> Self:
         """Several small ones, dense, as the sets of one; weights are relative to each's mean."""
         weight = None
         if any(data.weight is not None for data in several):
@@ -134,25 +134,25 @@ class Data:
         comm.all_reduce_(stored)
         return stored
 
-    def take(self, rows: Tensor) -> "Data":
+    def take(self, rows: Tensor) -> "Dataset":
         """Some of the rows, by index."""
         rows = rows.to(self.X.device)
         weight = None if self.weight is None else self.weight.to(rows.device)
-        return Data(
+        return Dataset(
             self.X.index_select(0, rows),
             self.target.to(rows.device).index_select(0, rows),
             None if weight is None else weight.index_select(0, rows),
             self.n_outputs,
         )
 
-    def columns(self, chosen: Tensor) -> "Data":
+    def columns(self, chosen: Tensor) -> "Dataset":
         """The same rows with some of the columns, by number in ascending order."""
         return replace(self, X=self.X.index_select(1, chosen))
 
-    def __getitem__(self, run: slice) -> "Data":
+    def __getitem__(self, run: slice) -> "Dataset":
         """Select consecutive rows."""
         weight = None if self.weight is None else self.weight[run]
-        return Data(self.X[run], self.target[run], weight, self.n_outputs)
+        return Dataset(self.X[run], self.target[run], weight, self.n_outputs)
 
     def reweighted(
         self,
@@ -161,7 +161,7 @@ class Data:
         unit: int | None = None,
         *,
         name: str = "y",
-    ) -> tuple["Data", int]:
+    ) -> tuple["Dataset", int]:
         """The same with each row's weight times its class's; classes of weight zero lose rows.
 
         Weights become multiples of a power of two, so that no product and no sum of them leaves the
@@ -180,7 +180,7 @@ class Data:
 
         Returns
         -------
-        data : Data
+        data : Dataset
         unit : int
             0 where nobody has weights.
         """
@@ -207,7 +207,7 @@ class Data:
             f"0 for all labels in {name}."
         )
         check_some_rows(comm, len(kept), message)
-        data = Data(self.X, self.target, weight.to(self.X.device), self.n_outputs)
+        data = Dataset(self.X, self.target, weight.to(self.X.device), self.n_outputs)
         return data if len(kept) == len(weight) else data.take(kept), unit
 
     def _factors(self, class_weights: Factors | None) -> Factors:
@@ -219,12 +219,12 @@ class Data:
         mantissa, exponent = (part.to(rows.mantissa.device)[classes] for part in class_weights)
         return Factors.of(rows.mantissa * mantissa, rows.exponent + exponent)
 
-    def in_double(self) -> "Data":
+    def in_double(self) -> "Dataset":
         """The same in double precision."""
         target = self.target.to(float64) if self.target.is_floating_point() else self.target
-        return Data(self.X.to(float64), target, self.weight, self.n_outputs, self.sets)
+        return Dataset(self.X.to(float64), target, self.weight, self.n_outputs, self.sets)
 
-    def to(self, device: torch.device) -> "Data":
+    def to(self, device: torch.device) -> "Dataset":
         """The same on `device`, float targets in X's dtype."""
         target = self.target.to(device)
         if target.is_floating_point():
@@ -239,12 +239,12 @@ class Data:
         if isinstance(X, Tensor) and X.device != device != torch.device("cpu"):
             moved = LargeMatrix(X, X.dtype).to(device)
             X = moved.stored if moved.is_here else moved
-        return Data(X.to(device), target, weight, self.n_outputs)
+        return Dataset(X.to(device), target, weight, self.n_outputs)
 
 
 @without_numpy_warnings
 def class_weights(
-    class_weight: dict[Any, float] | str, classes: np.ndarray, data: Data, comm: Communicator
+    class_weight: dict[Any, float] | str, classes: np.ndarray, data: Dataset, comm: Communicator
 ) -> Factors:
     """What each class counts, shape ``(n_classes,)``; "balanced" goes by the rows' weights."""
     if class_weight == "balanced":
@@ -262,7 +262,7 @@ def class_weights(
     return Factors.of(torch.from_numpy(np.asarray(by_class, dtype=np.float64)))
 
 
-def _balanced(n_classes: int, data: Data, comm: Communicator) -> Factors:
+def _balanced(n_classes: int, data: Dataset, comm: Communicator) -> Factors:
     """The inverse of each class's total weight, which is added up in a unit of its own."""
     index = data.target.view(-1).long().cpu()
     rows = Factors.of(data.row_weight.cpu())
@@ -285,17 +285,17 @@ def check_complete(X_val: Any, y_val: Any, sample_weight_val: Any) -> None:
 
 
 def hold_out(
-    data: Data,
+    data: Dataset,
     fraction: float,
     generator: torch.Generator,
     comm: Communicator,
     classes: np.ndarray | None,
-) -> tuple[Data, Data]:
+) -> tuple[Dataset, Dataset]:
     """Rows to train on and rows to validate on; of several ranks each splits its own.
 
     Parameters
     ----------
-    data : Data
+    data : Dataset
     fraction : float
     generator : torch.Generator
     comm : Communicator
@@ -335,13 +335,13 @@ def hold_out(
 
 
 def start_weights(
-    data: Data, init: dict[str, Any], coef_shape: tuple[int, ...], *, fit_intercept: bool
+    data: Dataset, init: dict[str, Any], coef_shape: tuple[int, ...], *, fit_intercept: bool
 ) -> np.ndarray:
     """Weights to start from, shape ``(1, K, D + 1)``.
 
     Parameters
     ----------
-    data : Data
+    data : Dataset
     init : dict
         Coefficients and intercepts by the names that the user knows them by; later ones win.
     coef_shape : tuple of int

@@ -15,7 +15,7 @@ from torch import Tensor, float64
 from skorchless.data import Moments, Scaling
 from skorchless.data.base import lay_out, room_for_targets, slices
 from skorchless.data.limits import numbers_at_once
-from skorchless.estimators.dataset import Data
+from skorchless.estimators.dataset import Dataset
 from skorchless.estimators.parameters import Parameters
 from skorchless.estimators.predictions import predicted_by
 from skorchless.estimators.problem import FitProblem, FitResult, Task
@@ -221,7 +221,7 @@ class Returned:
             shifted = (stored[..., -1] + stored[..., :-1] @ mean).astype(np.float64)
             wide = pack(wide[..., :-1], torch.from_numpy(shifted).to(wide.device))
 
-        def mean_loss(block: Data) -> Tensor:
+        def mean_loss(block: Dataset) -> Tensor:
             loader = problem.rows_of(block.in_double(), batch_size=len(block.X), mean_weight=None)
             loader = loader if centring is None else loader.scaled(centring)
             return objective.mean_loss(loader.chunks(), wide)
@@ -235,7 +235,7 @@ class Returned:
         flat = stacked.view(-1, columns).numpy(force=True)
         n_logits = None if loss.is_regression else outputs
 
-        def mean_loss(block: Data) -> Tensor:
+        def mean_loss(block: Dataset) -> Tensor:
             rows = block.X.to(stacked.dtype)
             raw = predicted_by(rows, flat[:, :-1], flat[:, -1], n_logits).to(float64)
             raw = raw.T.reshape(models, outputs, -1)
@@ -256,7 +256,7 @@ class Returned:
         stacked = np.stack([nothing if w is None else w for w in weights])
         return torch.from_numpy(stacked).to(data.X.device)
 
-    def _over_blocks(self, mean_loss: Callable[[Data], Tensor], weights: Tensor) -> np.ndarray:
+    def _over_blocks(self, mean_loss: Callable[[Dataset], Tensor], weights: Tensor) -> np.ndarray:
         """Objectives from the mean loss of each block of rows, shape ``(M,)``."""
         data = self.problem.data
         total = torch.zeros(len(weights) + 1, dtype=float64, device=weights.device)

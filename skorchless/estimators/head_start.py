@@ -10,7 +10,7 @@ from torch import float64
 
 from skorchless.data.base import by_weight, spread
 from skorchless.distributed import Shard
-from skorchless.estimators.dataset import Data
+from skorchless.estimators.dataset import Dataset
 from skorchless.estimators.parameters import Parameters
 from skorchless.estimators.problem import FitResult, Task
 
@@ -26,7 +26,7 @@ LEAST_DISTINCT = 0.5
 LEAST_ROWS_OF_A_CLASS = 50
 
 
-def enough_rows(data: Data, n_rows: int) -> int:
+def enough_rows(data: Dataset, n_rows: int) -> int:
     """Rows that tell roughly where the optimum is; 0 if these are not far fewer than all `n_rows`.
 
     `data` may be the part of one rank.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skorchless.data import BatchLoader, LocalLoader, Scaling, ShardedLoader, make_loader, mean_of
 from skorchless.distributed import SINGLE_PROCESS, Communicator, Shard
-from skorchless.estimators.dataset import Data
+from skorchless.estimators.dataset import Dataset
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.parameters import Parameters, batch_rows, chosen_optimizer
 from skorchless.estimators.runtime import work_of_batch
@@ -29,20 +29,20 @@ class Task:
 
     Attributes
     ----------
-    data : Data
+    data : Dataset
         On the device to train on.
     start : ndarray of shape (M, K, D + 1), or (1, K, D + 1) if all start alike
         Weights on the user's columns.
     generator : torch.Generator
-    validation : Data, optional
+    validation : Dataset, optional
     comm : Communicator
         Who else trains the same model on rows of their own.
     """
 
-    data: Data
+    data: Dataset
     start: np.ndarray
     generator: torch.Generator
-    validation: Data | None = None
+    validation: Dataset | None = None
     comm: Communicator = SINGLE_PROCESS
 
     @classmethod
@@ -52,10 +52,10 @@ class Task:
         start = np.concatenate([np.broadcast_to(task.start, (n_models, *shape)) for task in tasks])
         held_out = [task.validation for task in tasks if task.validation is not None]
         return cls(
-            Data.side_by_side([task.data for task in tasks]),
+            Dataset.side_by_side([task.data for task in tasks]),
             start,
             tasks[0].generator,
-            Data.side_by_side(held_out) if held_out else None,
+            Dataset.side_by_side(held_out) if held_out else None,
         )
 
 
@@ -245,7 +245,7 @@ class FitProblem:
         return self._loader(validation, shard, shard.total, None)
 
     def _loader(
-        self, data: Data, shard: Shard, batch_size: int, mean_weight: float | None
+        self, data: Dataset, shard: Shard, batch_size: int, mean_weight: float | None
     ) -> BatchLoader:
         of_rows = partial(self.rows_of, data)
         if self.comm.size == 1:
@@ -254,7 +254,7 @@ class FitProblem:
             mean_weight = shard.mean(self.comm, mean_of(data.weight))
         return ShardedLoader.of(partial(of_rows, mean_weight=mean_weight), shard, batch_size)
 
-    def rows_of(self, data: Data, *, batch_size: int, mean_weight: float | None) -> LocalLoader:
+    def rows_of(self, data: Dataset, *, batch_size: int, mean_weight: float | None) -> LocalLoader:
         """Return rows of this process in batches."""
         return make_loader(
             data.X,

@@ -23,7 +23,7 @@ from skorchless.estimators.batched import (
     may_use_moments,
     solve_from_moments,
 )
-from skorchless.estimators.dataset import Data
+from skorchless.estimators.dataset import Dataset
 from skorchless.estimators.parameters import Parameters, check_parameters
 from skorchless.estimators.runtime import memory_errors, own_settings
 from skorchless.model_selection.candidates import Group
@@ -43,13 +43,13 @@ class FoldMoments:
         Of the samples that each split scores on.
     others : list of Comoments
         Of the samples that each split trains on.
-    data : Data
+    data : Dataset
         All samples.
     """
 
     parts: list[Comoments]
     others: list[Comoments]
-    data: Data
+    data: Dataset
 
     @classmethod
     def of(
@@ -81,7 +81,7 @@ class FoldMoments:
             return None
 
     @classmethod
-    def _of_parts(cls, data: Data, parts: list[np.ndarray], n_splits: int) -> Self:
+    def _of_parts(cls, data: Dataset, parts: list[np.ndarray], n_splits: int) -> Self:
         found = []
         for rows in parts:
             some = data.take(torch.from_numpy(np.ascontiguousarray(rows)))

@@ -11,7 +11,7 @@ from sklearn.linear_model import ElasticNet, LogisticRegression, Ridge
 from torch import float64
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.estimators.dataset import Data
+from skorchless.estimators.dataset import Dataset
 from skorchless.estimators.problem import Task
 from skorchless.estimators.solve import fit_stack
 from skorchless.losses import LOSSES
@@ -36,7 +36,7 @@ def stretch(data, seed):
     rng = np.random.default_rng(seed)
     scale = torch.from_numpy(10.0 ** rng.uniform(-4, 4, data.X.shape[1]))
     offset = torch.from_numpy(rng.normal(size=data.X.shape[1]))
-    return Data((data.X + offset) * scale, data.target, data.weight, data.n_outputs)
+    return Dataset((data.X + offset) * scale, data.target, data.weight, data.n_outputs)
 
 
 def fit(loss, data, **parameters):
@@ -75,7 +75,7 @@ def test_the_curve_never_rises_and_ends_at_the_objective_of_the_weights(
     assume(LOSSES[loss].is_regression or len(data.target.unique()) == max(n_outputs(loss), 2))
     weight = data.weight if data.weight is None else data.weight.to(dtype)
     target = data.target.to(dtype) if data.target.is_floating_point() else data.target
-    data = Data(data.X.to(dtype), target, weight, data.n_outputs)
+    data = Dataset(data.X.to(dtype), target, weight, data.n_outputs)
     result, weights = fit(loss, data, alpha=alpha, l1_ratio=l1_ratio, tol=tol, max_iter=60)
     curve = result.loss_curve
     assert all(np.diff(curve) <= 0.0)
