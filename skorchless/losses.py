@@ -1,4 +1,4 @@
-r"""Losses of the raw predictions ``z = x W + b``: value, residual and curvature by formula.
+r"""Losses of the raw predictions ``z = x W + b``: value, gradient and curvature by formula.
 
 Conventions
 -----------
@@ -6,8 +6,9 @@ Conventions
 is 0 and 1 (logistic) or one-hot (softmax); of many classes it is their number, an integer, of shape
 ``(..., 1, 1, rows)``. Every loss has
 
-* ``value``: :math:`\ell(z, y)` summed over the K outputs, shape ``(..., M, rows)``,
-* ``residual``: :math:`\partial \ell / \partial z`, written to ``out``, shape as ``raw``,
+* ``value``: :math:`\ell(z, y)` summed over the K outputs, shape ``(..., M, rows)``: convex, never
+  negative, and of a regression zero where z is y,
+* ``gradient``: :math:`\partial \ell / \partial z`, written to ``out``, shape as ``raw``,
 * ``curvature``: one number a row that scales :math:`\partial^2 \ell / \partial z^2`, shape
   ``(..., M, rows)``: the row weights of a preconditioner that all outputs share,
 * ``majorizer``: the curvature of a quadratic that touches the loss and lies above it, one number a
@@ -85,7 +86,7 @@ class Loss(ABC):
 
     @abstractmethod
     def value(self, raw: Tensor, target: Tensor) -> Tensor:
-        """Loss of each row, summed over the outputs."""
+        """Return the loss of each row, summed over the outputs."""
 
     @abstractmethod
     def gradient(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
@@ -103,14 +104,16 @@ class Loss(ABC):
     def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
         """Second derivative in the raw predictions, almost everywhere."""
 
-    def centre(self, y: Tensor, share: Tensor, comm: Communicator) -> Tensor:
-        """Find the best constants in units of y, ``(M, K, 1)`` or ``(1, K, 1)``.
+    def best_constant(self, y: Tensor, share: Tensor, comm: Communicator) -> Tensor:
+        """Return the constant predictions of least mean loss, ``(M, K, 1)`` or ``(1, K, 1)``.
+
+        A loss with `is_regression` needs it.
 
         Parameters
         ----------
         y : Tensor of shape (K, n)
         share : Tensor of shape (n,)
-            Of each row in the mean over all rows, of all processes together.
+            Sample weights that sum to 1 over all processes; sums are reduced with `comm`.
         comm : Communicator
         """
         raise NotImplementedError
@@ -133,7 +136,9 @@ class Loss(ABC):
             total = weight.sum()
             comm.all_reduce_(total)
             y, share = target.T.to(float64), weight / total
-            centre = self.centre(y, share, comm) if fit_intercept else y.new_zeros(1, len(y), 1)
+            centre = (
+                self.best_constant(y, share, comm) if fit_intercept else y.new_zeros(1, len(y), 1)
+            )
             value = (self.value(centre.expand(-1, *y.shape), y) * share).sum(dim=-1)
             comm.all_reduce_(value)
             return NullModel(centre.squeeze(-1), value)
@@ -175,7 +180,7 @@ class HalfSquaredError(Loss):
     def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
         return SecondDerivative(torch.ones_like(raw))
 
-    def centre(self, y: Tensor, share: Tensor, comm: Communicator) -> Tensor:
+    def best_constant(self, y: Tensor, share: Tensor, comm: Communicator) -> Tensor:
         mean = (y @ share).view(1, -1, 1)
         comm.all_reduce_(mean)
         return mean
@@ -214,7 +219,7 @@ class Huber(Loss):
     def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
         return SecondDerivative(((raw - target).abs_() <= self.delta).to(raw.dtype))
 
-    def centre(self, y: Tensor, share: Tensor, comm: Communicator) -> Tensor:
+    def best_constant(self, y: Tensor, share: Tensor, comm: Communicator) -> Tensor:
         delta, centre = self.delta.to(float64), rough_median(y.T, comm).view(1, -1, 1)
         for _ in range(20):  # iteratively reweighted means
             pull = share * delta / torch.maximum((y - centre).abs(), delta)

@@ -6,7 +6,7 @@ M : models in the stack, K : outputs (columns of y, or logits), D : features.
 
 * weights and gradients: ``(M, K, D + 1)``, the intercept in the last column,
 * hyper-parameters: ``(M, 1, 1)``,
-* raw predictions and residuals: ``(parts, M, K, rows)``, samples last.
+* raw predictions and their gradients: ``(parts, M, K, rows)``, samples last.
 
 ``parts`` splits a batch into row blocks, so that one batched product gives every core a block.
 Where sets of rows train side by side, each with M models of its own, it is one row block of each

@@ -84,7 +84,7 @@ def only_whole_hessian(init: Callable[..., None]) -> Callable[..., None]:
 
     def __init__(self: Any, *arguments: Any) -> None:
         init(self, *arguments)
-        self.has_hessian = self.is_hessian
+        self.has_hessian_products = self.factors_hessian
 
     return __init__
 

@@ -185,22 +185,24 @@ class Use(NamedTuple):
 
 WITH_SGD = Use("optimizer='sgd'", lambda optimizer, _: optimizer == "sgd")
 WITH_ADAM = Use("optimizer='adam'", lambda optimizer, _: optimizer == "adam")
-WITH_EITHER = Use("optimizer='sgd' or 'adam'", lambda optimizer, _: optimizer in ("sgd", "adam"))
+WITH_FIRST_ORDER = Use(
+    "optimizer='sgd' or 'adam'", lambda optimizer, _: optimizer != "quasi-newton"
+)
 WITH_EARLY_STOPPING = Use("early_stopping=True", lambda _, given: bool(given["early_stopping"]))
 
 #: The parameters that some optimizers, losses or settings do not use.
 USED_WITH: dict[str, Use] = {
     "delta": Use("loss='huber'", lambda _, given: bool(given["loss"] == "huber")),
     "l1_ratio": Use("alpha above 0", lambda _, given: bool(given["alpha"] > 0)),
-    "schedule": WITH_EITHER,
+    "schedule": WITH_FIRST_ORDER,
     "momentum": WITH_SGD,
     "nesterov": WITH_SGD,
     "betas": WITH_ADAM,
-    "batch_size": WITH_EITHER,
-    "shuffle": WITH_EITHER,
+    "batch_size": WITH_FIRST_ORDER,
+    "shuffle": WITH_FIRST_ORDER,
     "n_iter_no_change": Use(
-        f"{WITH_EITHER.words}, or {WITH_EARLY_STOPPING.words}",
-        lambda *given: WITH_EITHER.holds(*given) or WITH_EARLY_STOPPING.holds(*given),
+        f"{WITH_FIRST_ORDER.words}, or {WITH_EARLY_STOPPING.words}",
+        lambda *given: WITH_FIRST_ORDER.holds(*given) or WITH_EARLY_STOPPING.holds(*given),
     ),
     "validation_fraction": WITH_EARLY_STOPPING,
 }

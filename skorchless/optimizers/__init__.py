@@ -1,4 +1,4 @@
-"""Update optimizers: the textbook ones and the tuning-free one."""
+"""Optimizers: SGD and Adam as in `torch.optim`, and the default quasi-Newton method."""
 
 from skorchless.optimizers.base import Optimizer, Setup, Step
 from skorchless.optimizers.first_order import SGD, Adam, AveragedAdam, FirstOrderOptimizer, State

@@ -63,7 +63,7 @@ class Step:
     converged : ndarray of bool, shape (M,)
         Whether the optimizer itself knows that it is done.
     stuck : ndarray of bool, shape (M,)
-        Whether it can go no further without being done.
+        Whether the line search failed, or the last accepted steps gained no more than rounding.
     moved : ndarray of bool, shape (M,)
         Whether it moved. A pass whose trial step was rejected is no iteration.
     """
@@ -79,7 +79,7 @@ class Optimizer(Protocol):
     """An optimizer for a stack of models, stepping per batch or per pass.
 
     `weights` are the trial weights, which the optimizer moves in place. Everything it keeps leads
-    with the axis of the models.
+    with the axis of the models. Optimizers that step per batch subclass `FirstOrderOptimizer`.
     """
 
     full_batch: bool
@@ -99,7 +99,7 @@ class Optimizer(Protocol):
         """See the rows of a chunk, after its gradients: what else a pass should add up."""
 
     def step(self, weights: Tensor, gradient: Tensor) -> None:
-        """See the gradient of a batch at `weights`."""
+        """Take the gradient of a batch at `weights`; SGD and Adam move `weights` in place."""
 
     def end_epoch(self, weights: Tensor, value: np.ndarray) -> Step:
         """See the objective of the pass, of shape ``(M,)``, after its last batch."""

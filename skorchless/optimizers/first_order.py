@@ -60,7 +60,7 @@ class FirstOrderOptimizer(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: State) -> None:
-        """Go on from a state that `state` returned."""
+        """Go on from a state that `state_dict` returned."""
 
 
 class SGD(FirstOrderOptimizer):

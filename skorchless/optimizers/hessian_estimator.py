@@ -114,12 +114,14 @@ class HessianEstimator:
         self._of_pass: Tensor | None = None
         work = loader.n_rows * columns * loader.stack_width
         cheap = self.covers_all_rows and work <= CHEAP_PRODUCT
-        self.has_hessian = cheap and not (self.constant or self._diagonal)
+        self.has_hessian_products = cheap and not (self.constant or self._diagonal)
         # One output shares its preconditioner with no other: where it is measured, it is exact.
-        self.is_hessian = self.has_hessian and self._affords_hessian(models, CHEAP_HESSIAN)
+        self.factors_hessian = self.has_hessian_products and self._affords_hessian(
+            models, CHEAP_HESSIAN
+        )
         squares_are_exact = self.constant and self.covers_all_rows and not self._diagonal
-        self.is_exact = self.is_hessian or squares_are_exact
-        gauges = not (exact or self._diagonal or self.is_hessian)
+        self.is_exact = self.factors_hessian or squares_are_exact
+        gauges = not (exact or self._diagonal or self.factors_hessian)
         self._gauge = loader.sample(GAUGE_ROWS) if gauges else self._sample
 
     @staticmethod
@@ -142,10 +144,10 @@ class HessianEstimator:
 
         Products with it are cheaper, but no help where the matrix that conditions them is poor.
         """
-        if self.is_exact or not self.has_hessian:
+        if self.is_exact or not self.has_hessian_products:
             return
         models = len(self.objective.penalty.l2)
-        self.is_hessian = self.is_exact = self._affords_hessian(models, DEAR_HESSIAN)
+        self.factors_hessian = self.is_exact = self._affords_hessian(models, DEAR_HESSIAN)
 
     def take_all_rows(self) -> bool:
         """Measure the whole Hessian on all rows from now on; whether that is affordable and new."""
@@ -156,7 +158,7 @@ class HessianEstimator:
             return False
         self._sample = self._gauge = self.loader.sample(self.loader.n_rows)
         self._measured = self._raw = self._of_pass = None
-        self.covers_all_rows = self.has_hessian = True
+        self.covers_all_rows = self.has_hessian_products = True
         self.take_whole_hessian()
         return True
 
@@ -236,7 +238,7 @@ class HessianEstimator:
         if self.constant:
             gram = self._summed(self._sample.gram().unsqueeze(0) * self._sample.scale[0])
             return self._factored(self._with_missed(gram, 1.0))
-        if self.is_hessian:
+        if self.factors_hessian:
             couples = self.objective.loss.shift_invariant
             measure = self._softmax_hessian if couples else self._hessian_by_output
             moments = measure(weights, kept)
@@ -303,7 +305,7 @@ class HessianEstimator:
         return self._summed(softmax_hessian(rows, self._sample.shares(), p))
 
     def hessian(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
-        """``v -> H v`` at `weights`, both of shape ``(M, K, D + 1)``, where `has_hessian`."""
+        """Return ``v -> H v`` at `weights`, both ``(M, K, D + 1)``; for `has_hessian_products`."""
         assert self._sample is not None
         sample, dtype, l2 = self._sample, weights.dtype, self.objective.penalty.l2.to(float64)
         (batch,), (scale,) = sample.batches, sample.scale
@@ -443,7 +445,7 @@ class HessianEstimator:
         return gradient, self._summed((losses * shares).sum(dim=1)).numpy(force=True)
 
     def along(self, weights: Tensor, direction: Tensor, lengths: Tensor) -> Tensor:
-        """Objectives without L1 after steps of these `lengths`, where `has_hessian`.
+        """Objectives without L1 after steps of these `lengths`, where `has_hessian_products`.
 
         Parameters
         ----------

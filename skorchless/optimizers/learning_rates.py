@@ -61,6 +61,8 @@ def safe_rates(
     """
     chunk = loader.sample(SAMPLE_ROWS)
     largest = max(_largest_eigenvalue(chunk, loader.n_columns, loader.dtype, objective.comm), TINY)
+    if optimizer not in ("sgd", "adam"):
+        raise ValueError(f"There is no automatic learning rate for optimizer={optimizer!r}.")
     if optimizer == "adam":
         return np.full(len(momentum), ADAM_SHARE / max(largest, 1.0) ** 0.5)
     n, batch = loader.n_rows, loader.batch_size

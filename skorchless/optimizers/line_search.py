@@ -23,8 +23,9 @@ from skorchless.stack import select_models
 
 #: Share of the slope that an accepted step must gain (Armijo's condition).
 ARMIJO = 1e-4
-#: After this many rejected trials in a row the model cannot go further.
-MOST_REJECTED = 18
+#: After this many rejected trials in a row, counted across new starts with more damping, the line
+#: search has failed.
+MAX_REJECTED = 18
 #: Passes without a decrease above rounding after which the model cannot go further.
 MOST_IDLE = 8
 #: What a prediction of uncertain curvature is multiplied by.
@@ -111,7 +112,7 @@ class LineSearch:
     @property
     def stuck(self) -> np.ndarray:
         """Whether the model can go no further."""
-        stuck: np.ndarray = (self.rejected >= MOST_REJECTED) | (self.idle >= MOST_IDLE)
+        stuck: np.ndarray = (self.rejected >= MAX_REJECTED) | (self.idle >= MOST_IDLE)
         return stuck
 
     def accept(self, value: np.ndarray) -> np.ndarray:

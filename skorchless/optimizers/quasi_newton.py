@@ -15,7 +15,7 @@ Per model, from the accepted weights W with gradient g:
   more each time, and removed again as first trials are accepted. The pairs are forgotten;
 * :math:`P` is measured anew when the mean curvature has left ``[0.7, 1.4]`` times what it was;
 * a start whose objective is above the best constant model's is replaced by that model;
-* stop: where the objective is estimated to be near enough to its minimum (see `descent`).
+* stop: where the objective is estimated to be near enough to its minimum (see `line_search`).
 """
 
 from collections.abc import Callable, Sequence
@@ -111,7 +111,7 @@ class QuasiNewton:
         assert setup.constant_loss is not None and setup.constant_weights is not None
         self._dtype, self._eps = setup.weights.dtype, torch.finfo(setup.weights.dtype).eps
         self._constant_weights: Tensor | None = setup.constant_weights
-        self.descent = LineSearch(
+        self.line_search = LineSearch(
             setup.tolerance.numpy(force=True),
             setup.constant_loss.numpy(force=True),
             self._eps,
@@ -154,7 +154,7 @@ class QuasiNewton:
                 return Step(trial.to(self._dtype), value, never, never, ~never)
             accepted = self._begin(trial, value)
         else:
-            accepted = self._judge(trial, value)
+            accepted = self._accept_or_reject(trial, value)
         assert self._weights is not None
         damped = self._damp_where_trials_fail()
         if accepted.any():
@@ -165,20 +165,22 @@ class QuasiNewton:
                 self.curvature.is_at(self._point)
         self._follow_curvature(anew=bool(damped.any()))
         aims = accepted | damped
-        distance = self._find_directions(aims)
+        distance = self._update_directions(aims)
         refining = REFINING if self.solves_squares else None
         solved = self._is_solved(accepted, distance)
-        converged = self.descent.converged(accepted, distance, refining, solved)
+        converged = self.line_search.converged(accepted, distance, refining, solved)
         if solved.any():
             self._take_last_step(solved)
         if not converged.all():
             self._choose_length(aims, LENGTHS)
             self._choose_length(~(aims | converged), SHORT_LENGTHS)
-        length = torch.from_numpy(self.descent.length).to(self._weights)
+        length = torch.from_numpy(self.line_search.length).to(self._weights)
         trial = (self._weights + length.view(-1, 1, 1) * self._direction).to(self._dtype)
         weights.copy_(trial)
         self._trial = trial.to(float64)
-        return Step(self._point, self.descent.value, converged, self.descent.stuck, accepted)
+        return Step(
+            self._point, self.line_search.value, converged, self.line_search.stuck, accepted
+        )
 
     def _begin(self, start: Tensor, value: np.ndarray) -> np.ndarray:
         """Take the starts as the current points; return that all are."""
@@ -186,10 +188,10 @@ class QuasiNewton:
         self._direction = torch.zeros_like(start)
         self._measured_at = start.to(self._dtype)
         self._mean_curvature = np.zeros_like(value)
-        self.descent.begin(value)
+        self.line_search.begin(value)
         return np.ones(len(value), dtype=bool)
 
-    def _find_directions(self, models: np.ndarray) -> np.ndarray:
+    def _update_directions(self, models: np.ndarray) -> np.ndarray:
         """New directions for some of the models.
 
         Returns
@@ -197,26 +199,26 @@ class QuasiNewton:
         distance : ndarray of shape (M,)
             How far the objectives are above their minima; infinite where that is not known.
         """
-        distance, hidden = self._aim(models)
+        distance, hidden = self._compute_directions(models)
         if hidden.any():  # more is to be gained where no curvature is seen: damped steps go there
             self._damp_more(hidden)
             self._measure()
-            self._aim(hidden)
+            self._compute_directions(hidden)
         if self.curvature.is_exact and self._damping.any():
             near = models & ~hidden & (self._damping > 0.0)
-            near &= self.descent.decrement <= self.descent.stop_distance
+            near &= self.line_search.decrement <= self.line_search.stop_distance
             if near.any():
                 undamped = np.minimum(distance, self._undamped_distance())
                 distance = np.where(near, undamped, distance)
         if not self.curvature.covers_all_rows:
-            doubtful = models & (distance <= self.descent.stop_distance)
+            doubtful = models & (distance <= self.line_search.stop_distance)
             if not self.curvature.misses_columns:
                 doubtful &= self._took_many_steps
             if doubtful.any() and self.curvature.take_all_rows():
                 self._measure()
-                distance, _ = self._aim(models)
+                distance, _ = self._compute_directions(models)
         # No objective is negative, so none is further above its minimum than its own value.
-        bounded: np.ndarray = np.minimum(distance, self.descent.value)
+        bounded: np.ndarray = np.minimum(distance, self.line_search.value)
         return bounded
 
     def _replaces_start(self, weights: Tensor, value: np.ndarray) -> bool:
@@ -224,9 +226,9 @@ class QuasiNewton:
         if self._constant_weights is None:
             return False
         constant, self._constant_weights = self._constant_weights, None
-        worse = np.isfinite(value) & (value > WORSE * self.descent.constant_loss)
+        worse = np.isfinite(value) & (value > WORSE * self.line_search.constant_loss)
         # A constant model that is no lower than its own loss says is all rounding.
-        worse &= value > self.descent.constant_loss + np.finfo(np.float64).tiny
+        worse &= value > self.line_search.constant_loss + np.finfo(np.float64).tiny
         if not worse.any():
             return False
         mask = torch.from_numpy(worse).to(weights.device).view(-1, 1, 1)
@@ -241,7 +243,7 @@ class QuasiNewton:
 
         They begin anew from their accepted points.
         """
-        rejected = self.descent.rejected
+        rejected = self.line_search.rejected
         if self.solves_squares or not rejected.any():
             return np.zeros(len(rejected), dtype=bool)
         damps: np.ndarray = (rejected > 0) & (rejected % SHORTENED == 0)
@@ -264,8 +266,8 @@ class QuasiNewton:
             self._damping = np.where(accepted & (rejected == 0), less, self._damping)
         if not rejected.any():
             return
-        short = accepted & (rejected > 0) & (self.descent.length < SHORT)
-        if short.any() and self.curvature.has_hessian:
+        short = accepted & (rejected > 0) & (self.line_search.length < SHORT)
+        if short.any() and self.curvature.has_hessian_products:
             self._damp_more(short)
 
     def _gradient_at(self, weights: Tensor) -> Tensor:
@@ -290,12 +292,12 @@ class QuasiNewton:
             return new
         return torch.where(self._mask(models).view(-1, 1, 1), new, old) if models.any() else old
 
-    def _judge(self, trial: Tensor, value: np.ndarray) -> np.ndarray:
+    def _accept_or_reject(self, trial: Tensor, value: np.ndarray) -> np.ndarray:
         """Make the trial the current point of the models that it is good for; return which."""
         assert self._weights is not None
-        rejected, gradient = self.descent.rejected, self._gradient_at(trial)
-        accepted = self.descent.accept(value)
-        if accepted.any() and not self.curvature.has_hessian:
+        rejected, gradient = self.line_search.rejected, self._gradient_at(trial)
+        accepted = self.line_search.accept(value)
+        if accepted.any() and not self.curvature.has_hessian_products:
             self.history.add(self._mask(accepted), trial - self._weights, gradient - self._gradient)
         self._weights = self._choose(accepted, trial, self._weights)
         self._gradient = self._choose(accepted, gradient, self._gradient)
@@ -308,7 +310,7 @@ class QuasiNewton:
             if anew:
                 self._measure()
             return
-        if self.curvature.is_hessian:
+        if self.curvature.factors_hessian:
             self._measure()
             return
         before = self._mean_curvature
@@ -324,7 +326,7 @@ class QuasiNewton:
 
         A Hessian says something of the accepted points only if it is measured there.
         """
-        if self.curvature.is_hessian:
+        if self.curvature.factors_hessian:
             self._measured_at = self._point
         self._preconditioner = None  # two at once would take twice the memory
         damping = None
@@ -332,7 +334,7 @@ class QuasiNewton:
             damping = torch.from_numpy(self._damping).to(self._measured_at.device)
         self._preconditioner = self.curvature.preconditioner(self._measured_at, damping)
         self.singular = self.singular or bool(self._preconditioner.lifted.any())
-        if self._refuses_dependent and len(self.descent.values[0]) == 1:
+        if self._refuses_dependent and len(self.line_search.values[0]) == 1:
             # Least squares refine what a nearly singular matrix solves badly.
             least = SINGULAR if self.curvature.constant else NEARLY_SINGULAR
             if self._preconditioner.smallest_pivot < least:
@@ -340,7 +342,7 @@ class QuasiNewton:
                 if columns is None or columns.smallest_pivot < least:
                     raise DependentColumns
 
-    def _aim(self, models: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _compute_directions(self, models: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """New directions for some of the models, by the present measure of the curvature.
 
         Returns
@@ -359,7 +361,7 @@ class QuasiNewton:
             direction, slope, missing = self._minimise_model(
                 operator, EXACT_MODEL if self.curvature.constant else ROUGH_MODEL
             )
-            near = -slope <= self.descent.stop_distance
+            near = -slope <= self.line_search.stop_distance
             if near.any() and not self.curvature.constant:  # to be sure before stopping
                 exact = self._minimise_model(operator, EXACT_MODEL, direction)
                 exact_direction, exact_slope, exact_missing = exact
@@ -370,7 +372,7 @@ class QuasiNewton:
         else:
             direction, slope, missing = self._solve()
         self._direction = self._choose(models, direction, self._direction)
-        self.descent.begin_search(models, slope)
+        self.line_search.begin_search(models, slope)
         sure = models & (self._damping == 0.0)
         distance = unknown
         if self.curvature.is_exact:
@@ -378,18 +380,20 @@ class QuasiNewton:
             distance = np.where(models, distance, unknown)
         hidden = np.zeros_like(models)
         if not self.solves_squares:
-            most = np.maximum(self.descent.decrement, self.descent.stop_distance)
-            hidden = sure & (missing > most) & (distance > self.descent.stop_distance)
+            most = np.maximum(self.line_search.decrement, self.line_search.stop_distance)
+            hidden = sure & (missing > most) & (distance > self.line_search.stop_distance)
         if self.curvature.is_exact:
             return distance, hidden
-        promised = self.descent.decrement + missing
-        sure &= promised <= self.descent.stop_distance
-        return self.descent.distance_by_decreases(sure, newton=self.curvature.has_hessian), hidden
+        promised = self.line_search.decrement + missing
+        sure &= promised <= self.line_search.stop_distance
+        return self.line_search.distance_by_decreases(
+            sure, newton=self.curvature.has_hessian_products
+        ), hidden
 
     @property
     def _took_many_steps(self) -> np.ndarray:
         """Which models have taken so many steps that curvature from a sample is in doubt."""
-        return np.array([len(values) > MANY_STEPS for values in self.descent.values])
+        return np.array([len(values) > MANY_STEPS for values in self.line_search.values])
 
     def _undamped_distance(self) -> np.ndarray:
         """How far the objectives are above their minima by the Hessians without damping."""
@@ -424,13 +428,13 @@ class QuasiNewton:
         such a step is too short to tell, but may say which rows are better left out.
         """
         distance: np.ndarray = np.where(sure, missing - slope, np.inf)
-        near = -slope <= self.descent.stop_distance
+        near = -slope <= self.line_search.stop_distance
         if self.curvature.constant or not near.any():
             return distance
         lost, kept = self._lasting(direction, LITTLE)
         fades = near & (lost > MOST_FADING)
         log_loss = not (self.curvature.objective.loss.is_regression or self.penalty.has_l1)
-        unsure = fades | (near & (distance > self.descent.stop_distance) & log_loss)
+        unsure = fades | (near & (distance > self.line_search.stop_distance) & log_loss)
         if not unsure.any():
             return distance
         if not log_loss:
@@ -439,7 +443,7 @@ class QuasiNewton:
             return np.where(unsure, np.maximum(distance, missing - slope), distance)
         distance = np.where(fades, np.inf, distance)
         distance = np.where(unsure, np.minimum(distance, self._distance_of(kept)), distance)
-        if (unsure & (distance > self.descent.stop_distance)).any():
+        if (unsure & (distance > self.line_search.stop_distance)).any():
             _, kept = self._lasting(direction, VERY_LITTLE)
             distance = np.where(unsure, np.minimum(distance, self._distance_of(kept)), distance)
         return distance
@@ -455,17 +459,17 @@ class QuasiNewton:
 
     def _lasting(self, direction: Tensor, little: float) -> tuple[np.ndarray, Tensor]:
         """As of `HessianEstimator`, at the current points; `little` in distances to stop at."""
-        negligible = torch.from_numpy(little * self.descent.stop_distance).to(self._weights)
+        negligible = torch.from_numpy(little * self.line_search.stop_distance).to(self._weights)
         return self.curvature.lasting(self._point, direction, negligible)
 
     def _choose_length(self, models: np.ndarray, lengths: Sequence[float]) -> None:
         """Choose the best of some lengths for some of the models, where rows are cheap to ask."""
-        if not self.curvature.has_hessian or self.penalty.has_l1 or not models.any():
+        if not self.curvature.has_hessian_products or self.penalty.has_l1 or not models.any():
             return
         tried = torch.tensor(lengths, dtype=float64, device=self._home)
         values = self.curvature.along(self._point, self._direction, tried)
         best = tried[values.argmin(dim=0)].numpy(force=True)
-        self.descent.length = np.where(models, best, self.descent.length)
+        self.line_search.length = np.where(models, best, self.line_search.length)
 
     def _solve(self) -> tuple[Tensor, np.ndarray, np.ndarray]:
         """Minus the Hessian's inverse, or what is known of it, times the gradient.
@@ -482,7 +486,7 @@ class QuasiNewton:
             return self._step_by(self._preconditioner, self._gradient)
         unseen = self._unseen()
         gradient = self._gradient - self.penalty.l2 * unseen
-        if self.curvature.has_hessian:
+        if self.curvature.has_hessian_products:
             direction = self._solve_roughly(gradient, self._accuracy())
         else:
             direction = self.history.solve(self._preconditioner, gradient).neg_()
@@ -515,7 +519,7 @@ class QuasiNewton:
         missing = self._within_penalty(missing, slope, rest)
         if self.solves_squares:
             return -solution, missing.sum(dim=1).numpy(force=True)
-        little = LITTLE * torch.from_numpy(self.descent.stop_distance).to(slope)
+        little = LITTLE * torch.from_numpy(self.line_search.stop_distance).to(slope)
         counts = missing > little.unsqueeze(1)
         rest = torch.where(counts.view(*counts.shape, 1, 1), rest, 0.0)  # the others are rounding
         gain, largest = self.curvature.changes(self._point, rest)
@@ -585,7 +589,7 @@ class QuasiNewton:
         Finer as the optimum comes near: the root of the decrease that was predicted last, in
         objectives (Eisenstat and Walker, 1996).
         """
-        expected = np.sqrt(self.descent.decrement / np.abs(self.descent.value))
+        expected = np.sqrt(self.line_search.decrement / np.abs(self.line_search.value))
         expected = np.nan_to_num(expected, nan=ROUGH_NEWTON)
         accuracy = np.clip(expected, FINE_NEWTON, ROUGH_NEWTON)
         return torch.from_numpy(accuracy).to(self._gradient).view(-1, 1, 1)
@@ -599,7 +603,10 @@ class QuasiNewton:
         l1 = self.penalty.l1.to(float64)
         negligible, gainable = (
             torch.from_numpy(decrease).to(l1)
-            for decrease in (share * self.descent.stop_distance, MOST_GAIN * self.descent.value)
+            for decrease in (
+                share * self.line_search.stop_distance,
+                MOST_GAIN * self.line_search.value,
+            )
         )
         direction, slope, missing = minimise_model(
             self._weights, self._gradient, operator, l1, accuracy, negligible, gainable, rough
@@ -616,7 +623,7 @@ class QuasiNewton:
             curved = bool((known.diagonal > 0).all()) and not bool(known.lifted.any())
             if curved and not self.shift_invariant:
                 solve = known.solve
-        elif self.curvature.has_hessian and not self._damping.any():
+        elif self.curvature.has_hessian_products and not self._damping.any():
             product, block = self.curvature.hessian(self._point), None
         else:
             product, block = self.history.model(known)
@@ -634,7 +641,7 @@ class QuasiNewton:
         assert self._preconditioner is not None
         if not (self.solves_squares and self.curvature.is_exact):
             return np.zeros_like(accepted)
-        now = self.descent
+        now = self.line_search
         solved: np.ndarray = accepted & (now.decrement <= self._eps * np.abs(now.value))
         solved &= (distance <= now.stop_distance) & ~self._preconditioner.lifted.numpy(force=True)
         return solved
@@ -647,7 +654,7 @@ class QuasiNewton:
 
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
-        self.descent.select(keep)
+        self.line_search.select(keep)
         if self._home != keep.device:
             self.penalty.select(keep.to(self._home))
         select_models(self, keep)

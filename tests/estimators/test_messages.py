@@ -387,7 +387,7 @@ def test_without_a_tolerance_nobody_warns(Estimator, data):
 
 @pytest.mark.parametrize("max_iter", [1, 1000])
 def test_a_search_that_finds_nothing_lower_says_so(Estimator, data, monkeypatch, max_iter):
-    monkeypatch.setattr("skorchless.optimizers.line_search.MOST_REJECTED", 0)
+    monkeypatch.setattr("skorchless.optimizers.line_search.MAX_REJECTED", 0)
     words = r"stopped in iteration 1, before tol=1e-09 was reached: no step lowers"
     with pytest.warns(ConvergenceWarning, match=words) as caught:
         Estimator(alpha=0.01, tol=1e-9, max_iter=max_iter).fit(*data)

@@ -96,7 +96,7 @@ def test_in_full_it_is_the_curvature_and_its_inverse(loss, chunk_bytes, monkeypa
 def test_the_hessian_is_that_of_the_objective(loss, fit_intercept, monkeypatch):
     problem = FitProblem(loss, fit_intercept=fit_intercept)
     curvature = HessianEstimator(problem.loader, problem.objective)
-    assert curvature.has_hessian
+    assert curvature.has_hessian_products
     vector = problem.vector(n_outputs(loss), 6, seed=1)
     (chunk,) = problem.loader.chunks()
 
@@ -108,7 +108,7 @@ def test_the_hessian_is_that_of_the_objective(loss, fit_intercept, monkeypatch):
     slope = (ahead - behind) / (2 * step)
     close(curvature.hessian(problem.weights)(vector), slope, 1e-6)
     monkeypatch.setattr("skorchless.optimizers.hessian_estimator.CHEAP_HESSIAN", 2**20)
-    assert HessianEstimator(problem.loader, problem.objective).is_hessian
+    assert HessianEstimator(problem.loader, problem.objective).factors_hessian
     close(problem.preconditioner().product(vector), slope, 1e-6)
 
 
@@ -138,8 +138,8 @@ def test_only_small_models_have_one_matrix_for_all_weights(n, d, whole, monkeypa
     monkeypatch.setattr("skorchless.optimizers.hessian_estimator.CHEAP_HESSIAN", 2**20)
     problem = FitProblem("softmax", n, d)
     curvature = HessianEstimator(problem.loader, problem.objective)
-    assert curvature.has_hessian
-    assert curvature.is_hessian is whole
+    assert curvature.has_hessian_products
+    assert curvature.factors_hessian is whole
     known = curvature.preconditioner(problem.weights)
     assert isinstance(known, Factored)
     assert known.matrix.shape[-1] == (n_outputs("softmax") if whole else 1) * (d + 1)

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from skorchless.optimizers.line_search import (
     ARMIJO,
+    MAX_REJECTED,
     MOST_IDLE,
-    MOST_REJECTED,
     NEGLIGIBLE,
     ROUNDING,
     SAFETY,
@@ -147,7 +147,7 @@ def test_refining_goes_on_as_long_as_it_gains_digits():
 def test_trials_that_all_fail_are_no_end_but_it_goes_no_further():
     descent = after(1e-3, predicted=1e-8)
     descent.begin_search(ONE, np.array([-1e-8]))
-    for _ in range(MOST_REJECTED):
+    for _ in range(MAX_REJECTED):
         assert not descent.stuck
         assert not descent.accept(descent.value + 1.0).any()
         assert not descent.converged(~ONE, np.array([np.inf]), None, NONE)
