@@ -11,7 +11,7 @@ from scipy.special import huber as huber_loss
 from sklearn.linear_model import LassoLars
 
 
-class FitProblem:
+class Problem:
     """The objective of an estimator with an intercept, on given data.
 
     The optimum is looked for in weights on standardised columns, by least squares, by Newton's

@@ -25,7 +25,7 @@ def chunk_bytes(request, monkeypatch):
     monkeypatch.setattr("skorchless.data.limits.CHUNK_BYTES", request.param)
 
 
-class FitProblem:
+class Problem:
     """A stack of models on random data, and its objective by formula."""
 
     def __init__(self, loss, seed, *, weighted=True, fit_intercept=True):
@@ -102,7 +102,7 @@ def descend(objective, loader, weights, rate=0.0):
 @each_loss
 @pytest.mark.parametrize("batch_size", [7, 40])
 def test_sets_side_by_side_are_objectives_of_their_own(loss, batch_size):
-    problems = [FitProblem(loss, seed) for seed in (3, 4)]
+    problems = [Problem(loss, seed) for seed in (3, 4)]
     both = Dataset.side_by_side([problem.data for problem in problems])
     loader = make_loader(
         both.X,
@@ -139,7 +139,7 @@ def test_sets_side_by_side_are_objectives_of_their_own(loss, batch_size):
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("fit_intercept", [True, False])
 def test_the_full_batch_has_the_objective_and_its_gradient(loss, weighted, fit_intercept):
-    problem = FitProblem(loss, 0, weighted=weighted, fit_intercept=fit_intercept)
+    problem = Problem(loss, 0, weighted=weighted, fit_intercept=fit_intercept)
     rows = torch.arange(len(problem.data.X))
     objective = problem.objective()
     for _ in range(2):  # nothing is left over from the pass before
@@ -152,7 +152,7 @@ def test_the_full_batch_has_the_objective_and_its_gradient(loss, weighted, fit_i
 @each_loss
 @pytest.mark.parametrize("batch_size", [1, 7, 32])
 def test_each_batch_is_taken_at_the_weights_of_its_time(loss, batch_size):
-    problem = FitProblem(loss, 1)
+    problem = Problem(loss, 1)
     weights, expected = problem.weights.clone(), torch.zeros(MODELS, dtype=float64)
     moved = problem.weights.clone()
     gradients, value = descend(problem.objective(), problem.loader(batch_size), moved, rate=0.1)
@@ -167,7 +167,7 @@ def test_each_batch_is_taken_at_the_weights_of_its_time(loss, batch_size):
 
 @each_loss
 def test_mean_loss_leaves_out_the_penalty(loss):
-    problem = FitProblem(loss, 2)
+    problem = Problem(loss, 2)
     rows = torch.arange(len(problem.data.X))
     loader = problem.loader(len(rows))
     value = problem.objective().mean_loss(loader.chunks(), problem.weights)
@@ -176,7 +176,7 @@ def test_mean_loss_leaves_out_the_penalty(loss):
 
 @each_loss
 def test_standardising_the_weights_is_standardising_the_rows(loss):
-    problem = FitProblem(loss, 3)
+    problem = Problem(loss, 3)
     X = problem.data.X.mul_(torch.tensor([1.0, 30.0, 0.1])).add_(torch.tensor([1.0, 5.0, -0.3]))
     scaling = Moments.of(X, None).scaling(centre=True, dtype=float64)
     loader = problem.loader(len(X))
@@ -193,7 +193,7 @@ def test_standardising_the_weights_is_standardising_the_rows(loss):
 
 @each_loss
 def test_selected_models_go_on_as_before(loss):
-    problem = FitProblem(loss, 4)
+    problem = Problem(loss, 4)
     keep, loader = torch.tensor([2, 0]), problem.loader(len(problem.data.X))
     objective = problem.objective()
     (gradient,), value = descend(objective, loader, problem.weights)
@@ -205,7 +205,7 @@ def test_selected_models_go_on_as_before(loss):
 
 @each_loss
 def test_one_model_out_of_bounds_leaves_the_others_alone(loss):
-    problem = FitProblem(loss, 5)
+    problem = Problem(loss, 5)
     loader = problem.loader(len(problem.data.X))
     (expected,), value = descend(problem.objective(), loader, problem.weights)
     problem.weights[1] = torch.inf

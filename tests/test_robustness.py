@@ -32,7 +32,7 @@ def outcomes(robustness, numbers):
     for number in numbers:
         problem = robustness.make(int(number))
         best, constant = OPTIMA[number]
-        outcome = robustness.FitResult(int(number), False, problem.kind, "", "")
+        outcome = robustness.Outcome(int(number), False, problem.kind, "", "")
         with np.errstate(all="ignore"):
             model = robustness.fit(problem, outcome)
             assert model is not None, (number, outcome.error)
@@ -54,7 +54,7 @@ def test_no_fit_is_wrong_without_a_word(robustness, first):
 def test_classes_that_are_separable_in_part_end_without_a_warning(robustness):
     """What is left out of the estimate, as it can gain next to nothing, has to be well chosen."""
     number = 1882
-    outcome = robustness.FitResult(number, False, "", "", "")
+    outcome = robustness.Outcome(number, False, "", "", "")
     model = robustness.fit(robustness.make(number), outcome)
     assert model is not None, outcome.error
     assert model.converged_

@@ -12,7 +12,7 @@ import warnings
 from typing import Any
 
 import numpy as np
-from problems import FitProblem, bundled, synthetic
+from problems import Problem, bundled, synthetic
 from reference import best_least_squares, best_softmax, gap, objective
 from sklearn.linear_model import LinearRegression, LogisticRegression, SGDClassifier, SGDRegressor
 from tools import print_setting, print_table
@@ -22,7 +22,7 @@ from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
 ALPHA = 1e-4
 
 
-def contenders(problem: FitProblem) -> dict[str, Any]:
+def contenders(problem: Problem) -> dict[str, Any]:
     """Ours by default, ours at a tight tolerance, and scikit-learn's."""
     if problem.classifies:
         return {
@@ -39,7 +39,7 @@ def contenders(problem: FitProblem) -> dict[str, Any]:
     }
 
 
-def measure(model: Any, problem: FitProblem, best: float, alpha: float) -> str:
+def measure(model: Any, problem: Problem, best: float, alpha: float) -> str:
     """Gap, milliseconds and warnings of one fit."""
     if problem.y.ndim > 1 and isinstance(model, SGDRegressor):
         return "no multi-output"

@@ -8,7 +8,7 @@ from sklearn import datasets
 
 
 @dataclass
-class FitProblem:
+class Problem:
     """Rows, targets, and whether they are classes."""
 
     name: str
@@ -21,11 +21,11 @@ class FitProblem:
         return self.y.dtype.kind in "iu"
 
 
-def bundled() -> Iterator[FitProblem]:
+def bundled() -> Iterator[Problem]:
     """Scikit-learn's own small tables, raw."""
     for name in ("iris", "wine", "breast_cancer", "digits", "diabetes", "linnerud"):
         X, y = getattr(datasets, f"load_{name}")(return_X_y=True)
-        yield FitProblem(name, X, y)
+        yield Problem(name, X, y)
 
 
 def _classes(
@@ -38,7 +38,7 @@ def _classes(
     return (scores + rng.gumbel(size=scores.shape)).argmax(axis=1)
 
 
-def synthetic() -> Iterator[FitProblem]:
+def synthetic() -> Iterator[Problem]:
     """Twenty tables, each with a defect of its own."""
     rng = np.random.default_rng(2026)
     normal = rng.standard_normal
@@ -51,45 +51,45 @@ def synthetic() -> Iterator[FitProblem]:
         return normal((n, d)) @ (basis * np.logspace(0, -np.log10(condition) / 2, d)) @ basis.T
 
     X = scaled(3000, 20)
-    yield FitProblem("scales 1e-4 to 1e4, 5 classes", X, _classes(rng, X, 5))
+    yield Problem("scales 1e-4 to 1e4, 5 classes", X, _classes(rng, X, 5))
     X = scaled(3000, 20, np.float32)
-    yield FitProblem("the same in float32, 3 classes", X, _classes(rng, X, 3))
+    yield Problem("the same in float32, 3 classes", X, _classes(rng, X, 3))
     X = scaled(2000, 15)
-    yield FitProblem("the same, regression", X, (X / X.std(axis=0)) @ normal(15) + normal(2000))
+    yield Problem("the same, regression", X, (X / X.std(axis=0)) @ normal(15) + normal(2000))
     X = 1e4 + normal((3000, 10))
-    yield FitProblem("means of 1e4, 4 classes", X, _classes(rng, X, 4))
+    yield Problem("means of 1e4, 4 classes", X, _classes(rng, X, 4))
     X = (1e4 + normal((3000, 10))).astype(np.float32)
-    yield FitProblem("means of 1e4 in float32, binary", X, _classes(rng, X, 2))
+    yield Problem("means of 1e4 in float32, binary", X, _classes(rng, X, 2))
     X = 1e4 + normal((2000, 10))
-    yield FitProblem("means of 1e4, regression", X, (X - 1e4) @ normal(10) + 5 + normal(2000))
+    yield Problem("means of 1e4, regression", X, (X - 1e4) @ normal(10) + 5 + normal(2000))
     X = normal((1500, 8))
     X = np.hstack([X, X[:, :4]])
-    yield FitProblem("duplicated columns, 3 classes", X, _classes(rng, X, 3))
+    yield Problem("duplicated columns, 3 classes", X, _classes(rng, X, 3))
     X = normal((1500, 10))
     X = np.hstack([X, X @ normal((10, 5)) + 1e-4 * normal((1500, 5))])
-    yield FitProblem("collinear columns, binary", X, _classes(rng, X, 2))
-    yield FitProblem("collinear columns, regression", X, X[:, :3].sum(axis=1) + normal(1500))
+    yield Problem("collinear columns, binary", X, _classes(rng, X, 2))
+    yield Problem("collinear columns, regression", X, X[:, :3].sum(axis=1) + normal(1500))
     X = normal((1000, 6))
     X[:, 2] = 7.0
     X[:, 4] = 0.0
-    yield FitProblem("constant columns, 3 classes", X, _classes(rng, X, 3))
+    yield Problem("constant columns, 3 classes", X, _classes(rng, X, 3))
     X = normal((60, 300))
-    yield FitProblem("fewer rows than columns, 3 classes", X, _classes(rng, X, 3))
+    yield Problem("fewer rows than columns, 3 classes", X, _classes(rng, X, 3))
     X = normal((80, 200)).astype(np.float32)
-    yield FitProblem("fewer rows than columns, float32, binary", X, _classes(rng, X, 2))
-    yield FitProblem("fewer rows than columns, regression", X[:50], X[:50, 0] + normal(50))
+    yield Problem("fewer rows than columns, float32, binary", X, _classes(rng, X, 2))
+    yield Problem("fewer rows than columns, regression", X[:50], X[:50, 0] + normal(50))
     X = normal((20000, 10))
     y = (X[:, 0] + 0.5 * X[:, 1] > np.quantile(X[:, 0] + 0.5 * X[:, 1], 0.999)).astype(int)
     flip = rng.random(20000) < 2e-4
-    yield FitProblem("classes at 1:1000, binary", X, np.where(flip, 1 - y, y))
+    yield Problem("classes at 1:1000, binary", X, np.where(flip, 1 - y, y))
     y = rng.choice(3, size=20000, p=[0.949, 0.05, 0.001])
-    yield FitProblem("classes at 1:1000, 3 classes", X + y[:, None], y)
+    yield Problem("classes at 1:1000, 3 classes", X + y[:, None], y)
     X = normal((600, 10))
-    yield FitProblem("separable, binary", X, (X @ normal(10) > 0).astype(int))
-    yield FitProblem("separable, 4 classes", X, (X @ normal((10, 4))).argmax(axis=1))
+    yield Problem("separable, binary", X, (X @ normal(10) > 0).astype(int))
+    yield Problem("separable, 4 classes", X, (X @ normal((10, 4))).argmax(axis=1))
     X = normal((10000, 30))
-    yield FitProblem("100 classes", X, _classes(rng, X, 100, sharpness=5.0))
+    yield Problem("100 classes", X, _classes(rng, X, 100, sharpness=5.0))
     X = rng.standard_t(2, (4000, 15))
-    yield FitProblem("heavy tails, 4 classes", X, _classes(rng, X, 4))
+    yield Problem("heavy tails, 4 classes", X, _classes(rng, X, 4))
     X = correlated(5000, 40, 1e6).astype(np.float32)
-    yield FitProblem("condition 1e6 in float32, 6 classes", X, _classes(rng, X, 6))
+    yield Problem("condition 1e6 in float32, 6 classes", X, _classes(rng, X, 6))

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from robustness_reference import EPS, VERSION, FitProblem, Reference, solve
+from robustness_reference import EPS, VERSION, Problem, Reference, solve
 from scipy.sparse import csr_array, issparse
 from tools import print_table
 
@@ -61,7 +61,7 @@ class Draw:
         """A number between powers of ten."""
         return float(10 ** self.rng.uniform(low, high))
 
-    def problem(self) -> FitProblem:
+    def problem(self) -> Problem:
         """Everything, in an order that never changes."""
         rng = self.rng
         loss = str(rng.choice(["squared_error", "huber", "log_loss", "log_loss"]))
@@ -86,7 +86,7 @@ class Draw:
         counted = y if weight is None else y[weight > 0]
         if not classes and np.ptp(counted) == 0:  # no loss to be relative to
             y = y + np.arange(n).reshape(-1, *[1] * (y.ndim - 1)).astype(dtype)
-        return FitProblem(X, y, weight, loss, alpha, l1_ratio, fit_intercept, self.defects)
+        return Problem(X, y, weight, loss, alpha, l1_ratio, fit_intercept, self.defects)
 
     def shape(self, outputs: int, l1: bool) -> tuple[int, int]:
         """Rows and columns that a reference can afford."""
@@ -220,12 +220,12 @@ class Draw:
         return weight
 
 
-def make(index: int, large: bool = False) -> FitProblem:
+def make(index: int, large: bool = False) -> Problem:
     """Problem number `index`, always the same."""
     return Draw(index, large).problem()
 
 
-def describe(problem: FitProblem) -> str:
+def describe(problem: Problem) -> str:
     """Shape, settings and defects on one line."""
     n, d = problem.X.shape
     outputs = problem.y.max() + 1 if problem.loss == "log_loss" else problem.y[0].size
@@ -235,7 +235,7 @@ def describe(problem: FitProblem) -> str:
     return ", ".join([text, *problem.defects])
 
 
-def key(problem: FitProblem) -> str:
+def key(problem: Problem) -> str:
     """A hash of data and settings."""
     X = problem.X
     parts = [X.data, X.indices, X.indptr] if issparse(X) else [X]
@@ -247,7 +247,7 @@ def key(problem: FitProblem) -> str:
     return digest.hexdigest()
 
 
-def reference(problem: FitProblem, cache: str) -> Reference:
+def reference(problem: Problem, cache: str) -> Reference:
     """The optimum, from the file where it is known."""
     with closing(sqlite3.connect(cache, timeout=60)) as file, file:
         file.execute("CREATE TABLE IF NOT EXISTS optima (key TEXT PRIMARY KEY, value TEXT)")
@@ -262,7 +262,7 @@ def reference(problem: FitProblem, cache: str) -> Reference:
 
 
 @dataclass
-class FitResult:
+class Outcome:
     """What one fit did, and how far from the optimum it ended."""
 
     index: int
@@ -330,7 +330,7 @@ def gap(f: float, best: float, constant: float, *, log_loss: bool) -> float:
     return max(relative, excess / gained) if gained > 1e3 * rounding else relative
 
 
-def predicted_gap(problem: FitProblem, model: Any, best: float, constant: float) -> float:
+def predicted_gap(problem: Problem, model: Any, best: float, constant: float) -> float:
     """What predictions lack of the gain, where there is one beyond the objective's rounding.
 
     What rounding to X's type may cost the best constant model's predictions does not count.
@@ -359,7 +359,7 @@ def _time_limit(seconds: int) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def fit(problem: FitProblem, outcome: FitResult) -> Any:
+def fit(problem: Problem, outcome: Outcome) -> Any:
     """Fit ours, and note time, warnings and errors; the model, or None."""
     from sklearn.exceptions import ConvergenceWarning
 
@@ -389,11 +389,11 @@ def fit(problem: FitProblem, outcome: FitResult) -> Any:
     return None if outcome.error else model
 
 
-def run(task: tuple[int, bool, str]) -> FitResult:
+def run(task: tuple[int, bool, str]) -> Outcome:
     """Make one problem, solve it, fit it and compare."""
     index, large, cache = task
     problem = make(index, large)
-    outcome = FitResult(index, large, problem.kind, str(problem.X.dtype), describe(problem))
+    outcome = Outcome(index, large, problem.kind, str(problem.X.dtype), describe(problem))
     start = time.perf_counter()
     try:
         with np.errstate(all="ignore"), _time_limit(10 * NO_END):
@@ -438,7 +438,7 @@ COUNTS = {
 }
 
 
-def report(outcomes: list[FitResult]) -> None:
+def report(outcomes: list[Outcome]) -> None:
     """Print a line for each offending problem, and a table by kind."""
     for name, counts in COUNTS.items():
         for o in outcomes:

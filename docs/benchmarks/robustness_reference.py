@@ -20,7 +20,7 @@ VERSION = 1
 
 
 @dataclass
-class FitProblem:
+class Problem:
     """Rows, targets and the settings of one fit; loss is squared_error, huber or log_loss."""
 
     X: np.ndarray | csr_array
@@ -70,7 +70,7 @@ class Rows:
     intercept (K,) that belongs to rows about the origin.
     """
 
-    def __init__(self, problem: FitProblem) -> None:
+    def __init__(self, problem: Problem) -> None:
         X = problem.X.toarray() if issparse(problem.X) else problem.X
         weight = np.ones(len(X)) if problem.sample_weight is None else problem.sample_weight
         seen = problem.seen
@@ -438,7 +438,7 @@ def _to_boundary(x: np.ndarray, change: np.ndarray) -> float:
     return min(1.0, 0.99 / max(float((-change / x).max(initial=0.0)), 1e-300))
 
 
-def solve(problem: FitProblem) -> Reference:
+def solve(problem: Problem) -> Reference:
     """The optimum and what is needed to judge a fit by it."""
     rows = problem.rows
     constant = rows.constant_model()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
-from references import FitProblem
+from references import Problem
 from scipy.optimize import minimize
 from scipy.sparse import csr_array
 from scipy.special import logsumexp
@@ -52,7 +52,7 @@ def fit_right(model, X, y, sample_weight=None, gap=1e-3, seconds=60, **start):
     """Fit without a warning; check that the model is at the optimum and that it says so."""
     with at_most(seconds):
         model.fit(X, y, sample_weight, **start)
-    assert FitProblem(model, X, y, sample_weight).gap(model) <= gap
+    assert Problem(model, X, y, sample_weight).gap(model) <= gap
     assert model.converged_
     return model
 
@@ -60,7 +60,7 @@ def fit_right(model, X, y, sample_weight=None, gap=1e-3, seconds=60, **start):
 def fit_exactly(model, X, y, sample_weight=None, **start):
     """The same where the lowest objective is zero because a model can tell every target."""
     model.fit(X, y, sample_weight, **start)
-    problem = FitProblem(model, X, y, sample_weight)
+    problem = Problem(model, X, y, sample_weight)
     assert problem.objective(model.coef_, model.intercept_) <= 1e-3 * problem.constant / 1000
     assert model.converged_
     return model
@@ -77,7 +77,7 @@ def fit_with_warnings(model, X, y, sample_weight=None):
 
 def objective(model, X, y):
     """Of the coefficients that are returned."""
-    return FitProblem(model, X, y).objective(model.coef_, model.intercept_)
+    return Problem(model, X, y).objective(model.coef_, model.intercept_)
 
 
 # A rare class among many rows (S1).
@@ -215,7 +215,7 @@ def with_outliers(n, outliers, seed):
 def huber_optimum(X, y):
     """Coefficients; beyond Huber's bend it does not matter how far away an outlier is."""
     near = np.clip(y, -40, 40)
-    problem = FitProblem(TorchLinearRegressor(**HUBER), X, near)
+    problem = Problem(TorchLinearRegressor(**HUBER), X, near)
     (coef,), (intercept,) = problem.optimum
     moved = y != near
     assert (np.abs(X @ coef + intercept - near)[moved] > 1).all()
@@ -270,7 +270,7 @@ def test_adam_with_its_own_rate_learns_from_few_rows(n, seed):
     y = X @ [1, 2, 3] + 1
     model = TorchLinearRegressor(optimizer="adam", random_state=0).fit(X, y)
     assert model.score(X, y) > 0.999
-    end = FitProblem(model, X, y).objective(model.coef_, model.intercept_)
+    end = Problem(model, X, y).objective(model.coef_, model.intercept_)
     assert end <= model.loss_curve_.min() * (1 + 1e-9)
 
 
@@ -306,7 +306,7 @@ def test_huber_on_sizes_of_towns_in_single_precision(seed):
     X, y = (array.astype(np.float32) for array in growing_sizes(seed, 150, 14))
     model = TorchLinearRegressor(**HUBER)
     messages = fit_with_warnings(model, X, y)
-    problem = FitProblem(model, X, y)
+    problem = Problem(model, X, y)
     held = problem.gap_of(*(value.astype(np.float32) for value in problem.optimum))
     if messages:
         assert held > 1e-4
@@ -336,7 +336,7 @@ def test_sizes_over_many_decades_end_at_the_optimum_or_say_that_they_do_not(seed
     X, y = sizes_or_not(seed)
     model = TorchSoftmaxClassifier()
     messages = fit_with_warnings(model, X, y)
-    gap = FitProblem(model, X, y).gap(model)
+    gap = Problem(model, X, y).gap(model)
     assert model.converged_ == (not messages)
     assert gap <= (1e-3 if model.converged_ else 0.03)
 
@@ -352,7 +352,7 @@ def test_no_candidate_of_a_search_changes_another():
         search.set_params(refit=False).fit(X, y)
     assert search.converged_[1].all()
     for split, (train, _) in enumerate(KFold(2).split(X)):
-        problem = FitProblem(TorchSoftmaxClassifier(alpha=alphas[1]), X[train], y[train])
+        problem = Problem(TorchSoftmaxClassifier(alpha=alphas[1]), X[train], y[train])
         assert problem.best < 0.999 * problem.constant
         assert_allclose(search.loss_curves_[1][split][-1], problem.best, rtol=1e-3)
 
@@ -431,7 +431,7 @@ def test_least_squares_in_single_precision_with_columns_that_are_nearly_sums_of_
     X = np.column_stack([Z, *means]).astype(np.float32)
     y = (Z @ rng.normal(size=20) / np.sqrt(20) + 0.03 * rng.normal(size=100)).astype(np.float32)
     model = fit_right(TorchLinearRegressor(), X, y)
-    end = FitProblem(model, X, y).objective(model.coef_, model.intercept_)
+    end = Problem(model, X, y).objective(model.coef_, model.intercept_)
     assert model.loss_curve_[-1] == pytest.approx(end, rel=1e-2)
 
 
@@ -484,7 +484,7 @@ def test_an_optimum_that_single_precision_does_not_hold_is_told(Model, seed):
     y = y.astype(np.float32) if Model is TorchLinearRegressor else y
     model = Model(alpha=0)
     messages = fit_with_warnings(model, X, y)
-    gap = FitProblem(model, X, y).gap(model)
+    gap = Problem(model, X, y).gap(model)
     if gap > 1e-3:
         assert len(messages) == 1
         assert "float32" in messages[0]
@@ -500,7 +500,7 @@ def test_some_optimum_is_not_held_by_single_precision():
     """The test before this one meets cases that are to be told."""
     X, score, rng = numbers_far_from_zero(0)
     y = (score + 0.1 * rng.normal(size=60)).astype(np.float32)
-    problem = FitProblem(TorchLinearRegressor(), X, y)
+    problem = Problem(TorchLinearRegressor(), X, y)
     slope = problem.optimum[0].astype(np.float32)
     near = np.float32(np.mean(y - X.astype(np.float64) @ slope[0].astype(np.float64)))
     assert problem.gap_of(slope, near) > 1e-2
@@ -574,7 +574,7 @@ def test_wide_tables_far_from_zero_in_single_precision(offset, seed):
         fit_exactly(model, X, y)
         return
     messages = fit_with_warnings(model, X, y)
-    problem = FitProblem(model, X, y)
+    problem = Problem(model, X, y)
     end = problem.objective(model.coef_, model.intercept_)
     assert end < problem.constant / 2
     assert bool(messages) == (end > 1e-6 * problem.constant)
@@ -733,7 +733,7 @@ def test_dependent_columns_beside_one_in_large_units_are_predicted_right():
     X = np.column_stack([X, 1e6 * rng.normal(size=60)])
     y = y + 3e-6 * X[:, -1]
     model = fit_right(TorchLinearRegressor(), X, y)
-    (coef,), (intercept,) = FitProblem(model, X, y).optimum
+    (coef,), (intercept,) = Problem(model, X, y).optimum
     assert_allclose(model.predict(X), X @ coef + intercept, rtol=0, atol=1e-6)
 
 
@@ -987,7 +987,7 @@ def test_columns_in_extreme_units_are_solved(unit, dtype, kind):
         "huber": TorchLinearRegressor(**HUBER),
         "classes": TorchSoftmaxClassifier(alpha=0),
     }[kind]
-    wanted = FitProblem(model, Z, y).optimum[0][0]
+    wanted = Problem(model, Z, y).optimum[0][0]
     model.fit((Z * [1, unit, 1]).astype(dtype), y)
     assert model.converged_
     found = np.float64(np.ravel(model.coef_)) * [1, unit, 1]
@@ -1031,7 +1031,7 @@ def model_and_data(kind, **parameters):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_one_pass_is_a_step(kind):
     model, X, y = model_and_data(kind, max_iter=1)
-    problem = FitProblem(model, X, y)
+    problem = Problem(model, X, y)
     model.fit(X, y)
     assert model.n_iter_ == 1 == len(model.loss_curve_)
     shapes = np.zeros_like(model.coef_), np.zeros_like(model.intercept_)
@@ -1041,7 +1041,7 @@ def test_one_pass_is_a_step(kind):
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_single_passes_that_go_on_from_each_other_reach_the_optimum(kind):
     model, X, y = model_and_data(kind, max_iter=1, warm_start=True)
-    problem = FitProblem(model, X, y)
+    problem = Problem(model, X, y)
     ends = []
     for _ in range(300):
         model.fit(X, y)
@@ -1069,7 +1069,7 @@ def test_the_loss_curve_never_rises_and_ends_at_the_returned_coefficients(kind, 
     for rows in (X, csr_array(X)):
         fit_right(model, rows, y, weight)
         assert (np.diff(model.loss_curve_) <= 0).all()
-        end = FitProblem(model, rows, y, weight).objective(model.coef_, model.intercept_)
+        end = Problem(model, rows, y, weight).objective(model.coef_, model.intercept_)
         assert_allclose(model.loss_curve_[-1], end, rtol=1e-6 if dtype is np.float64 else 1e-4)
 
 
@@ -1079,7 +1079,7 @@ def test_the_loss_curve_is_true_where_the_way_is_hard():
     model = TorchSoftmaxClassifier(alpha=0.1)
     fit_with_warnings(model, X, y)
     assert (np.diff(model.loss_curve_) <= 0).all()
-    end = FitProblem(model, X, y).objective(model.coef_, model.intercept_)
+    end = Problem(model, X, y).objective(model.coef_, model.intercept_)
     assert_allclose(model.loss_curve_[-1], end, rtol=1e-6)
 
 

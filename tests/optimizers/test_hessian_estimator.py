@@ -26,7 +26,7 @@ def apart(loss, weights):
     return weights - weights.mean(dim=1, keepdim=True) if loss == "softmax" else weights
 
 
-class FitProblem:
+class Problem:
     """The curvature of a loss on random rows, at random weights, by formula."""
 
     def __init__(self, loss, n=40, d=5, *, alpha=(0.1, 0.0), fit_intercept=True):
@@ -80,7 +80,7 @@ def close(actual, expected, tolerance=1e-9):
 @pytest.mark.parametrize("chunk_bytes", [700, 2**22])
 def test_in_full_it_is_the_curvature_and_its_inverse(loss, chunk_bytes, monkeypatch):
     monkeypatch.setattr("skorchless.data.limits.CHUNK_BYTES", chunk_bytes)
-    problem = FitProblem(loss)
+    problem = Problem(loss)
     metric = problem.preconditioner()
     vector = problem.vector(n_outputs(loss), 6, seed=1)
     assert not metric.lifted.any()
@@ -94,7 +94,7 @@ def test_in_full_it_is_the_curvature_and_its_inverse(loss, chunk_bytes, monkeypa
 @pytest.mark.parametrize("loss", ["softmax", "logistic"])
 @pytest.mark.parametrize("fit_intercept", [True, False])
 def test_the_hessian_is_that_of_the_objective(loss, fit_intercept, monkeypatch):
-    problem = FitProblem(loss, fit_intercept=fit_intercept)
+    problem = Problem(loss, fit_intercept=fit_intercept)
     curvature = HessianEstimator(problem.loader, problem.objective)
     assert curvature.has_hessian_products
     vector = problem.vector(n_outputs(loss), 6, seed=1)
@@ -113,7 +113,7 @@ def test_the_hessian_is_that_of_the_objective(loss, fit_intercept, monkeypatch):
 
 
 def test_predictions_of_a_pass_are_known_until_the_next():
-    problem = FitProblem("softmax")
+    problem = Problem("softmax")
     curvature = HessianEstimator(problem.loader, problem.objective)
     (chunk,) = problem.loader.chunks()
 
@@ -136,7 +136,7 @@ def test_predictions_of_a_pass_are_known_until_the_next():
 @pytest.mark.parametrize(("n", "d", "whole"), [(40, 5, True), (400, 60, False), (60, 300, False)])
 def test_only_small_models_have_one_matrix_for_all_weights(n, d, whole, monkeypatch):
     monkeypatch.setattr("skorchless.optimizers.hessian_estimator.CHEAP_HESSIAN", 2**20)
-    problem = FitProblem("softmax", n, d)
+    problem = Problem("softmax", n, d)
     curvature = HessianEstimator(problem.loader, problem.objective)
     assert curvature.has_hessian_products
     assert curvature.factors_hessian is whole
@@ -149,7 +149,7 @@ def test_only_small_models_have_one_matrix_for_all_weights(n, d, whole, monkeypa
 def test_log_losses_without_some_outputs_of_rows(loss, monkeypatch):
     """Gradient, value and Hessian are those of the loss without these classes, or rows."""
     monkeypatch.setattr("skorchless.optimizers.hessian_estimator.CHEAP_HESSIAN", 2**20)
-    problem = FitProblem(loss, alpha=(0.0, 0.0))
+    problem = Problem(loss, alpha=(0.0, 0.0))
     curvature = HessianEstimator(problem.loader, problem.objective)
     (chunk,) = problem.loader.chunks()
     target = chunk.target.view(1, n_outputs(loss), -1)
@@ -185,7 +185,7 @@ def test_log_losses_without_some_outputs_of_rows(loss, monkeypatch):
 
 @pytest.mark.parametrize("loss", ["softmax", "logistic"])
 def test_values_along_a_line_are_those_of_the_objective(loss):
-    problem = FitProblem(loss)
+    problem = Problem(loss)
     curvature = HessianEstimator(problem.loader, problem.objective)
     direction = problem.vector(n_outputs(loss), 6, seed=1)
     lengths = torch.tensor([0.0, 0.5, 3.0], dtype=float64)
@@ -210,7 +210,7 @@ def test_of_many_columns_it_is_the_diagonal(loss, few_rows, monkeypatch):
         monkeypatch.setattr("skorchless.optimizers.hessian_estimator.MOST_SQUARE_COLUMNS", 3)
     else:
         monkeypatch.setattr("skorchless.data.limits.MOST_FACTORED_COLUMNS", 3)
-    problem = FitProblem(loss, n=4 if few_rows else 40)
+    problem = Problem(loss, n=4 if few_rows else 40)
     metric = problem.preconditioner()
     vector = apart(loss, problem.vector(n_outputs(loss), 6, seed=1))
     assert isinstance(metric, Diagonal)
@@ -226,7 +226,7 @@ def test_of_many_columns_it_is_the_diagonal(loss, few_rows, monkeypatch):
 def test_a_direction_without_curvature_is_not_walked(loss, most_columns, monkeypatch):
     """The column of a model without intercept is zero."""
     monkeypatch.setattr("skorchless.data.limits.MOST_FACTORED_COLUMNS", most_columns)
-    problem = FitProblem(loss, fit_intercept=False)
+    problem = Problem(loss, fit_intercept=False)
     metric = problem.preconditioner()
     vector = apart(loss, problem.vector(n_outputs(loss), 6, seed=1))
     solved = metric.solve(vector)
@@ -237,7 +237,7 @@ def test_a_direction_without_curvature_is_not_walked(loss, most_columns, monkeyp
 
 @each_loss
 def test_mean_curvature_is_the_rows_total_share(loss):
-    problem = FitProblem(loss)
+    problem = Problem(loss)
     mean = HessianEstimator(problem.loader, problem.objective).mean(problem.weights)
     assert mean.shape == (MODELS,)
     close(mean, problem.share.sum(dim=-1).expand(MODELS))

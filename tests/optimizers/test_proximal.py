@@ -38,7 +38,7 @@ class Draw:
         return torch.randn(shape, generator=self.generator, dtype=float64)
 
 
-class FitProblem:
+class Problem:
     """A random quadratic for each model, with a threshold for each column.
 
     The columns' scales go over `spread` powers of ten. They are multiples of `rank` variables, plus
@@ -132,7 +132,7 @@ def by_all_signs(problem, model, output):
 @settings(max_examples=5)  # each takes half a second
 @given(seed=seeds)
 def test_the_minimiser_is_that_of_all_patterns_of_signs(seed):
-    problem = FitProblem(seed)
+    problem = Problem(seed)
     direction, _, missing = problem.minimise()
     minimiser = problem.weights + direction
     for model in range(MODELS):
@@ -158,7 +158,7 @@ def test_the_minimiser_is_that_of_all_patterns_of_signs(seed):
 )
 @pytest.mark.parametrize("seed", range(5))
 def test_the_optimality_conditions_are_met(kind, shape, seed):
-    problem = FitProblem(seed, **shape)
+    problem = Problem(seed, **shape)
     operator = problem.operator(kind)
     direction, slope, missing = problem.minimise(1e-10, operator)
     found = problem.weights + direction
@@ -170,7 +170,7 @@ def test_the_optimality_conditions_are_met(kind, shape, seed):
 @pytest.mark.parametrize("accuracy", [1e-2, 1e-6])
 @pytest.mark.parametrize("seed", range(3))
 def test_no_other_solver_is_lower_than_what_is_said_to_be_missing(shape, accuracy, seed):
-    problem = FitProblem(seed, **shape)
+    problem = Problem(seed, **shape)
     operator = problem.operator()
     direction, slope, missing = problem.minimise(accuracy, operator)
     value = problem.value(problem.weights + direction, operator)
@@ -181,7 +181,7 @@ def test_no_other_solver_is_lower_than_what_is_said_to_be_missing(shape, accurac
 
 @given(seed=seeds, accuracy=accuracies, spread=st.sampled_from([0.0, 2.0]))
 def test_the_slope_is_that_of_the_direction_and_never_positive(seed, accuracy, spread):
-    problem = FitProblem(seed, spread)
+    problem = Problem(seed, spread)
     direction, slope, missing = problem.minimise(accuracy)
     moved = problem.weights + direction
     gain = (problem.l1 * (moved.abs() - problem.weights.abs())).sum(dim=(1, 2))
@@ -193,7 +193,7 @@ def test_the_slope_is_that_of_the_direction_and_never_positive(seed, accuracy, s
 
 @given(seed=seeds)
 def test_weights_at_the_minimum_stay_there(seed):
-    problem = FitProblem(seed)
+    problem = Problem(seed)
     direction, _, _ = problem.minimise()
     problem.gradient = problem.gradient + problem.operator().product(direction)
     problem.weights = problem.weights + direction
@@ -204,7 +204,7 @@ def test_weights_at_the_minimum_stay_there(seed):
 
 
 def test_what_is_held_back_enough_stays_exactly_zero():
-    problem = FitProblem(0)
+    problem = Problem(0)
     problem.weights = torch.zeros_like(problem.weights)
     problem.l1 = problem.gradient.abs().amax() * torch.ones_like(problem.l1)
     direction, slope, missing = problem.minimise()
@@ -214,7 +214,7 @@ def test_what_is_held_back_enough_stays_exactly_zero():
 
 
 def test_without_thresholds_it_is_newtons_step():
-    problem = FitProblem(1)
+    problem = Problem(1)
     problem.l1 = torch.zeros_like(problem.l1)
     direction, slope, _ = problem.minimise()
     expected = -torch.linalg.solve(problem.matrix, problem.gradient.mT).mT
@@ -223,7 +223,7 @@ def test_without_thresholds_it_is_newtons_step():
 
 
 def test_copies_of_a_column_share_its_weight_without_harm():
-    problem = FitProblem(2)
+    problem = Problem(2)
     for tensor in (problem.weights, problem.gradient, problem.l1):
         tensor[..., 1] = tensor[..., 0]
     problem.matrix[:, 1] = problem.matrix[:, 0]
@@ -234,7 +234,7 @@ def test_copies_of_a_column_share_its_weight_without_harm():
 
 
 def test_a_decrease_that_is_negligible_is_not_looked_for():
-    problem = FitProblem(3, rank=2, noise=1e-4)
+    problem = Problem(3, rank=2, noise=1e-4)
     _, _, missing = problem.minimise(1e-12, negligible=1e-3)
     assert (missing <= 1e-3).all()
     _, slope, missing = problem.minimise(1e-12, negligible=1e9)
@@ -249,7 +249,7 @@ def softmax(seed, outputs=4, columns=5, rows=60, l2=0.0):
     share = torch.full((1, rows), 1.0 / rows, dtype=float64)
     penalty = torch.full((MODELS, 1, columns), l2, dtype=float64)
     joint = Factored(softmax_hessian(X, share, p), penalty, NOISE, outputs, shift_invariant=True)
-    problem = FitProblem(seed, columns=columns)
+    problem = Problem(seed, columns=columns)
     problem.weights = draw(MODELS, outputs, columns)
     goal = torch.softmax(3.0 * draw(MODELS, outputs, rows), dim=1)
     problem.gradient = (p - goal) @ X / rows + l2 * problem.weights
@@ -333,7 +333,7 @@ def test_submatrices_within_an_output_of_a_matrix_for_each():
 
 @given(seed=seeds)
 def test_the_best_point_on_a_line_is_no_higher_than_any_other(seed):
-    problem = FitProblem(seed)
+    problem = Problem(seed)
     model = Model(
         problem.weights,
         problem.gradient,
@@ -361,7 +361,7 @@ def test_a_singular_matrix_is_factored_with_a_small_ridge():
 
 @given(seed=seeds)
 def test_power_iteration_comes_near_the_largest_eigenvalue_from_below(seed):
-    problem = FitProblem(seed)
+    problem = Problem(seed)
     expected = torch.linalg.eigvalsh(problem.matrix)[:, -1]
     found = largest_eigenvalue(problem.operator().product, problem.weights).view(-1)
     assert (found <= expected * (1 + 1e-12)).all()
