@@ -59,3 +59,22 @@ def test_classes_that_are_separable_in_part_end_without_a_warning(robustness):
     assert model is not None, outcome.error
     assert model.converged_
     assert not outcome.warned
+
+
+def test_ridge_is_solved_where_second_moments_are_singular_to_rounding(robustness):
+    """No intercept, and means of a million standard deviations; the rows are no worse than that."""
+    problem = robustness.make(2670)
+    outcome = robustness.Outcome(2670, False, "", "", "")
+    model = robustness.fit(problem, outcome)
+    assert model is not None, outcome.error
+    assert model.converged_
+    n, d = problem.X.shape
+    rows = np.vstack([problem.X / n**0.5, problem.alpha**0.5 * np.eye(d)])
+    size = np.linalg.norm(rows, axis=0)
+    best = np.linalg.lstsq(rows / size, np.append(problem.y / n**0.5, np.zeros(d)))[0] / size
+
+    def objective(coef):
+        squares = np.mean((problem.X @ coef - problem.y) ** 2)
+        return 0.5 * (squares + problem.alpha * coef @ coef)
+
+    assert objective(model.coef_) <= (1 + 1e-6) * objective(best)

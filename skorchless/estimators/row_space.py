@@ -62,6 +62,12 @@ class RowSpace:
         basis = torch.linalg.solve_triangular(upper, basis / size, upper=True, left=False)
         return cls(mean, rest, basis, inverse)
 
+    def along_principal_axes(self, rows: Tensor) -> "RowSpace":
+        """Turn the basis so that the coordinates of the rows are orthogonal."""
+        upper = torch.linalg.qr(self.rows(rows), mode="r").R
+        axes = torch.linalg.svd(upper).Vh
+        return RowSpace(self.mean, self.rest, self.basis @ axes.mT, axes @ self.inverse)
+
     def held(self, X: Matrix, dtype: torch.dtype) -> Tensor:
         """Which coordinates weights in `dtype` can hold on the columns of X, shape ``(r,)``.
 

@@ -129,11 +129,31 @@ def _run_at_once(problem: FitProblem, watch: MakeObserver | None) -> FitResult:
     wide = problem.n_rows <= problem.data.X.shape[1] and not problem.penalty().has_l1
     if not (wide and affords_gram(problem.data.X, problem.n_rows)):
         try:
-            return _train(problem, returned, watch)
+            outcome = _train(problem, returned, watch)
         except DependentColumns:
             pass
+        else:
+            stuck = any(result.stuck for result in outcome.results) and outcome.interrupt is None
+            if stuck and problem.loss.constant_hessian and _may_reduce(problem):
+                return _along_principal_axes(problem, returned, watch, outcome)
+            return outcome
     reduced, space = _in_row_space(problem)
     return _train(reduced, replace(returned, row_space=space), watch)
+
+
+def _along_principal_axes(
+    problem: FitProblem, returned: Returned, watch: MakeObserver | None, outcome: FitResult
+) -> FitResult:
+    """Train models of squared error again whose optimum rounding hides, and keep what converges.
+
+    Along the principal axes of the rows second moments are diagonal, whatever their condition.
+    """
+    reduced, space = _in_row_space(problem, principal=True)
+    again = _train(reduced, replace(returned, row_space=space), watch)
+    for i, (before, after) in enumerate(zip(outcome.results, again.results, strict=True)):
+        if before.stuck and after.converged:
+            outcome.results[i], outcome.weights[i] = after, again.weights[i]
+    return replace(outcome, interrupt=again.interrupt)
 
 
 def _better_start(problem: FitProblem) -> np.ndarray:
@@ -186,11 +206,13 @@ def _in_training_precision(problem: FitProblem) -> tuple[FitProblem, bool]:
     return problem, is_small
 
 
-def _in_row_space(problem: FitProblem) -> tuple[FitProblem, RowSpace]:
+def _in_row_space(problem: FitProblem, *, principal: bool = False) -> tuple[FitProblem, RowSpace]:
     """The problem in the coordinates of a basis of the rows' span."""
     task, dtype = problem.task, problem.data.X.dtype
     rows = problem.comm.all_gather_rows(as_dense(problem.data.X))
     space = RowSpace.of(rows, centre=problem.fit_intercept, orthonormal=problem.has_penalty)
+    if principal:
+        space = space.along_principal_axes(rows)
     data = replace(task.data, X=space.rows(task.data.X).to(dtype))
     validation = task.validation
     if validation is not None:

@@ -72,6 +72,18 @@ def test_a_basis_is_orthonormal_or_makes_rows_orthogonal(shape, centre):
     torch.testing.assert_close(inside.T @ inside, torch.eye(inside.shape[1], dtype=X.dtype))
 
 
+@CENTRES
+def test_along_the_principal_axes_a_basis_is_orthonormal_and_rows_are_orthogonal(centre):
+    X = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 6)) * np.geomspace(1, 1e3, 6))
+    space = RowSpace.of(X, centre=centre, orthonormal=True).along_principal_axes(X)
+    inside = space.rows(X)
+    moments = inside.T @ inside
+    size = moments.diagonal().sqrt()
+    eye = torch.eye(6, dtype=X.dtype)
+    torch.testing.assert_close(space.basis.T @ space.basis, eye, rtol=0, atol=1e-12)
+    torch.testing.assert_close(moments / size / size.unsqueeze(1), eye, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("rows", [torch.ones(1, 3), torch.ones(4, 2)], ids=["a row", "constant"])
 @BASES
 def test_rows_that_are_all_the_same_have_no_dimension(rows, orthonormal):
