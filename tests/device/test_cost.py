@@ -16,7 +16,7 @@ from skorchless import (
     BatchedGridSearchCV,
     TorchLinearRegressor,
     TorchSoftmaxClassifier,
-    engine,
+    training,
 )
 
 LOSSES = {
@@ -50,7 +50,7 @@ class EachPass:
 
     def __init__(self, monkeypatch, device):
         self.record, self.kernels, self.waits = Record(device), [], []
-        plain = engine._Run.pass_over
+        plain = training._Run.pass_over
 
         def counted(run, *rest):
             before = self.record.n_kernels, self.record.n_waits
@@ -59,7 +59,7 @@ class EachPass:
             self.waits.append(self.record.n_waits - before[1])
             return models
 
-        monkeypatch.setattr(engine._Run, "pass_over", counted)
+        monkeypatch.setattr(training._Run, "pass_over", counted)
 
     def fit(self, model, *rows):
         with self.record:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from data.test_large import make_matrix
+from data.test_streamed import N_ROWS, make_source, rows_of
 from device.record import Record
-from sources.test_large import make_matrix
-from sources.test_streamed import N_ROWS, make_source, rows_of
 from torch import float64
 
 from skorchless import TorchLinearRegressor
