@@ -232,18 +232,20 @@ class LossCurveDisplay:
             self.validation_lines_.append(dashed)
         self.ax_.set(xlabel="Epoch or iteration", ylabel="Loss")
         self.ax_.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if scale == "auto":
-            values = np.concatenate([np.asarray(line.get_ydata()) for line in self.ax_.lines])
-            values = values[np.isfinite(values)]
-            spans = len(values) and 0 < WORTH_LOG * values.min() <= values.max()
-            scale = "log" if spans else "linear"
-        self.ax_.set_yscale(scale)
+        self.ax_.set_yscale(self._best_scale() if scale == "auto" else scale)
         labelled = len(self.ax_.get_legend_handles_labels()[1])
         if 0 < labelled <= LONGEST_LEGEND:
             self.ax_.legend()
         elif self.ax_.get_legend() is not None:
             self.ax_.get_legend().remove()
         return self
+
+    def _best_scale(self) -> str:
+        """Return the scale that shows the losses of all lines on the axes best."""
+        values = np.concatenate([np.asarray(line.get_ydata()) for line in self.ax_.lines])
+        values = values[np.isfinite(values)]
+        spans = len(values) and 0 < WORTH_LOG * values.min() <= values.max()
+        return "log" if spans else "linear"
 
 
 def _pyplot() -> Any:

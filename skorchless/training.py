@@ -139,7 +139,7 @@ def train(
     objective: LinearObjective,
     optimizer: Optimizer,
     weights: Tensor,
-    controls: TrainingConfig,
+    config: TrainingConfig,
     *,
     generator: torch.Generator | None = None,
     validation: BatchLoader | None = None,
@@ -155,7 +155,7 @@ def train(
     optimizer : Optimizer
     weights : Tensor of shape (M, K, D + 1)
         Where to start; moved in place.
-    controls : TrainingConfig
+    config : TrainingConfig
     generator : torch.Generator, optional
         Shuffles; None keeps the rows in order.
     validation : BatchLoader, optional
@@ -170,7 +170,7 @@ def train(
     interrupt : KeyboardInterrupt or None
         What cut the training short. The results are those of the last accepted pass.
     """
-    run = _Run(objective, optimizer, weights, controls)
+    run = _Run(objective, optimizer, weights, config)
     try:
         begun = False
         while run.running.any():
@@ -196,31 +196,29 @@ class _Run:
         objective: LinearObjective,
         optimizer: Optimizer,
         weights: Tensor,
-        controls: TrainingConfig,
+        config: TrainingConfig,
     ) -> None:
-        self.objective, self.optimizer, self.weights, self.controls = (
+        self.objective, self.optimizer, self.weights, self.config = (
             objective,
             optimizer,
             weights,
-            controls,
+            config,
         )
         self.results = [TrainingResult() for _ in weights]
         self.stack = np.arange(len(weights))
         self.running = np.ones(len(weights), dtype=bool)
         self.n_iter = np.zeros(len(weights), dtype=int)
-        self.rate = controls.rate.astype(float)
-        self.floor = np.broadcast_to(controls.floor, self.rate.shape)
+        self.rate = config.rate.astype(float)
+        self.floor = np.broadcast_to(config.floor, self.rate.shape)
         #: Rates before the schedule's factor, and those of the last pass, where the weights are.
         self._base_rate: Tensor | None = None
         self._told: tuple[np.ndarray, Tensor] | None = None
-        keeps = controls.early_stopping or controls.keeps_best
-        rounding = ROUNDING if controls.keeps_best else None
+        keeps = config.early_stopping or config.keeps_best
+        rounding = ROUNDING if config.keeps_best else None
         self.best = BestWeights(weights, rounding) if keeps else None
         self.patience: Patience | None = None
-        if controls.threshold is not None:
-            self.patience = Patience(
-                controls.threshold, controls.patience, controls.relative_to_gain
-            )
+        if config.threshold is not None:
+            self.patience = Patience(config.threshold, config.patience, config.relative_to_gain)
 
     def pass_over(
         self,
@@ -242,7 +240,7 @@ class _Run:
         """
         started = self.optimizer.started
         rates = self._rates()
-        begun = self.weights.clone() if self.controls.keeps_best else self.weights
+        begun = self.weights.clone() if self.config.keeps_best else self.weights
         total = torch.zeros(self.weights.shape[0], dtype=float64, device=self.weights.device)
         for chunk in loader.chunks(generator):
             for gradient in self.objective.gradients(chunk, self.weights):
@@ -269,7 +267,7 @@ class _Run:
             validation_loss = losses.numpy(force=True)
         if self.best is not None and validation_loss is not None and started:
             judged, seen = validation_loss, accepted
-        elif self.best is not None and self.controls.keeps_best:
+        elif self.best is not None and self.config.keeps_best:
             # The loss of a single batch is that of the weights before their step.
             seen = begun if loader.n_batches == 1 else accepted
 
@@ -307,7 +305,7 @@ class _Run:
 
     def keep_within_limit(self) -> None:
         """Let go of models that have made all iterations that they may make."""
-        self._keep(self.n_iter < self.controls.max_iter)
+        self._keep(self.n_iter < self.config.max_iter)
 
     def agree(self) -> None:
         """Give all processes the first one's weights.
@@ -320,17 +318,17 @@ class _Run:
 
     def _rates(self) -> np.ndarray:
         """Hand the optimizer this pass's learning rates; return them, shape ``(M,)``."""
-        controls = self.controls
-        epoch = controls.first_pass + int(self.n_iter.max())
-        factor = SCHEDULES[controls.schedule](epoch, controls.horizon)
+        config = self.config
+        epoch = config.first_pass + int(self.n_iter.max())
+        factor = SCHEDULES[config.schedule](epoch, config.horizon)
         rates = self.rate * factor
         if self._told is None or not np.array_equal(rates, self._told[0]):
             device = self.weights.device
             if self._base_rate is None:
                 self._base_rate = stack(self.rate, dtype=float64, device=device)
             stacked = (self._base_rate * factor).to(self.weights.dtype)
-            if controls.units is not None:
-                stacked = stacked * torch.from_numpy(controls.units).to(stacked).view(1, -1, 1)
+            if config.units is not None:
+                stacked = stacked * torch.from_numpy(config.units).to(stacked).view(1, -1, 1)
             self._told = rates, stacked
         self.optimizer.set_learning_rate(self._told[1])
         return rates
@@ -365,7 +363,7 @@ class _Run:
         if self.patience is None:
             return np.zeros(len(judged), dtype=bool)
         stale = self.patience.update(judged, iterated)
-        if self.controls.schedule == "adaptive":
+        if self.config.schedule == "adaptive":
             self.rate = np.where(stale, self.rate / ADAPTIVE_DIVISOR, self.rate)
             self._base_rate = None
             self.patience.forgive(stale)
@@ -382,8 +380,8 @@ class _Run:
             result.diverged = bool(diverged[i])
             result.stuck = bool(stuck[i])
             result.converged = not result.diverged and not result.stuck
-            if result.converged and self.controls.constant_loss is not None:
-                curve, constant = result.loss_curve, self.controls.constant_loss[self.stack[i]]
+            if result.converged and self.config.constant_loss is not None:
+                curve, constant = result.loss_curve, self.config.constant_loss[self.stack[i]]
                 result.diverged_slowly = bool(curve[-1] > BLOWN_UP * max(curve[0], constant))
         self._keep(~done)
 

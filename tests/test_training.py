@@ -346,7 +346,7 @@ def fit(candidates, loss, data, *, start=None, seed=0, validation=None, **option
 def test_an_interrupted_fit_has_the_weights_of_one_that_ended_there(optimizer, loss, n_iter):
     data = draw_data(loss, seed=0)
     whole = candidate(optimizer, alpha=0.01, l1_ratio=0.5, tol=0.0, batch_size=7)
-    cut = fit([whole], loss, data, watch=lambda fold_back: interrupt_at(n_iter))
+    cut = fit([whole], loss, data, make_observer=lambda fold_back: interrupt_at(n_iter))
     ended = fit([{**whole, "max_iter": n_iter}], loss, data)
     assert isinstance(cut.interrupt, KeyboardInterrupt) == (ended.results[0].n_iter == n_iter)
     assert np.array_equal(cut.weights[0], ended.weights[0])

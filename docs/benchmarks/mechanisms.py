@@ -171,7 +171,7 @@ MECHANISMS = [
     ),
     Mechanism(
         "rounds over columns",
-        ((working_columns, "LEAST_COLUMNS", np.inf),),
+        ((training, "_is_worth_rounds", no),),
         (working_columns,),
     ),
     Mechanism(
@@ -198,9 +198,10 @@ def workloads() -> Iterator[tuple[str, baseline.Workload]]:
         lasso = TorchSoftmaxClassifier(alpha=1e-3, l1_ratio=1.0)
         yield f"L1: softmax {n}x{d}x{k}", baseline.fit(lasso, X, rng.integers(0, k, n))
     X, y = peers.regression(2000, 10000)
-    alpha = peers.largest_alpha(X, y, 1.0) / 20
-    lasso = TorchLinearRegressor(alpha=alpha, l1_ratio=1.0)
-    yield "L1: lasso 2000x10000", baseline.fit(lasso, X, y)
+    for divisor in (2, 5, 20):
+        alpha = peers.largest_alpha(X, y, 1.0) / divisor
+        lasso = TorchLinearRegressor(alpha=alpha, l1_ratio=1.0)
+        yield f"L1: lasso 2000x10000, largest alpha / {divisor}", baseline.fit(lasso, X, y)
     X, y = peers.regression(20000, 200)
     strengths = peers.largest_alpha(X, y, 1.0) * np.logspace(0, -3, 50)
     search = BatchedGridSearchCV(TorchLinearRegressor(l1_ratio=1.0), {"alpha": strengths})

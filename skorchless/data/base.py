@@ -273,13 +273,19 @@ class MatrixLoader(Generic[MatrixT, ChunkT_co]):
             self.X,
             self.target,
             self.sample_weight,
-            n_outputs=self.n_outputs,
-            fit_intercept=self.fit_intercept,
-            batch_size=self.batch_size,
-            stack_width=self.stack_width,
+            **self._layout(),
             mean_weight=1.0,
             scaling=scaling,
         )
+
+    def _layout(self) -> dict[str, Any]:
+        """Return the parameters that are the same for a loader of standardised rows."""
+        return {
+            "n_outputs": self.n_outputs,
+            "fit_intercept": self.fit_intercept,
+            "batch_size": self.batch_size,
+            "stack_width": self.stack_width,
+        }
 
 
 def affords_gram(X: Any, n_rows: int | None = None) -> bool:

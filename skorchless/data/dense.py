@@ -201,6 +201,9 @@ class DenseLoader(MatrixLoader[Tensor | LargeMatrix, DenseChunk]):
         self._whole: DenseChunk | None = None
         self._in_place_chunks: dict[int, DenseChunk] = {}
 
+    def _layout(self) -> dict[str, Any]:
+        return {**super()._layout(), "sets": self.sets}
+
     @property
     def fits_chunk(self) -> bool:
         """Return whether all rows fit one chunk."""

@@ -524,7 +524,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
     def _train(
         self, task: Task, *, memory: Memory | None = None, callbacks: Callbacks | None = None
     ) -> FitResult:
-        watch = None
+        make_observer = None
         if self.verbose or callbacks is not None:
             report = None
             if self.verbose and task.comm.rank == 0:
@@ -533,13 +533,13 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
                 before = 0 if memory is None else memory.passes
                 begun = time.perf_counter()
                 report = partial(print_line, int(self.verbose), counted, before, begun)
-            watch = partial(FitObserver, callbacks, self._attributes, report)
+            make_observer = partial(FitObserver, callbacks, self._attributes, report)
         outcome = fit_stack(
             [self._parameters()],
             self._loss_name(task.data.n_outputs),
             task,
             memory=memory,
-            watch=watch,
+            make_observer=make_observer,
         )
         failure = outcome.failure(0, 0 if memory is None else memory.passes)
         if failure is not None:

@@ -61,7 +61,7 @@ class Task:
 
 @dataclass(eq=False)
 class FitResult:
-    """What came of it, one entry a candidate, weights on the user's columns."""
+    """The trained candidates, one entry for each, with weights on the user's columns."""
 
     results: list[TrainingResult]
     weights: list[np.ndarray | None]

@@ -64,7 +64,7 @@ def fit_stack(
     task: Task,
     *,
     memory: Memory | None = None,
-    watch: MakeObserver | None = None,
+    make_observer: MakeObserver | None = None,
 ) -> FitResult:
     """Train candidates on the same data.
 
@@ -72,23 +72,25 @@ def fit_stack(
     ----------
     candidates, loss_name, task, memory
         Attributes of `FitProblem`.
-    watch : callable, optional
-        Makes the watcher of the training, given what converts weights of the training to those on
-        the user's columns.
+    make_observer : callable, optional
+        Makes the observer of the training, given a function that converts weights of the training
+        to those on the user's columns.
     """
     problem = FitProblem(candidates, loss_name, task, memory)
-    return own_settings(task.data.X.device, problem.work, partial(_run, problem, watch))
+    return own_settings(task.data.X.device, problem.work, partial(_run, problem, make_observer))
 
 
-def _run(problem: FitProblem, watch: MakeObserver | None) -> FitResult:
+def _run(problem: FitProblem, make_observer: MakeObserver | None) -> FitResult:
     """Train on a few columns at a time, where L1 leaves few of them, or on all."""
     if not _is_worth_rounds(problem):
-        return _run_at_once(problem, watch)
+        return _run_at_once(problem, make_observer)
 
-    def fit(candidates: Sequence[Parameters], task: Task, told: MakeObserver | None) -> FitResult:
-        return _run_at_once(FitProblem(candidates, problem.loss_name, task), told)
+    def fit(
+        candidates: Sequence[Parameters], task: Task, make_observer: MakeObserver | None
+    ) -> FitResult:
+        return _run_at_once(FitProblem(candidates, problem.loss_name, task), make_observer)
 
-    return Rounds(problem.candidates, problem.task, _all_columns(problem), fit, watch).run()
+    return Rounds(problem.candidates, problem.task, _all_columns(problem), fit, make_observer).run()
 
 
 def _is_worth_rounds(problem: FitProblem) -> bool:
@@ -117,11 +119,11 @@ def _all_columns(problem: FitProblem) -> AllColumns:
     )
 
 
-def _run_at_once(problem: FitProblem, watch: MakeObserver | None) -> FitResult:
+def _run_at_once(problem: FitProblem, make_observer: MakeObserver | None) -> FitResult:
     """Choose the start, the precision and the coordinates, and train."""
     dtype = problem.data.X.dtype
     if not problem.full_batch:
-        return _train(problem, Returned(problem, dtype), watch)
+        return _train(problem, Returned(problem, dtype), make_observer)
     if not problem.task.start.any():
         problem = problem.on(replace(problem.task, start=_better_start(problem)))
     problem, is_small = _in_training_precision(problem)
@@ -129,27 +131,27 @@ def _run_at_once(problem: FitProblem, watch: MakeObserver | None) -> FitResult:
     wide = problem.n_rows <= problem.data.X.shape[1] and not problem.penalty().has_l1
     if not (wide and affords_gram(problem.data.X, problem.n_rows)):
         try:
-            outcome = _train(problem, returned, watch)
+            outcome = _train(problem, returned, make_observer)
         except DependentColumns:
             pass
         else:
             stuck = any(result.stuck for result in outcome.results) and outcome.interrupt is None
             if stuck and problem.loss.constant_hessian and _may_reduce(problem):
-                return _along_principal_axes(problem, returned, watch, outcome)
+                return _along_principal_axes(problem, returned, make_observer, outcome)
             return outcome
     reduced, space = _in_row_space(problem)
-    return _train(reduced, replace(returned, row_space=space), watch)
+    return _train(reduced, replace(returned, row_space=space), make_observer)
 
 
 def _along_principal_axes(
-    problem: FitProblem, returned: Returned, watch: MakeObserver | None, outcome: FitResult
+    problem: FitProblem, returned: Returned, make_observer: MakeObserver | None, outcome: FitResult
 ) -> FitResult:
     """Train models of squared error again whose optimum rounding hides, and keep what converges.
 
     Along the principal axes of the rows second moments are diagonal, whatever their condition.
     """
     reduced, space = _in_row_space(problem, principal=True)
-    again = _train(reduced, replace(returned, row_space=space), watch)
+    again = _train(reduced, replace(returned, row_space=space), make_observer)
     for i, (before, after) in enumerate(zip(outcome.results, again.results, strict=True)):
         if before.stuck and after.converged:
             outcome.results[i], outcome.weights[i] = after, again.weights[i]
@@ -221,7 +223,9 @@ def _in_row_space(problem: FitProblem, *, principal: bool = False) -> tuple[FitP
     return problem.on(replace(task, data=data, start=start, validation=validation)), space
 
 
-def _train(problem: FitProblem, returned: Returned, watch: MakeObserver | None) -> FitResult:
+def _train(
+    problem: FitProblem, returned: Returned, make_observer: MakeObserver | None
+) -> FitResult:
     """Train in the coordinates and the precision of `problem`."""
     memory = problem.memory or Memory()
     generator = _generator(problem.task.generator, memory)
@@ -237,19 +241,16 @@ def _train(problem: FitProblem, returned: Returned, watch: MakeObserver | None) 
     optimizer = _make_optimizer(
         problem, memory, loader, objective, weights, units, may_reduce=may_reduce
     )
-    validation = problem.validation_loader()
-    if validation is not None and scaling is not None and objective.scaling is None:
-        validation = validation.scaled(scaling)
     fold_back = partial(returned.fold_back, scaling=scaling)
     results, interrupt = train(
         loader if objective.scaling is None else plain,
         objective,
         optimizer,
         weights,
-        _controls(problem, memory, rates, units),
+        _training_config(problem, memory, rates, units),
         generator=generator if problem.shared["shuffle"] else None,
-        validation=validation,
-        observer=None if watch is None else watch(fold_back),
+        validation=_validation_loader(problem, scaling, objective),
+        observer=None if make_observer is None else make_observer(fold_back),
     )
     if interrupt is not None and (problem.is_partial_fit or problem.comm.size > 1):
         raise interrupt  # half a pass is none, and no rank may be ahead of the others
@@ -273,6 +274,16 @@ def _train(problem: FitProblem, returned: Returned, watch: MakeObserver | None) 
             optimizer=_state_key(problem),
         )
     return FitResult(results, folded, problem.optimizer, rates, interrupt, memory)
+
+
+def _validation_loader(
+    problem: FitProblem, scaling: Scaling | None, objective: LinearObjective
+) -> BatchLoader | None:
+    """The validation rows, standardised unless the objective standardises the weights."""
+    loader = problem.validation_loader()
+    if loader is None or scaling is None or objective.scaling is not None:
+        return loader
+    return loader.scaled(scaling)
 
 
 def _generator(fresh: torch.Generator, memory: Memory) -> torch.Generator:
@@ -501,7 +512,7 @@ def _make_optimizer(
     return optimizer
 
 
-def _controls(
+def _training_config(
     problem: FitProblem, memory: Memory, rates: np.ndarray, units: np.ndarray | None
 ) -> TrainingConfig:
     parameters, on_plateau = problem.shared, problem.ends_on_plateau

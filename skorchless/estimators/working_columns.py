@@ -119,9 +119,9 @@ class Rounds:
         With all columns.
     all_columns : AllColumns
     fit : callable
-        Trains candidates on the columns of a task, told whom to tell of each pass.
-    watch : callable, optional
-        Makes the watcher of the fit of a single candidate, as in `fit_stack`.
+        Trains candidates on the columns of a task, with the observer that its last argument makes.
+    make_observer : callable, optional
+        Makes the observer of the fit of a single candidate, as in `fit_stack`.
     """
 
     def __init__(
@@ -130,10 +130,10 @@ class Rounds:
         task: Task,
         all_columns: AllColumns,
         fit: Fit,
-        watch: MakeObserver | None,
+        make_observer: MakeObserver | None,
     ) -> None:
         self.candidates, self.task, self.all_columns, self.fit = candidates, task, all_columns, fit
-        self.watch, self._stopped = watch, False
+        self.make_observer, self._stopped = make_observer, False
         shape = (len(candidates), *task.start.shape[1:])
         self.weights = np.broadcast_to(task.start, shape).copy()
         used = (task.start[..., :-1] != 0).any(axis=(0, 1))
@@ -202,15 +202,17 @@ class Rounds:
                 start=self.weights[..., places],
                 validation=held_out,
             )
-        part = self.fit(candidates, task, None if self.watch is None else self._told)
+        make_observer = None if self.make_observer is None else self._make_round_observer
+        part = self.fit(candidates, task, make_observer)
         self.left -= max(result.n_iter * result.moved for result in part.results)
         results = [self._joined(i, result) for i, result in enumerate(part.results)]
         return replace(part, results=results, weights=[self._lifted(w) for w in part.weights])
 
-    def _told(self, fold_back: FoldBack) -> Observer:
-        """Who is told of the passes of a round, as of those of the whole fit."""
-        assert self.watch is not None
-        return _RoundObserver(self, self.watch(lambda weights: self._lifted(fold_back(weights))))
+    def _make_round_observer(self, fold_back: FoldBack) -> Observer:
+        """Make the observer of a round, whose passes count as those of the whole fit."""
+        assert self.make_observer is not None
+        observer = self.make_observer(lambda weights: self._lifted(fold_back(weights)))
+        return _RoundObserver(self, observer)
 
     def _joined(self, model: int, result: TrainingResult) -> TrainingResult:
         """The result of a round behind what the rounds before have recorded."""

@@ -18,7 +18,6 @@ from sklearn.model_selection._validation import (
     _warn_or_raise_about_fit_failures,
 )
 from sklearn.utils import _safe_indexing
-from sklearn.utils.metadata_routing import _routing_enabled
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _check_method_params
 
@@ -35,7 +34,6 @@ check_method_params = _check_method_params
 fit_one_by_one: Callable[..., Any] = BaseSearchCV.fit.__wrapped__
 fit_context: Callable[..., SameMethod] = _fit_context
 insert_error_scores = _insert_error_scores
-routing_enabled = _routing_enabled
 safe_indexing = _safe_indexing
 safe_split = _safe_split
 score_one = _score

@@ -45,7 +45,7 @@ def evaluate_folds(
     moments : sequence of (Comoments or None)
         Of the samples that each fold fits on, if they are known.
     **options
-        As of `Fold`.
+        Further parameters of `Fold`.
     """
     some = groups[0].estimator
     folds = [Fold(some, X, y, *each, **options) for each in zip(splits, moments, strict=True)]

@@ -65,7 +65,7 @@ class ElasticNetPath:
         l1, l2 : Tensor of shape (D,)
             Weights of both parts of the penalty; the first are above zero.
         tolerance : float
-            As of `stop_distance`.
+            ``tol``, as in `stop_distance`.
 
         Returns
         -------

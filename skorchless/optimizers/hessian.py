@@ -104,7 +104,7 @@ class Diagonal:
         self.lifted = torch.zeros(len(l2), dtype=torch.bool, device=l2.device)
 
     def solve_singular(self, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As of `Preconditioner`."""
+        """Return what `Preconditioner.solve_singular` does."""
         rest = torch.where(self.inverse == 0, gradient, 0.0)
         return self.solve(gradient), rest.unsqueeze(1), torch.zeros_like(rest[:, 0, 0])
 
@@ -150,7 +150,7 @@ class Factored:
     is_singular : bool
         Whether B of any model is singular to rounding.
     smallest_pivot : float
-        As of `Preconditioner`.
+        The attribute of `Preconditioner`.
     """
 
     def __init__(
@@ -175,7 +175,7 @@ class Factored:
 
     @property
     def lifted(self) -> Tensor:
-        """As of `Preconditioner`."""
+        """The attribute of `Preconditioner`."""
         return self._lifted.view(len(self.l2), -1).any(dim=1)
 
     def _diagonal(self, matrix: Tensor) -> Tensor:
@@ -236,7 +236,7 @@ class Factored:
         return self._of_models(torch.cholesky_solve(columns, self._lower).mT * scale, gradient)
 
     def solve_singular(self, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As of `Preconditioner`, by eigenvalues."""
+        """Return what `Preconditioner.solve_singular` does, by eigenvalues."""
         models, outputs, columns = gradient.shape
         if self._unit is None:
             nothing = gradient.new_zeros(models, 0, outputs, columns)

@@ -265,7 +265,7 @@ class HessianEstimator:
         return Factored(moments.to(self.home), l2, self.noise, outputs, loss.shift_invariant)
 
     def _majorizer(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """As of `_second_moments`, with the curvature of quadratics that lie above the loss."""
+        """Return `_second_moments` with the curvature of quadratics that lie above the loss."""
         assert self._sample is not None
         curvature = self.objective.loss.majorizer(self._predicted(weights), self._sample.target)
         of_rows = curvature.to(float64).movedim(2, 0).reshape(weights.shape[0], -1)

@@ -59,10 +59,10 @@ def safe_rates(
     objective : LinearObjective
     momentum : ndarray of shape (M,)
     """
-    chunk = loader.sample(SAMPLE_ROWS)
-    largest = max(_largest_eigenvalue(chunk, loader.n_columns, loader.dtype, objective.comm), TINY)
     if optimizer not in ("sgd", "adam"):
         raise ValueError(f"There is no automatic learning rate for optimizer={optimizer!r}.")
+    chunk = loader.sample(SAMPLE_ROWS)
+    largest = max(_largest_eigenvalue(chunk, loader.n_columns, loader.dtype, objective.comm), TINY)
     if optimizer == "adam":
         return np.full(len(momentum), ADAM_SHARE / max(largest, 1.0) ** 0.5)
     n, batch = loader.n_rows, loader.batch_size

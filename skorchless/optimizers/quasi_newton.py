@@ -458,7 +458,7 @@ class QuasiNewton:
         return distance
 
     def _lasting(self, direction: Tensor, little: float) -> tuple[np.ndarray, Tensor]:
-        """As of `HessianEstimator`, at the current points; `little` in distances to stop at."""
+        """Return `HessianEstimator.lasting` at the current points, `little` in stop distances."""
         negligible = torch.from_numpy(little * self.line_search.stop_distance).to(self._weights)
         return self.curvature.lasting(self._point, direction, negligible)
 
