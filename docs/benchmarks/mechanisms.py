@@ -133,7 +133,7 @@ MECHANISMS = [
     ),
     Mechanism(
         "curvature measured anew as it moves",
-        ((quasi_newton, "REFRESH_BELOW", 0.0), (quasi_newton, "REFRESH_ABOVE", np.inf)),
+        ((quasi_newton, "REFRESH", np.inf),),
     ),
     Mechanism(
         "all rows where an end is in doubt",

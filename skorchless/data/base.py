@@ -104,19 +104,26 @@ class Chunk:
         moments : Tensor of shape (M, D + 1, D + 1)
         """
         moments = share.new_zeros(len(share), self.n_columns, self.n_columns)
-        for rows, weight in self._wide_blocks(share):
+        by_panels = takes_panels(moments)
+        for rows, weight in self._blocks(share):
+            if by_panels:
+                for own, of_rows in zip(moments, weight, strict=True):
+                    add_upper_product(rows * of_rows.unsqueeze(1), rows, own)
+                continue
             weighted = rows.T * weight.unsqueeze(1)
             if rows.dtype == float64:
                 moments.baddbmm_(weighted, rows.expand(len(share), -1, -1))
             else:
                 moments += weighted @ rows
+        if by_panels:
+            mirror(moments)
         return moments
 
     def second_squares(self, share: Tensor) -> Tensor:
         """Return the diagonals of `second_moments`, ``(M, D + 1)``."""
         squares = share.new_zeros(len(share), self.n_columns)
-        for rows, weight in self._wide_blocks(share):
-            squares += weight @ rows.square()
+        for rows, weight in self._blocks(share):
+            squares += weight.to(float64) @ rows.to(float64).square()
         return squares
 
     def row_squares(self) -> Tensor:
@@ -127,8 +134,8 @@ class Chunk:
         """Return a few rows as one dense matrix of shape ``(rows, D + 1)``, in double."""
         raise NotImplementedError
 
-    def _wide_blocks(self, share: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield dense blocks of rows with their shares, in the precision of sums."""
+    def _blocks(self, share: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield dense blocks of rows with their shares, in the dtype to make products in."""
         raise NotImplementedError
 
 
@@ -315,6 +322,23 @@ def slices(n: int, size: int) -> Iterator[tuple[int, int]]:
     """Yield the bounds of consecutive runs of `size` out of `n`."""
     for start in range(0, n, size):
         yield start, min(start + size, n)
+
+
+def takes_panels(product: Tensor) -> bool:
+    """Whether a symmetric product ``(..., D, D)`` is worth computing in panels of one half."""
+    return product.shape[-1] >= 2 * limits.PANEL and product.device.type == "cpu"
+
+
+def add_upper_product(left: Tensor, right: Tensor, out: Tensor) -> None:
+    """Add ``left.T @ right``, which is symmetric, to the panels of the upper half of `out`."""
+    for start, stop in slices(len(out), limits.PANEL):
+        out[start:stop, start:] += left[:, start:stop].T @ right[:, start:]
+
+
+def mirror(product: Tensor) -> None:
+    """Write the upper half of matrices ``(..., D, D)``, in panels, to their lower half."""
+    for start, stop in slices(product.shape[-1], limits.PANEL):
+        product[..., stop:, start:stop] = product[..., start:stop, stop:].mT
 
 
 def drawn(n_rows: int, n_sample: int) -> Tensor | None:

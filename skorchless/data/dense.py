@@ -10,7 +10,16 @@ import torch
 from torch import Tensor, float64
 
 from skorchless.data import limits
-from skorchless.data.base import Chunk, MatrixLoader, lay_out, room_for_targets, slices
+from skorchless.data.base import (
+    Chunk,
+    MatrixLoader,
+    add_upper_product,
+    lay_out,
+    mirror,
+    room_for_targets,
+    slices,
+    takes_panels,
+)
 from skorchless.data.large import LargeMatrix
 from skorchless.data.scaling import Moments
 
@@ -146,7 +155,7 @@ class DenseChunk(Chunk):
         """Return weighted second moments: products in the rows' own precision, sums in double."""
         rows, weight = self.rows, self._row_weight
         weighted = rows if self.weight is None else rows * weight.unsqueeze(1)
-        inner = _symmetric_product(weighted, rows).to(float64)
+        inner = symmetric_product(weighted, rows).to(float64)
         if self.ones is None:
             return inner
         sums = self.ones * (weight @ rows).to(float64)
@@ -163,15 +172,10 @@ class DenseChunk(Chunk):
         """Return the rows in double precision."""
         return self.rows.to(float64)
 
-    def _wide_blocks(self, share: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield blocks of rows with their shares.
-
-        They are in double precision on a CPU. On other devices, where that may be far slower, they
-        are in their own, and only sums are in double.
-        """
-        dtype = float64 if share.device.type == "cpu" else self.X.dtype
+    def _blocks(self, share: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield blocks of rows with their shares, in the rows' own dtype."""
         for start, stop in slices(len(self.rows), wide_rows(self.n_columns, share.device)):
-            yield self.rows[start:stop].to(dtype), share[:, start:stop].to(dtype)
+            yield self.rows[start:stop], share[:, start:stop].to(self.X.dtype)
 
 
 class DenseLoader(MatrixLoader[Tensor | LargeMatrix, DenseChunk]):
@@ -386,14 +390,11 @@ def even_slices(n: int, size: int) -> Iterator[tuple[int, int]]:
         yield even, n
 
 
-def _symmetric_product(left: Tensor, right: Tensor) -> Tensor:
-    """``left.T @ right`` where that is symmetric: its upper half is computed, and mirrored."""
-    columns, panel = right.shape[1], limits.PANEL
-    if columns < 2 * panel or right.device.type != "cpu":
+def symmetric_product(left: Tensor, right: Tensor) -> Tensor:
+    """Return ``left.T @ right``, where that is symmetric."""
+    product = right.new_zeros(right.shape[1], right.shape[1])
+    if not takes_panels(product):
         return left.T @ right
-    product = right.new_empty(columns, columns)
-    for start, stop in slices(columns, panel):
-        upper = left[:, start:stop].T @ right[:, start:]
-        product[start:stop, start:] = upper
-        product[stop:, start:stop] = upper[:, stop - start :].T
+    add_upper_product(left, right, product)
+    mirror(product)
     return product

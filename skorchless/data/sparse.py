@@ -441,9 +441,9 @@ class SparseChunk(Chunk):
 
     def wide_rows(self) -> Tensor:
         """Return the rows as a dense matrix in double precision."""
-        return torch.cat([rows for rows, _ in self._wide_blocks(self._weights)])
+        return torch.cat([rows for rows, _ in self._blocks(self._weights)])
 
-    def _wide_blocks(self, share: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def _blocks(self, share: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield blocks of rows, made dense in double precision, with their shares."""
         columns = self.columns
         numbers = limits.numbers_at_once(limits.WINDOW_NUMBERS, self.target.device)

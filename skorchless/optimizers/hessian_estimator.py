@@ -63,6 +63,16 @@ def sample_size(n_columns: int, rows_a_column: int = CURVATURE_ROWS) -> int:
     return max(rows_a_column * n_columns, 8192)
 
 
+def second_moments_in_passes(loader: BatchLoader) -> float:
+    """What second moments of all rows cost, in passes over them.
+
+    A pass of few outputs waits for memory, and costs as much as `PASS_WORK` multiply-adds a number
+    more than its products.
+    """
+    of_a_number = loader.n_columns / 2  # multiply-adds, by symmetry
+    return of_a_number / (PASS_WORK + 2 * loader.stack_width)
+
+
 class HessianEstimator:
     """Measures the curvature of the loss, wherever the weights are.
 
@@ -82,6 +92,9 @@ class HessianEstimator:
     ----------
     misses_columns : bool
         Whether the sample has missed columns, so that only a bound of their curvature is known.
+    cost : float
+        What a measure of the curvature costs, in passes over the rows; 0 where these are so few
+        that it takes little time.
     is_exact : bool
         Whether the preconditioner is the inverse of the loss's own second derivative, on all rows.
     """
@@ -115,6 +128,10 @@ class HessianEstimator:
         work = loader.n_rows * columns * loader.stack_width
         cheap = self.covers_all_rows and work <= CHEAP_PRODUCT
         self.has_hessian_products = cheap and not (self.constant or self._diagonal)
+        self.cost = 0.0
+        if not (self._diagonal or self.has_hessian_products):
+            measured = (1 if self._shared else models) * min(1.0, n_sample / loader.n_rows)
+            self.cost = measured * second_moments_in_passes(loader)
         # One output shares its preconditioner with no other: where it is measured, it is exact.
         self.factors_hessian = self.has_hessian_products and self._affords_hessian(
             models, CHEAP_HESSIAN
@@ -129,15 +146,12 @@ class HessianEstimator:
         """Whether second moments of all rows are more work than passes from a sample's.
 
         With 16 rows a column, conjugate gradients gain 0.6 digits a pass (the condition number is
-        at most ``((1 + 1/4) / (1 - 1/4))^2``). A pass of few outputs waits for memory, and costs
-        as much as `PASS_WORK` multiply-adds a number more than its products.
+        at most ``((1 + 1/4) / (1 - 1/4))^2``).
         """
         digits = -math.log10(torch.finfo(loader.dtype).eps)
         passes = digits / 0.6
-        second_moments = loader.n_columns / 2  # a number, by symmetry
         share = SOLVING_ROWS * loader.n_columns / loader.n_rows
-        work = second_moments * share + passes * (PASS_WORK + 2 * loader.stack_width)
-        return second_moments > work
+        return (1.0 - share) * second_moments_in_passes(loader) > passes
 
     def take_whole_hessian(self) -> None:
         """Measure the whole Hessian from now on, if that is affordable and not done yet.

@@ -13,7 +13,7 @@ Per model, from the accepted weights W with gradient g:
 * after `SHORTENED` rejected trials, or a short step, a multiple of the curvature of a quadratic
   that lies above the loss is added to the Hessian (Levenberg, 1944; Marquardt, 1963), ten times
   more each time, and removed again as first trials are accepted. The pairs are forgotten;
-* :math:`P` is measured anew when the mean curvature has left ``[0.7, 1.4]`` times what it was;
+* :math:`P` is measured anew when the mean curvature has moved so far that it pays;
 * a start whose objective is above the best constant model's is replaced by that model;
 * stop: where the objective is estimated to be near enough to its minimum (see `line_search`).
 """
@@ -39,8 +39,10 @@ from skorchless.optimizers.proximal_newton import Block, Operator, minimise_mode
 from skorchless.restoring import without_numpy_warnings
 from skorchless.stack import select_models
 
-#: P is refreshed when the mean curvature has moved beyond these factors.
-REFRESH_BELOW, REFRESH_ABOVE = 0.7, 1.4
+#: P is measured anew where the mean curvature has moved by a factor r of at least this ...
+REFRESH = 1.4
+#: ... that saves more passes than it costs: about this many times ``r - 1``.
+PASSES_SAVED = 3.5
 #: How well the model plus L1 is minimised: where it is the objective itself, and elsewhere.
 EXACT_MODEL, ROUGH_MODEL = 1e-6, 1e-2
 #: What may be missing to the model's minimum in any case, relative to the distance at which a model
@@ -315,7 +317,8 @@ class QuasiNewton:
             return
         before = self._mean_curvature
         mean = self.curvature.mean(self._point).numpy(force=True)
-        moved = (mean < REFRESH_BELOW * before) | (mean > REFRESH_ABOVE * before)
+        factor = max(REFRESH, 1.0 + self.curvature.cost / PASSES_SAVED)
+        moved = (factor * mean < before) | (mean > factor * before)
         if moved.any() or anew or self._preconditioner is None:
             self._measured_at = self._choose(moved, self._point, self._measured_at)
             self._mean_curvature = np.where(moved, mean, before)

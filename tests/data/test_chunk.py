@@ -74,14 +74,27 @@ def test_features_are_all_but_the_last_column(kind):
     assert torch.equal(chunks[kind].features, chunks[0].rows[:, :-1])
 
 
-def test_second_moments_weigh_rows_for_each_model(monkeypatch):
+@pytest.mark.parametrize("panel", [2, 512])
+def test_second_moments_weigh_rows_for_each_model(panel, monkeypatch):
     monkeypatch.setattr("skorchless.data.limits.WIDE_ROWS", 7)
+    monkeypatch.setattr("skorchless.data.limits.PANEL", panel)
     chunk = draw(False, 1.0)[0]
     share = torch.rand(2, len(chunk.rows), dtype=float64)
     expected = torch.einsum("mi,ij,ik->mjk", share, chunk.rows, chunk.rows)
     torch.testing.assert_close(chunk.second_moments(share), expected)
     diagonal = expected.diagonal(dim1=-2, dim2=-1)
     torch.testing.assert_close(chunk.second_squares(share), diagonal)
+
+
+@pytest.mark.parametrize("panel", [3, 512])
+def test_second_moments_of_float32_rows_keep_six_digits(panel, monkeypatch):
+    monkeypatch.setattr("skorchless.data.limits.WIDE_ROWS", 500)
+    monkeypatch.setattr("skorchless.data.limits.PANEL", panel)
+    rows = torch.randn(1, 1, 5000, 8, generator=torch.Generator().manual_seed(0)) + 1.0
+    chunk = DenseChunk(rows, torch.zeros(1, 1, 1, 1, 5000), None)
+    share = torch.rand(2, 5000, dtype=float64)
+    expected = torch.einsum("mi,ij,ik->mjk", share, chunk.rows.double(), chunk.rows.double())
+    torch.testing.assert_close(chunk.second_moments(share), expected, rtol=1e-6, atol=0.0)
 
 
 @weighted_or_not
