@@ -39,12 +39,11 @@ from skorchless.estimators.memory import Memory
 from skorchless.estimators.parameters import (
     PARAMETERS,
     check_parameters,
-    chosen_optimizer,
     note_clone,
     warn_of_unused,
 )
 from skorchless.estimators.predictions import Portable, raw_predictions
-from skorchless.estimators.problem import FitResult, Task
+from skorchless.estimators.problem import FitProblem, FitResult
 from skorchless.estimators.runtime import (
     check_agreement,
     check_some_rows,
@@ -316,15 +315,15 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         init: tuple[Any, Any],
         held_out: tuple[Any, Any, Any],
     ) -> FitResult:
-        task = comm.checked(
+        problem = comm.checked(
             partial(self._prepare, X, y, sample_weight, *init, *held_out, comm=comm)
         )
         # Callbacks see the model between passes: nothing in it may be of the fit before.
         for name in RESET_BY_FIT:
             self.__dict__.pop(name, None)
         callbacks = Callbacks(self, X, y, sample_weight) if has_callbacks(self) else None
-        outcome = self._train(task, callbacks=callbacks)
-        self._set_fitted_attributes(outcome, task)
+        outcome = self._train(problem, callbacks)
+        self._set_fitted_attributes(outcome, problem)
         if callbacks is not None:
             callbacks.on_fit_end()
         return outcome
@@ -340,7 +339,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         y_val: Any = None,
         sample_weight_val: Any = None,
         comm: Communicator = SINGLE_PROCESS,
-    ) -> Task:
+    ) -> FitProblem:
         """Check what `fit` is given and split off what it validates on; learns shapes, classes."""
         check_parameters(type(self).__name__, self._parameters())
         previous = dict(self.__dict__)
@@ -359,7 +358,10 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         data, validation = self._validation(data, held_out, generator, comm)
         if X_val is not None and validation is not None:
             validation, _ = validation.reweighted(class_weights, comm, name="y_val")
-        return Task(data, start, generator, validation, comm=comm)
+        loss_name = self._loss_name(data.n_outputs)
+        return FitProblem(
+            [self._parameters()], loss_name, data, start, generator, validation, comm=comm
+        )
 
     def _partial_fit(
         self, X: Any, y: Any, sample_weight: Any, *, first: bool, classes: Any = None
@@ -388,7 +390,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         previous = dict(self.__dict__)
         memory = previous.get("_memory") or Memory()
 
-        def prepare() -> tuple[Task, int]:
+        def prepare() -> tuple[FitProblem, int]:
             check_parameters(type(self).__name__, self._parameters())
             self._check_pass(first=first, classes=classes)
             facts = {"the method": "partial_fit", "whether it is the first call": first}
@@ -398,11 +400,22 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
             start = self._initial_weights(data, previous, {}, go_on=True)
             check_start(comm, start)
             generator = generator_of_rank(comm, self.random_state)
-            return Task(data, start, generator, comm=comm), unit
+            loss_name = self._loss_name(data.n_outputs)
+            problem = FitProblem(
+                [self._parameters()],
+                loss_name,
+                data,
+                start,
+                generator,
+                comm=comm,
+                memory=memory,
+                is_partial_fit=True,
+            )
+            return problem, unit
 
-        task, unit = comm.checked(prepare)
-        outcome = self._train(task, memory=memory)
-        self._set_fitted_attributes(outcome, task)
+        problem, unit = comm.checked(prepare)
+        outcome = self._train(problem)
+        self._set_fitted_attributes(outcome, problem)
         del self.converged_  # one pass is not meant to converge
         if not first:
             self.loss_curve_ = np.append(previous.get("loss_curve_", []), self.loss_curve_)
@@ -521,34 +534,26 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         classes = self.__dict__["classes_"] if is_classifier(self) else None
         return hold_out(data, self.validation_fraction, generator, comm, classes)
 
-    def _train(
-        self, task: Task, *, memory: Memory | None = None, callbacks: Callbacks | None = None
-    ) -> FitResult:
+    def _train(self, problem: FitProblem, callbacks: Callbacks | None = None) -> FitResult:
         make_observer = None
         if self.verbose or callbacks is not None:
             report = None
-            if self.verbose and task.comm.rank == 0:
-                quasi_newton = chosen_optimizer(self._parameters()) == "quasi-newton"
-                counted = "iteration" if quasi_newton and memory is None else "epoch"
-                before = 0 if memory is None else memory.passes
-                begun = time.perf_counter()
+            if self.verbose and problem.comm.rank == 0:
+                counted = "iteration" if problem.full_batch else "epoch"
+                before, begun = problem.memory.passes, time.perf_counter()
                 report = partial(print_line, int(self.verbose), counted, before, begun)
             make_observer = partial(FitObserver, callbacks, self._attributes, report)
-        outcome = fit_stack(
-            [self._parameters()],
-            self._loss_name(task.data.n_outputs),
-            task,
-            memory=memory,
-            make_observer=make_observer,
-        )
-        failure = outcome.failure(0, 0 if memory is None else memory.passes)
+        outcome = fit_stack(problem, make_observer)
+        failure = outcome.failure(0)
         if failure is not None:
             raise failure
         if outcome.weights[0] is None and outcome.interrupt is not None:
             raise outcome.interrupt
         return outcome
 
-    def _set_fitted_attributes(self, outcome: FitResult, task: Task, model: int = 0) -> None:
+    def _set_fitted_attributes(
+        self, outcome: FitResult, problem: FitProblem, model: int = 0
+    ) -> None:
         """Set the fitted attributes to what came of one model of the stack."""
         result, weights = outcome.results[model], outcome.weights[model]
         assert weights is not None
@@ -557,7 +562,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         self.converged_ = self._has_converged(result)
         self.learning_rate_ = float(outcome.rates[model])
         self.optimizer_ = outcome.optimizer
-        self.device_ = str(task.data.X.device)
+        self.device_ = str(problem.data.X.device)
 
     def _attributes(self, result: TrainingResult, weights: np.ndarray) -> dict[str, Any]:
         """Those that follow a model from pass to pass; `weights` are of shape ``(K, D + 1)``."""

@@ -20,13 +20,12 @@ from skorchless.estimators.memory import Memory
 from skorchless.estimators.parameters import (
     PARAMETERS,
     Parameters,
-    batch_rows,
     check_parameters,
     chosen_optimizer,
     keep_quiet,
 )
 from skorchless.estimators.predictions import raw_predictions
-from skorchless.estimators.problem import FitResult, Task
+from skorchless.estimators.problem import FitProblem, FitResult
 from skorchless.estimators.runtime import memory_errors, own_settings
 from skorchless.estimators.solve import fit_stack
 from skorchless.losses import NullModel
@@ -118,8 +117,8 @@ class BatchedFit:
     ----------
     errors : list of (Exception or None)
         What each model's own ``fit`` would have raised; such a model is not fitted.
-    task : Task or None
-        The problem that the models share, once they are prepared.
+    problem : FitProblem or None
+        The one of the first valid model, once they are prepared; the others share its data.
     """
 
     def __init__(
@@ -127,7 +126,7 @@ class BatchedFit:
     ) -> None:
         self.models, self.moments = models, moments
         self.errors: list[Exception | None] = [None] * len(models)
-        self.task: Task | None = None
+        self.problem: FitProblem | None = None
 
     @property
     def valid(self) -> list[int]:
@@ -165,7 +164,7 @@ class BatchedFit:
                     f"{first.fit.__qualname__}() got an unexpected keyword argument {name!r}"
                 )
         own = set(vars(first))
-        self.task = first._prepare(X, y, **fit_params)
+        self.problem = first._prepare(X, y, **fit_params)
         learned = {name: value for name, value in vars(first).items() if name not in own}
         for model in self.models:
             model.__dict__.update(learned)
@@ -189,40 +188,39 @@ def fit_all(fits: Sequence[BatchedFit]) -> None:
     """
     alike: dict[Any, list[BatchedFit]] = {}
     for fit in fits:
-        if fit.task is not None:
-            alike.setdefault(_size_of(fit.task), []).append(fit)
+        if fit.problem is not None:
+            alike.setdefault(_size_of(fit.problem), []).append(fit)
     for some in alike.values():
-        valid, tasks = some[0].valid, [fit.task for fit in some if fit.task is not None]
-        parameters = some[0].models[valid[0]]._parameters()
-        if _share_steps(parameters, tasks, len(valid)):
+        problems = [
+            replace(fit.problem, candidates=[fit.models[i]._parameters() for i in fit.valid])
+            for fit in some
+            if fit.problem is not None
+        ]
+        if _share_steps(problems):
             members = [(fit, i) for fit in some for i in fit.valid]
-            _fit_stack(members, Task.side_by_side(tasks, len(valid)))
+            _fit_stack(members, FitProblem.side_by_side(problems))
             continue
-        for fit, task in zip(some, tasks, strict=True):
-            state, most = task.generator.get_state(), _models_a_stack(parameters, task)
+        for fit, problem in zip(some, problems, strict=True):
+            state, most = problem.generator.get_state(), _models_a_stack(problem)
             members = [(fit, i) for i in fit.valid]
             for start in range(0, len(members), most):
-                task.generator.set_state(state)
-                _fit_stack(members[start : start + most], task)
+                problem.generator.set_state(state)
+                part = slice(start, start + most)
+                _fit_stack(members[part], replace(problem, candidates=problem.candidates[part]))
 
 
-def _fit_stack(members: Sequence[tuple[BatchedFit, int]], task: Task) -> None:
+def _fit_stack(members: Sequence[tuple[BatchedFit, int]], problem: FitProblem) -> None:
     """Train some of the models of one or more fits, and set their attributes or errors."""
     models = [fit.models[i] for fit, i in members]
     try:
         with memory_errors():
-            outcome = fit_candidates(
-                [model._parameters() for model in models],
-                models[0]._loss_name(task.data.n_outputs),
-                task,
-                members[0][0].moments,
-            )
+            outcome = fit_candidates(problem, members[0][0].moments)
         if outcome.interrupt is not None:
             raise outcome.interrupt
         for place, ((fit, i), model) in enumerate(zip(members, models, strict=True)):
             fit.errors[i] = outcome.failure(place)
             if fit.errors[i] is None:
-                model._set_fitted_attributes(outcome, task, place)
+                model._set_fitted_attributes(outcome, problem, place)
             else:
                 model.loss_curve_ = np.array(outcome.results[place].loss_curve)
     except Exception as error:
@@ -230,46 +228,46 @@ def _fit_stack(members: Sequence[tuple[BatchedFit, int]], task: Task) -> None:
             fit.errors[i] = error
 
 
-def _models_a_stack(parameters: Parameters, task: Task) -> int:
+def _models_a_stack(problem: FitProblem) -> int:
     """How many models one stack may have so that its state stays within STACK_BYTES.
 
     The samples themselves are not counted: there is one copy of them whatever the stack. A chunk's
     raw predictions are bounded by themselves.
     """
-    n, columns = task.data.X.shape[0], task.data.X.shape[1] + 1
-    weights = task.data.n_outputs * columns
+    data = problem.data
+    n, columns = data.X.shape[0], data.X.shape[1] + 1
+    weights = data.n_outputs * columns
     numbers = COPIES * weights
-    if chosen_optimizer(parameters) == "quasi-newton":
+    if problem.full_batch:
         rank = min(n, columns)
         numbers += 3 * pairs_of(weights) * weights
-        numbers += rank * (4 * rank + WIDE_ROWS) if affords_gram(task.data.X) else columns
-        numbers += min(n, sample_size(columns)) * 4 * task.data.n_outputs
+        numbers += rank * (4 * rank + WIDE_ROWS) if affords_gram(data.X) else columns
+        numbers += min(n, sample_size(columns)) * 4 * data.n_outputs
     return max(1, STACK_BYTES // (float64.itemsize * numbers))
 
 
-def _share_steps(parameters: Parameters, tasks: Sequence[Task], n_models: int) -> bool:
-    """Whether the same candidates train on tasks of one size in steps that serve all of them.
+def _share_steps(problems: Sequence[FitProblem]) -> bool:
+    """Whether the same candidates train on data of one size in steps that serve all of them.
 
     Learning rates have to be numbers, since what is chosen automatically depends on the samples. It
     pays where a step is little work.
     """
-    if len(tasks) < 2 or chosen_optimizer(parameters) == "quasi-newton":
-        return False
-    first = tasks[0]
-    n, columns = first.data.X.shape
+    n, first = len(problems), problems[0]
+    X = first.data.X
     return (
-        isinstance(first.data.X, Tensor)
-        and parameters["learning_rate"] != "auto"
-        and batch_rows(parameters, n) * columns * first.data.n_outputs * n_models <= SMALL_STEP
-        and len(tasks) * first.data.X.nbytes <= SMALL_SAMPLES
-        and len(tasks) * n_models <= _models_a_stack(parameters, first)
+        n > 1
+        and not first.auto_rate
+        and isinstance(X, Tensor)
+        and first.batch_size * X.shape[1] * first.stack_width <= SMALL_STEP
+        and n * X.nbytes <= SMALL_SAMPLES
+        and n * len(first.candidates) <= _models_a_stack(first)
     )
 
 
-def _size_of(task: Task) -> tuple[object, ...]:
-    """What tasks must have in common for their samples to lie side by side."""
-    held_out = None if task.validation is None else len(task.validation.X)
-    return task.data.X.shape, task.data.X.dtype, task.data.n_outputs, held_out
+def _size_of(problem: FitProblem) -> tuple[object, ...]:
+    """What problems must have in common for their samples to lie side by side."""
+    held_out = None if problem.validation is None else len(problem.validation.X)
+    return problem.data.X.shape, problem.data.X.dtype, problem.data.n_outputs, held_out
 
 
 @memory_errors()
@@ -299,32 +297,27 @@ def predict_together(models: Sequence[TorchLinearModel], X: Any) -> np.ndarray:
 # Candidates of which only the optimum matters, not the way there.
 
 
-def fit_candidates(
-    candidates: Sequence[Parameters], loss_name: str, task: Task, moments: Comoments | None = None
-) -> FitResult:
-    """Train M candidates on the same data, as `fit_stack` does, but in the fastest way.
+def fit_candidates(problem: FitProblem, moments: Comoments | None = None) -> FitResult:
+    """Train candidates of one `stack_key`, as `fit_stack` does, but in the fastest way.
 
     Squared error is solved from second moments, and large problems along the path of their optima.
 
     Parameters
     ----------
-    candidates : sequence of dict
-        Constructor parameters with the same `stack_key`.
-    loss_name : str
-        A name in LOSSES.
-    task : Task
+    problem : FitProblem
     moments : Comoments, optional
         Of the data, if they are known.
     """
-    free = _only_the_optimum_matters(candidates[0]) and task.validation is None
-    if free and not task.start.any() and (len(candidates) > 1 or moments is not None):
-        if may_use_moments(candidates, task.data.X):
-            return _solve_or_fit(candidates, loss_name, task, moments)
-        work = task.data.X.numel() * task.data.n_outputs * len(candidates)
-        many = len(candidates) >= MANY or candidates[0]["l1_ratio"] > 0
+    candidates, X = problem.candidates, problem.data.X
+    free = _only_the_optimum_matters(problem.shared) and problem.validation is None
+    if free and not problem.start.any() and (len(candidates) > 1 or moments is not None):
+        if may_use_moments(candidates, X):
+            return _solve_or_fit(problem, moments)
+        many = len(candidates) >= MANY or problem.shared["l1_ratio"] > 0
+        work = X.numel() * problem.stack_width
         if many and work > WORTH_A_PATH and all(c["alpha"] for c in candidates):
-            return _fit_along_path(candidates, loss_name, task)
-    return fit_stack(candidates, loss_name, task)
+            return _fit_along_path(problem)
+    return fit_stack(problem)
 
 
 def _only_the_optimum_matters(parameters: Parameters) -> bool:
@@ -337,10 +330,10 @@ def _only_the_optimum_matters(parameters: Parameters) -> bool:
     )
 
 
-def _fit_along_path(candidates: Sequence[Parameters], loss_name: str, task: Task) -> FitResult:
+def _fit_along_path(problem: FitProblem) -> FitResult:
     """Train candidates in turns, each of which starts from the optima of the one before."""
-    with_l1 = bool(candidates[0]["l1_ratio"])
-    size = np.log([c["alpha"] * (c["l1_ratio"] if with_l1 else 1.0) for c in candidates])
+    with_l1 = bool(problem.shared["l1_ratio"])
+    size = np.log(problem.values("alpha") * (problem.values("l1_ratio") if with_l1 else 1.0))
     order = np.argsort(-size, kind="stable")
     first = order[np.unique([*range(0, len(order), STRIDE), len(order) - 1])]
     turns = [*order[:, np.newaxis]] if with_l1 else [first, np.setdiff1d(order, first)]
@@ -352,8 +345,9 @@ def _fit_along_path(candidates: Sequence[Parameters], loss_name: str, task: Task
             start = optima[places]
             if len(distinct) > 1:
                 start = CubicSpline(distinct, start)(size[turn])
-            task = replace(task, start=start)
-        outcomes.append(fit_stack([candidates[i] for i in turn], loss_name, task))
+            problem = replace(problem, start=start)
+        candidates = [problem.candidates[i] for i in turn]
+        outcomes.append(fit_stack(replace(problem, candidates=candidates)))
         if outcomes[-1].interrupt is not None:
             raise outcomes[-1].interrupt
     back = np.argsort(np.concatenate(turns))
@@ -367,11 +361,9 @@ def _fit_along_path(candidates: Sequence[Parameters], loss_name: str, task: Task
     )
 
 
-def _solve_or_fit(
-    candidates: Sequence[Parameters], loss_name: str, task: Task, moments: Comoments | None
-) -> FitResult:
+def _solve_or_fit(problem: FitProblem, moments: Comoments | None) -> FitResult:
     """Solve candidates from second moments, and fit those for which that would lose digits."""
-    X, data = task.data.X, task.data
+    data, X, candidates = problem.data, problem.data.X, problem.candidates
 
     def solve() -> tuple[FitResult, np.ndarray]:
         known = moments or Comoments.of(X, data.target, data.weight)
@@ -381,7 +373,7 @@ def _solve_or_fit(
     rest = np.flatnonzero(~solved).tolist()
     if not rest:
         return found
-    others = fit_stack([candidates[i] for i in rest], loss_name, task)
+    others = fit_stack(replace(problem, candidates=[candidates[i] for i in rest]))
     for place, i in enumerate(rest):
         found.results[i], found.weights[i] = others.results[place], others.weights[place]
     return replace(found, interrupt=others.interrupt)

@@ -16,9 +16,8 @@ from skorchless.data import Moments, Scaling
 from skorchless.data.base import lay_out, room_for_targets, slices
 from skorchless.data.limits import numbers_at_once
 from skorchless.estimators.dataset import Dataset
-from skorchless.estimators.parameters import Parameters
 from skorchless.estimators.predictions import predicted_by
-from skorchless.estimators.problem import FitProblem, FitResult, Task
+from skorchless.estimators.problem import FitProblem, FitResult
 from skorchless.estimators.row_space import RowSpace
 from skorchless.losses import NullModel
 from skorchless.objective import LinearObjective
@@ -43,7 +42,7 @@ LEAST_LOSS = 1e-200
 #: of noise are expected to gain.
 MOST_BY_CHANCE = 5.0
 
-Fit = Callable[[Sequence[Parameters], str, Task], FitResult]
+Fit = Callable[[FitProblem], FitResult]
 Weights = list[np.ndarray | None]
 
 
@@ -61,34 +60,33 @@ class Returned:
         Whether the table is so small that its models are evaluated wherever rounding may matter.
     row_space : RowSpace, optional
         The coordinates of training, where these are not the user's columns.
+    scaling : Scaling, optional
+        The one of training.
+    moments : Moments, optional
+        Of the columns of training.
     """
 
     problem: FitProblem
     dtype: torch.dtype
     is_small: bool = False
     row_space: RowSpace | None = None
+    scaling: Scaling | None = None
+    moments: Moments | None = None
 
-    def fold_back(self, weights: Tensor | None, scaling: Scaling | None) -> np.ndarray | None:
+    def fold_back(self, weights: Tensor | None) -> np.ndarray | None:
         """Convert weights of one model, on the columns of training, to what is returned."""
         if weights is None:
             return None
-        if scaling is None:
+        if self.scaling is None:
             return weights.to(self.dtype).numpy(force=True).copy()
-        folded = scaling.from_scaled(weights.to(scaling.mean.device))
-        mean = scaling.mean.to(float64)
+        folded = self.scaling.from_scaled(weights.to(self.scaling.mean.device))
+        mean = self.scaling.mean.to(float64)
         if self.row_space is not None:
             folded, mean = self.row_space.fold_back(folded), self.row_space.mean
         return self._rounded(folded, mean)
 
     def check(
-        self,
-        results: list[TrainingResult],
-        folded: Weights,
-        scaling: Scaling | None,
-        moments: Moments | None,
-        fit: Fit,
-        *,
-        singular: bool,
+        self, results: list[TrainingResult], folded: Weights, fit: Fit, *, singular: bool
     ) -> Weights:
         """Judge the returned models; return them, or better ones in fewer coordinates.
 
@@ -98,43 +96,41 @@ class Returned:
             They are told what their models have lost.
         folded : list of ndarray
             The weights of each model, on the user's columns.
-        scaling : Scaling, optional
-            The one of training.
-        moments : Moments, optional
-            Of the columns of training.
         fit : callable
-            Trains the same candidates on another task.
+            Trains the candidates of a problem.
         singular : bool
             Whether the Hessian was.
         """
-        centring = self._centring(scaling)
         matters = self.dtype != float64 or singular or self.row_space is not None
         values = np.full(len(folded), np.nan)
-        if (matters and self.is_small) or _has_large_means(scaling):
-            values = self._objectives(folded, centring)
-        predicted = self._where_it_matters(results, folded, moments)
+        if (matters and self.is_small) or self._has_large_means():
+            values = self._objectives(folded)
+        predicted = self._where_it_matters(results, folded)
         self._judge(results, values, predicted)
         whitened = self.row_space is not None and not self.problem.has_penalty
         if whitened and any(result.lost_digits for result in results):
-            return self._within_precision(results, folded, values, predicted, centring, fit)
+            return self._within_precision(results, folded, values, predicted, fit)
         return folded
 
-    def _centring(self, scaling: Scaling | None) -> Scaling | None:
+    def _has_large_means(self) -> bool:
+        """Whether rounding coefficients may change predictions at the mean."""
+        if self.scaling is None or not len(self.scaling.mean):
+            return False
+        return bool((self.scaling.mean * self.scaling.inverse).abs().max() > LARGE_MEAN)
+
+    def _centring(self) -> Scaling | None:
         """The centre of dense rows, on the user's columns; None for others."""
         problem = self.problem
-        if scaling is None or not problem.fit_intercept or problem.data.X.is_sparse:
+        if self.scaling is None or not problem.fit_intercept or problem.data.X.is_sparse:
             return None
-        mean = scaling.mean if self.row_space is None else self.row_space.mean
+        mean = self.scaling.mean if self.row_space is None else self.row_space.mean
         return Scaling(mean, torch.ones_like(mean), float64)
 
-    def _where_it_matters(
-        self, results: Sequence[TrainingResult], weights: Weights, moments: Moments | None
-    ) -> np.ndarray:
+    def _where_it_matters(self, results: Sequence[TrainingResult], weights: Weights) -> np.ndarray:
         """Objectives of models as they predict, shape ``(M,)``; NaN where rounding is no matter."""
-        problem = self.problem
+        problem, moments = self.problem, self.moments
         if moments is None or self.row_space is not None:
-            moments = problem.full_batch_loader().sample(SAMPLE_ROWS).moments()
-            moments = moments.over(problem.comm)
+            moments = problem.loader().sample(SAMPLE_ROWS).moments().over(problem.comm)
         size = torch.hypot(moments.mean, (moments.squares / moments.weight).sqrt())
         cancels = may_cancel(
             results,
@@ -168,7 +164,6 @@ class Returned:
         folded: Weights,
         values: np.ndarray,
         predicted: np.ndarray,
-        centring: Scaling | None,
         fit: Fit,
     ) -> Weights:
         """Leave out coordinates that the returned coefficients cannot hold, where that is better.
@@ -182,13 +177,12 @@ class Returned:
         if bool(held.all()) or not bool(held.any()) or problem.early_stopping:
             return folded
         some = replace(problem.data, X=space.rows(problem.data.X)[:, held])
-        start = np.zeros((1, some.n_outputs, some.X.shape[1] + 1), dtype=problem.task.start.dtype)
-        task = replace(problem.task, data=some, start=start, validation=None)
-        outcome = fit(problem.candidates, problem.loss_name, task)
+        start = np.zeros((1, some.n_outputs, some.X.shape[1] + 1), dtype=problem.start.dtype)
+        outcome = fit(replace(problem, data=some, start=start, validation=None))
         if outcome.interrupt is not None:
             raise outcome.interrupt
         others = [self._lifted(weights, held) for weights in outcome.weights]
-        of_others = self._objectives(others, centring)
+        of_others = self._objectives(others)
         worst = np.fmax(values, self._objectives_as_predicted(folded))
         better = np.fmax(of_others, self._objectives_as_predicted(others)) < worst
         if self.dtype == float64:
@@ -203,17 +197,17 @@ class Returned:
             for i in np.flatnonzero(by_chance).tolist():
                 results[i] = outcome.results[i]
         values = np.where(better, of_others, values)
-        of_better = self._where_it_matters(results, others, None)
+        of_better = self._where_it_matters(results, others)
         self._judge(results, values, np.where(better, of_better, predicted))
         return [other if b else w for b, other, w in zip(better, others, folded, strict=True)]
 
-    def _objectives(self, weights: Weights, centring: Scaling | None) -> np.ndarray:
+    def _objectives(self, weights: Weights) -> np.ndarray:
         """Objectives of models, in double precision, shape ``(M,)``; zeros for missing ones.
 
         Dense rows are centred first, and what that does to the intercept is added up in extended
         precision: with large means the rounding of an intercept is just what is looked for.
         """
-        problem, stacked = self.problem, self._stack(weights)
+        problem, stacked, centring = self.problem, self._stack(weights), self._centring()
         wide, objective = stacked.to(float64), LinearObjective(problem.loss, problem.penalty())
         if centring is not None:
             mean = centring.mean.numpy(force=True).astype(np.longdouble)
@@ -304,13 +298,6 @@ class Returned:
         """Weights on the user's columns, of this `mean`, in the dtype that is returned."""
         coarse = rounded(weights, mean, self.dtype, fit_intercept=self.problem.fit_intercept)
         return coarse.numpy(force=True)
-
-
-def _has_large_means(scaling: Scaling | None) -> bool:
-    """Whether rounding coefficients may change predictions at the mean."""
-    if scaling is None or not len(scaling.mean):
-        return False
-    return bool((scaling.mean * scaling.inverse).abs().max() > LARGE_MEAN)
 
 
 def rounded(weights: Tensor, mean: Tensor, dtype: torch.dtype, *, fit_intercept: bool) -> Tensor:

@@ -153,11 +153,14 @@ class InvalidParameterError(ValueError, TypeError):
     """A constructor parameter has a value or type that it may not have."""
 
 
-def chosen_optimizer(parameters: Parameters) -> str:
-    """Return the optimizer that ``optimizer`` and ``learning_rate`` ask for."""
+def chosen_optimizer(parameters: Parameters, *, one_pass: bool = False) -> str:
+    """Return the optimizer that ``optimizer`` and ``learning_rate`` ask for.
+
+    The `one_pass` of ``partial_fit`` is never the quasi-Newton method's.
+    """
     if parameters["optimizer"] != "auto":
         return str(parameters["optimizer"])
-    return "quasi-newton" if parameters["learning_rate"] == "auto" else "adam"
+    return "quasi-newton" if parameters["learning_rate"] == "auto" and not one_pass else "adam"
 
 
 def batch_rows(parameters: Parameters, n: int) -> int:
@@ -289,9 +292,7 @@ def uses(model: Any, *, one_pass: bool = False) -> dict[str, bool]:
         check_parameters(type(model).__name__, parameters)
     except (ValueError, TypeError):
         return {}
-    optimizer = chosen_optimizer(parameters)
-    if one_pass and optimizer == "quasi-newton":
-        optimizer = "adam"
+    optimizer = chosen_optimizer(parameters, one_pass=one_pass)
     return {
         name: USED_WITH[name].holds(optimizer, parameters)
         for name in sorted(changed)

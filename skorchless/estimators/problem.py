@@ -1,9 +1,9 @@
-"""The problem of one fit: candidates, data, and what follows from these alone."""
+"""The problem of one fit, and what comes of it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -24,79 +24,10 @@ from skorchless.training import TrainingResult
 
 
 @dataclass(eq=False)
-class Task:
-    """What to train on and where to start.
+class FitProblem:
+    """Candidates to train on the same data, and where to start; a single fit has one candidate.
 
     Attributes
-    ----------
-    data : Dataset
-        On the device to train on.
-    start : ndarray of shape (M, K, D + 1), or (1, K, D + 1) if all start alike
-        Weights on the user's columns.
-    generator : torch.Generator
-    validation : Dataset, optional
-    comm : Communicator
-        Who else trains the same model on rows of their own.
-    """
-
-    data: Dataset
-    start: np.ndarray
-    generator: torch.Generator
-    validation: Dataset | None = None
-    comm: Communicator = SINGLE_PROCESS
-
-    @classmethod
-    def side_by_side(cls, tasks: Sequence["Task"], n_models: int) -> Self:
-        """Several tasks of `n_models` models each, and with the same seed, as the sets of one."""
-        shape = tasks[0].start.shape[1:]
-        start = np.concatenate([np.broadcast_to(task.start, (n_models, *shape)) for task in tasks])
-        held_out = [task.validation for task in tasks if task.validation is not None]
-        return cls(
-            Dataset.side_by_side([task.data for task in tasks]),
-            start,
-            tasks[0].generator,
-            Dataset.side_by_side(held_out) if held_out else None,
-        )
-
-
-@dataclass(eq=False)
-class FitResult:
-    """The trained candidates, one entry for each, with weights on the user's columns."""
-
-    results: list[TrainingResult]
-    weights: list[np.ndarray | None]
-    optimizer: str
-    rates: np.ndarray
-    interrupt: KeyboardInterrupt | None
-    memory: Memory
-
-    def failure(self, model: int, passes_before: int = 0) -> ValueError | None:
-        """What to tell whoever wanted this model, if its loss or they left the finite numbers."""
-        result, weights = self.results[model], self.weights[model]
-        if not result.diverged and not result.diverged_slowly:
-            if weights is None or np.isfinite(weights).all():
-                return None
-            return ValueError(
-                f"The coefficients exceed the range of {weights.dtype}: y is too large compared "
-                "with X. Pass X or y in other units, or raise alpha."
-            )
-        if self.optimizer == "quasi-newton":
-            return ValueError(
-                "The loss is infinite or NaN at the initial coefficients. Check coef_init, and "
-                "whether X, y or alpha are too large."
-            )
-        what = "became infinite or NaN in" if result.diverged else "kept rising until"
-        return ValueError(
-            f"The loss {what} epoch {result.n_iter + passes_before}: it diverges with a learning "
-            f"rate of {result.rate:.6g} here. Use a smaller learning_rate or learning_rate='auto', "
-            "or put a StandardScaler in front of the estimator."
-        )
-
-
-class FitProblem:
-    """Candidates that train on the same data; a single fit has one candidate.
-
-    Parameters
     ----------
     candidates : sequence of dict
         Constructor parameters. They may differ in the numbers that `stack_key` leaves out; the rest
@@ -104,12 +35,21 @@ class FitProblem:
         follow those of the set before, as many and with the same loss.
     loss_name : str
         A name in LOSSES.
-    task : Task
-    memory : Memory, optional
-        State of ``partial_fit``. With it a single pass is made that continues from the last one.
+    data : Dataset
+        On the device to train on.
+    start : ndarray of shape (M, K, D + 1), or (1, K, D + 1) if all start alike
+        Weights on the user's columns.
+    generator : torch.Generator
+    validation : Dataset, optional
+    comm : Communicator
+        Who else trains the same models on rows of their own.
+    memory : Memory
+        What earlier calls of ``partial_fit`` left.
+    is_partial_fit : bool
+        Whether a single pass is made that continues from the last one.
 
-    Attributes
-    ----------
+    Further attributes follow from these:
+
     shared : dict
         The parameters that all candidates have in common.
     optimizer : str
@@ -122,34 +62,31 @@ class FitProblem:
         Whether the learning rate is chosen here, and the columns are scaled.
     ends_on_plateau : bool
         Whether rates that are chosen here fall, and training ends, when the loss stagnates.
+    averages : bool
+        Whether the model is the mean of the steps, which may then be longer.
+    state_key : str
+        Whose state ``partial_fit`` keeps: another optimizer, or other columns, start afresh.
+    continues : bool
+        Whether an earlier call of ``partial_fit`` left such a state.
     tols : ndarray of shape (M,)
         ``tol`` of each candidate, zero for None.
-    n_rows : int
-        Rows of all processes.
     n_models, stack_width : int
         Models of each set of rows, and rows of weights that each row of X is multiplied with.
-    batch_size : int
-        Rows of a batch, over all sets and processes.
     """
 
-    def __init__(
-        self,
-        candidates: Sequence[Parameters],
-        loss_name: str,
-        task: Task,
-        memory: Memory | None = None,
-    ) -> None:
-        self.candidates, self.loss_name, self.task, self.memory = (
-            candidates,
-            loss_name,
-            task,
-            memory,
-        )
-        self.data, self.comm, self.shared = task.data, task.comm, candidates[0]
-        self.is_partial_fit = memory is not None
-        self.optimizer = chosen_optimizer(self.shared)
-        if self.is_partial_fit and self.optimizer == "quasi-newton":
-            self.optimizer = "adam"
+    candidates: Sequence[Parameters]
+    loss_name: str
+    data: Dataset
+    start: np.ndarray
+    generator: torch.Generator
+    validation: Dataset | None = None
+    comm: Communicator = SINGLE_PROCESS
+    memory: Memory = field(default_factory=Memory)
+    is_partial_fit: bool = False
+
+    def __post_init__(self) -> None:
+        self.shared = self.candidates[0]
+        self.optimizer = chosen_optimizer(self.shared, one_pass=self.is_partial_fit)
         self.optimizer_class: type[Optimizer] = OPTIMIZERS[self.optimizer]
         self.full_batch = self.optimizer_class.full_batch
         self.fit_intercept = bool(self.shared["fit_intercept"])
@@ -158,20 +95,44 @@ class FitProblem:
         self.ends_on_plateau = self.auto_rate and not (
             self.full_batch or self.is_partial_fit or self.early_stopping
         )
-        self.has_penalty = any(candidate["alpha"] for candidate in candidates)
-        self.tols = np.array([float(candidate["tol"] or 0.0) for candidate in candidates])
-        self.shard = Shard.of(self.comm, len(self.data.X))
-        self.n_rows = self.shard.total
-        self.n_models = len(candidates) // self.data.sets
+        self.averages = self.is_partial_fit and self.auto_rate and self.optimizer == "adam"
+        self.state_key = self.optimizer + (" on standardised columns" if self.auto_rate else "")
+        self.continues = self.memory.passes > 0 and self.memory.optimizer == self.state_key
+        self.has_penalty = any(candidate["alpha"] for candidate in self.candidates)
+        self.tols = self.values("tol")
+        self.n_models = len(self.candidates) // self.data.sets
         self.stack_width = self.n_models * self.data.n_outputs
-        self.batch_size = self.n_rows
-        if not self.full_batch:
-            of_set = batch_rows(self.shared, self.n_rows // self.data.sets)
-            self.batch_size = self.data.sets * of_set
 
-    def on(self, task: Task) -> "FitProblem":
-        """Return the same candidates with another task."""
-        return FitProblem(self.candidates, self.loss_name, task, self.memory)
+    @classmethod
+    def side_by_side(cls, problems: Sequence["FitProblem"]) -> Self:
+        """Several problems of the same candidates, and with the same seed, as the sets of one."""
+        candidates = [candidate for problem in problems for candidate in problem.candidates]
+        held_out = [problem.validation for problem in problems if problem.validation is not None]
+        return cls(
+            candidates,
+            problems[0].loss_name,
+            Dataset.side_by_side([problem.data for problem in problems]),
+            np.concatenate([problem.starts for problem in problems]),
+            problems[0].generator,
+            Dataset.side_by_side(held_out) if held_out else None,
+        )
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Where each candidate starts, shape ``(M, K, D + 1)``."""
+        return np.broadcast_to(self.start, (len(self.candidates), *self.start.shape[1:]))
+
+    @cached_property
+    def shard(self) -> Shard:
+        """Which of all processes' rows are here."""
+        return Shard.of(self.comm, len(self.data.X))
+
+    @cached_property
+    def batch_size(self) -> int:
+        """Rows of a batch, over all sets and processes."""
+        if self.full_batch:
+            return self.shard.total
+        return self.data.sets * batch_rows(self.shared, self.shard.total // self.data.sets)
 
     @property
     def work(self) -> int:
@@ -179,10 +140,13 @@ class FitProblem:
         rows = self.batch_size // self.data.sets
         return work_of_batch(self.data.X, rows, self.stack_width, full_batch=self.full_batch)
 
+    def values(self, name: str) -> np.ndarray:
+        """Return a parameter of all candidates, 0 for None and 1 where they lack it."""
+        return np.array([float(candidate.get(name, 1.0) or 0.0) for candidate in self.candidates])
+
     def stacked(self, name: str) -> Tensor:
-        """Return a parameter of all candidates, 1 where they lack it, shape ``(M, 1, 1)``."""
-        values = [float(candidate.get(name, 1.0)) for candidate in self.candidates]
-        return stack(values, dtype=self.data.X.dtype, device=self.data.X.device)
+        """Return the same as a tensor of shape ``(M, 1, 1)``."""
+        return stack(self.values(name), dtype=self.data.X.dtype, device=self.data.X.device)
 
     @cached_property
     def loss(self) -> Loss:
@@ -229,20 +193,14 @@ class FitProblem:
 
     def loader(self) -> BatchLoader:
         """Return the training rows in batches, on the user's columns."""
-        mean_weight = None if self.memory is None else self.memory.mean_weight
-        return self._loader(self.data, self.shard, self.batch_size, mean_weight)
-
-    def full_batch_loader(self) -> BatchLoader:
-        """Return the training rows in one batch, on the user's columns."""
-        return self._loader(self.data, self.shard, self.n_rows, None)
+        return self._loader(self.data, self.shard, self.batch_size, self.memory.mean_weight)
 
     def validation_loader(self) -> BatchLoader | None:
         """Return the validation rows in one batch, if there are any."""
-        validation = self.task.validation
-        if validation is None:
+        if self.validation is None:
             return None
-        shard = Shard.of(self.comm, len(validation.X))
-        return self._loader(validation, shard, shard.total, None)
+        shard = Shard.of(self.comm, len(self.validation.X))
+        return self._loader(self.validation, shard, shard.total, None)
 
     def _loader(
         self, data: Dataset, shard: Shard, batch_size: int, mean_weight: float | None
@@ -268,8 +226,41 @@ class FitProblem:
             mean_weight=mean_weight,
         )
 
-    def in_double(self) -> "FitProblem":
-        """Return the same problem in double precision."""
-        validation = self.task.validation
-        validation = None if validation is None else validation.in_double()
-        return self.on(replace(self.task, data=self.data.in_double(), validation=validation))
+    def with_rows(self, change: Callable[[Dataset], Dataset], **changes: Any) -> "FitProblem":
+        """Return the problem on other rows, to train and to validate on, and with other changes."""
+        validation = None if self.validation is None else change(self.validation)
+        return replace(self, data=change(self.data), validation=validation, **changes)
+
+
+@dataclass(eq=False)
+class FitResult:
+    """The trained candidates, one entry for each, with weights on the user's columns."""
+
+    results: list[TrainingResult]
+    weights: list[np.ndarray | None]
+    optimizer: str
+    rates: np.ndarray
+    interrupt: KeyboardInterrupt | None
+    memory: Memory
+
+    def failure(self, model: int) -> ValueError | None:
+        """What to tell whoever wanted this model, if its loss or they left the finite numbers."""
+        result, weights = self.results[model], self.weights[model]
+        if not result.diverged and not result.diverged_slowly:
+            if weights is None or np.isfinite(weights).all():
+                return None
+            return ValueError(
+                f"The coefficients exceed the range of {weights.dtype}: y is too large compared "
+                "with X. Pass X or y in other units, or raise alpha."
+            )
+        if self.optimizer == "quasi-newton":
+            return ValueError(
+                "The loss is infinite or NaN at the initial coefficients. Check coef_init, and "
+                "whether X, y or alpha are too large."
+            )
+        what = "became infinite or NaN in" if result.diverged else "kept rising until"
+        return ValueError(
+            f"The loss {what} epoch {max(result.n_iter, self.memory.passes)}: it diverges with a "
+            f"learning rate of {result.rate:.6g} here. Use a smaller learning_rate or "
+            "learning_rate='auto', or put a StandardScaler in front of the estimator."
+        )

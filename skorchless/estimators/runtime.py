@@ -370,7 +370,7 @@ def is_worth_moving(parameters: Parameters, work: int, n_rows: int, *, one_pass:
     one_pass : bool
         Whether it is a call of ``partial_fit``, which takes steps whatever the optimizer.
     """
-    if chosen_optimizer(parameters) == "quasi-newton" and not one_pass:
+    if chosen_optimizer(parameters, one_pass=one_pass) == "quasi-newton":
         return work >= WORTH_A_PASS
     return work * batch_rows(parameters, n_rows) >= WORTH_A_STEP * n_rows
 

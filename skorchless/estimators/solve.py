@@ -1,6 +1,5 @@
 """From a user's parameters and checked data to one call of the training loop, and back."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -9,11 +8,11 @@ import torch
 from torch import Tensor, float64
 
 from skorchless.data import BatchLoader, Moments, Scaling, affords_gram
+from skorchless.estimators.dataset import Dataset
 from skorchless.estimators.evaluation import Returned
 from skorchless.estimators.head_start import enough_rows, head_of, roughly, start_from
 from skorchless.estimators.memory import Memory, clip_rescaled_coef, go_on, kept
-from skorchless.estimators.parameters import Parameters
-from skorchless.estimators.problem import FitProblem, FitResult, Task
+from skorchless.estimators.problem import FitProblem, FitResult
 from skorchless.estimators.row_space import RowSpace, as_dense
 from skorchless.estimators.runtime import own_settings
 from skorchless.estimators.working_columns import LEAST_COLUMNS, AllColumns, MakeObserver, Rounds
@@ -58,39 +57,24 @@ SCALING_ROWS, LEAST_SCALING_ROWS, SCALING_NUMBERS = 1024, 128, 2**20
 
 # Losses and weights that leave the range of numbers are noticed, and told in words of our own.
 @without_numpy_warnings
-def fit_stack(
-    candidates: Sequence[Parameters],
-    loss_name: str,
-    task: Task,
-    *,
-    memory: Memory | None = None,
-    make_observer: MakeObserver | None = None,
-) -> FitResult:
+def fit_stack(problem: FitProblem, make_observer: MakeObserver | None = None) -> FitResult:
     """Train candidates on the same data.
 
     Parameters
     ----------
-    candidates, loss_name, task, memory
-        Attributes of `FitProblem`.
+    problem : FitProblem
     make_observer : callable, optional
         Makes the observer of the training, given a function that converts weights of the training
         to those on the user's columns.
     """
-    problem = FitProblem(candidates, loss_name, task, memory)
-    return own_settings(task.data.X.device, problem.work, partial(_run, problem, make_observer))
+    return own_settings(problem.data.X.device, problem.work, partial(_run, problem, make_observer))
 
 
 def _run(problem: FitProblem, make_observer: MakeObserver | None) -> FitResult:
     """Train on a few columns at a time, where L1 leaves few of them, or on all."""
     if not _is_worth_rounds(problem):
         return _run_at_once(problem, make_observer)
-
-    def fit(
-        candidates: Sequence[Parameters], task: Task, make_observer: MakeObserver | None
-    ) -> FitResult:
-        return _run_at_once(FitProblem(candidates, problem.loss_name, task), make_observer)
-
-    return Rounds(problem.candidates, problem.task, _all_columns(problem), fit, make_observer).run()
+    return Rounds(problem, _all_columns(problem), _run_at_once, make_observer).run()
 
 
 def _is_worth_rounds(problem: FitProblem) -> bool:
@@ -109,49 +93,43 @@ def _all_columns(problem: FitProblem) -> AllColumns:
     problem = _in_training_precision(problem)[0]
     plain = problem.loader()
     scaling = _measure_columns(problem, plain).scaling
+    assert scaling is not None
     loader, objective = _scaled(problem, plain, scaling)
-    return AllColumns(
-        loader if objective.scaling is None else plain,
-        objective,
-        scaling,
-        problem.tols,
-        problem.null_model,
-    )
+    rows = loader if objective.scaling is None else plain
+    return AllColumns(rows, objective, scaling, problem.tols, problem.null_model)
 
 
 def _run_at_once(problem: FitProblem, make_observer: MakeObserver | None) -> FitResult:
     """Choose the start, the precision and the coordinates, and train."""
     dtype = problem.data.X.dtype
     if not problem.full_batch:
-        return _train(problem, Returned(problem, dtype), make_observer)
-    if not problem.task.start.any():
-        problem = problem.on(replace(problem.task, start=_better_start(problem)))
+        return _train(Returned(problem, dtype), problem, make_observer)
+    if not problem.start.any():
+        problem = replace(problem, start=_better_start(problem))
     problem, is_small = _in_training_precision(problem)
     returned = Returned(problem, dtype, is_small)
-    wide = problem.n_rows <= problem.data.X.shape[1] and not problem.penalty().has_l1
-    if not (wide and affords_gram(problem.data.X, problem.n_rows)):
+    wide = problem.shard.total <= problem.data.X.shape[1] and not problem.penalty().has_l1
+    if not (wide and affords_gram(problem.data.X, problem.shard.total)):
         try:
-            outcome = _train(problem, returned, make_observer)
+            outcome = _train(returned, problem, make_observer)
         except DependentColumns:
             pass
         else:
             stuck = any(result.stuck for result in outcome.results) and outcome.interrupt is None
             if stuck and problem.loss.constant_hessian and _may_reduce(problem):
-                return _along_principal_axes(problem, returned, make_observer, outcome)
+                return _along_principal_axes(returned, make_observer, outcome)
             return outcome
-    reduced, space = _in_row_space(problem)
-    return _train(reduced, replace(returned, row_space=space), make_observer)
+    return _train(*_in_row_space(returned), make_observer)
 
 
 def _along_principal_axes(
-    problem: FitProblem, returned: Returned, make_observer: MakeObserver | None, outcome: FitResult
+    returned: Returned, make_observer: MakeObserver | None, outcome: FitResult
 ) -> FitResult:
     """Train models of squared error again whose optimum rounding hides, and keep what converges.
 
     Along the principal axes of the rows second moments are diagonal, whatever their condition.
     """
-    reduced, space = _in_row_space(problem, principal=True)
-    again = _train(reduced, replace(returned, row_space=space), make_observer)
+    again = _train(*_in_row_space(returned, principal=True), make_observer)
     for i, (before, after) in enumerate(zip(outcome.results, again.results, strict=True)):
         if before.stuck and after.converged:
             outcome.results[i], outcome.weights[i] = after, again.weights[i]
@@ -160,15 +138,14 @@ def _along_principal_axes(
 
 def _better_start(problem: FitProblem) -> np.ndarray:
     """Weights that are nearer to the optimum than zero, where it pays to look for some first."""
-    task, candidates, loss_name = problem.task, problem.candidates, problem.loss_name
     if _gains_from_head_start(problem):
-        part = head_of(task, problem.shard, classifies=loss_name in ("softmax", "logistic"))
-        if part is not None:
-            return start_from(fit_stack(roughly(candidates), loss_name, part), task)
-    start = task.start
+        head = head_of(problem)
+        if head is not None:
+            return start_from(fit_stack(head), problem)
+    start, rough = problem.start, roughly(problem)
     for delta in _larger_deltas(problem):
-        smoother = [{**c, "delta": max(delta, float(c["delta"]))} for c in roughly(candidates)]
-        start = start_from(fit_stack(smoother, loss_name, replace(task, start=start)), task)
+        smoother = [{**c, "delta": max(delta, float(c["delta"]))} for c in rough.candidates]
+        start = start_from(fit_stack(replace(rough, candidates=smoother, start=start)), problem)
     return start
 
 
@@ -177,7 +154,7 @@ def _gains_from_head_start(problem: FitProblem) -> bool:
 
     Not where a single pass ends there, nor where early stopping wants to see the whole way.
     """
-    if problem.early_stopping or not enough_rows(problem.data, problem.n_rows):
+    if problem.early_stopping or not enough_rows(problem):
         return False
     return not problem.loss.constant_hessian or problem.penalty().has_l1
 
@@ -190,7 +167,7 @@ def _larger_deltas(problem: FitProblem) -> list[float]:
     """
     if problem.loss_name != "huber" or problem.early_stopping:
         return []
-    least = min(float(candidate["delta"]) for candidate in problem.candidates)
+    least = float(problem.values("delta").min())
     target = problem.data.target.to(float64)
     centre = rough_median(target, problem.comm)
     spread = float(rough_median((target - centre).abs(), problem.comm).max())
@@ -204,74 +181,74 @@ def _in_training_precision(problem: FitProblem) -> tuple[FitProblem, bool]:
     numbers = sum(problem.comm.all_gather_object(X.numel()))
     is_small = numbers <= DOUBLE_NUMBERS and X.device.type == "cpu"
     if is_small and numbers * problem.stack_width <= DOUBLE_WORK and X.dtype != float64:
-        return problem.in_double(), is_small
+        return problem.with_rows(Dataset.in_double), is_small
     return problem, is_small
 
 
-def _in_row_space(problem: FitProblem, *, principal: bool = False) -> tuple[FitProblem, RowSpace]:
+def _in_row_space(returned: Returned, *, principal: bool = False) -> tuple[Returned, FitProblem]:
     """The problem in the coordinates of a basis of the rows' span."""
-    task, dtype = problem.task, problem.data.X.dtype
+    problem = returned.problem
     rows = problem.comm.all_gather_rows(as_dense(problem.data.X))
     space = RowSpace.of(rows, centre=problem.fit_intercept, orthonormal=problem.has_penalty)
     if principal:
         space = space.along_principal_axes(rows)
-    data = replace(task.data, X=space.rows(task.data.X).to(dtype))
-    validation = task.validation
-    if validation is not None:
-        validation = replace(validation, X=space.rows(validation.X).to(dtype))
-    start = space.reduce(torch.from_numpy(task.start).to(space.basis)).numpy(force=True)
-    return problem.on(replace(task, data=data, start=start, validation=validation)), space
+    start = space.reduce(torch.from_numpy(problem.start).to(space.basis)).numpy(force=True)
+    reduced = problem.with_rows(
+        lambda data: replace(data, X=space.rows(data.X).to(data.X.dtype)), start=start
+    )
+    return replace(returned, row_space=space), reduced
 
 
 def _train(
-    problem: FitProblem, returned: Returned, make_observer: MakeObserver | None
+    returned: Returned, problem: FitProblem, make_observer: MakeObserver | None
 ) -> FitResult:
     """Train in the coordinates and the precision of `problem`."""
-    memory = problem.memory or Memory()
-    generator = _generator(problem.task.generator, memory)
+    generator = _generator(problem)
     plain = problem.loader()
-    statistics = _measure_columns(problem, plain) if problem.auto_rate else None
-    scaling = None if statistics is None else statistics.scaling
+    statistics = _measure_columns(problem, plain) if problem.auto_rate else Statistics()
+    moments, scaling = statistics.moments, statistics.scaling
     loader, objective = _scaled(problem, plain, scaling)
-    weights = _starting_weights(problem, memory, statistics)
-    rates = _rates(problem, memory, loader, objective)
-    targets = _measure_targets(problem, memory, loader)
-    units = None if targets is None else _start_near_targets(problem, memory, targets, weights)
-    may_reduce = returned.row_space is None and _may_reduce(problem)
+    weights = _starting_weights(problem, statistics)
+    rates = _rates(problem, loader, objective)
+    targets = _measure_targets(problem, loader)
+    units = None if targets is None else _start_near_targets(problem, targets, weights)
     optimizer = _make_optimizer(
-        problem, memory, loader, objective, weights, units, may_reduce=may_reduce
+        problem,
+        loader,
+        objective,
+        weights,
+        units,
+        refuses_dependent=returned.row_space is None and _may_reduce(problem),
     )
-    fold_back = partial(returned.fold_back, scaling=scaling)
+    returned = replace(returned, scaling=scaling, moments=moments)
     results, interrupt = train(
         loader if objective.scaling is None else plain,
         objective,
         optimizer,
         weights,
-        _training_config(problem, memory, rates, units),
+        _training_config(problem, rates, units),
         generator=generator if problem.shared["shuffle"] else None,
         validation=_validation_loader(problem, scaling, objective),
-        observer=None if make_observer is None else make_observer(fold_back),
+        observer=None if make_observer is None else make_observer(returned.fold_back),
     )
     if interrupt is not None and (problem.is_partial_fit or problem.comm.size > 1):
         raise interrupt  # half a pass is none, and no rank may be ahead of the others
-    folded = [fold_back(result.weights) for result in results]
+    folded = [returned.fold_back(result.weights) for result in results]
+    memory = problem.memory
     if isinstance(optimizer, QuasiNewton):
-        moments = None if statistics is None else statistics.moments
-        folded = returned.check(
-            results, folded, scaling, moments, fit_stack, singular=optimizer.singular
-        )
-    if problem.is_partial_fit:
+        folded = returned.check(results, folded, fit_stack, singular=optimizer.singular)
+    elif problem.is_partial_fit:
         assert isinstance(optimizer, FirstOrderOptimizer)
         memory = Memory(
             passes=memory.passes + 1,
             generator=generator.get_state().numpy(),
             rule={name: value.copy() for name, value in optimizer.state_dict().items()},
-            moments=None if statistics is None else kept(statistics.moments),
-            stored=None if statistics is None else statistics.stored.numpy(force=True),
+            moments=kept(moments),
+            stored=None if statistics.stored is None else statistics.stored.numpy(force=True),
             targets=kept(targets),
             rates=rates if problem.auto_rate else None,
             mean_weight=plain.mean_weight,
-            optimizer=_state_key(problem),
+            optimizer=problem.state_key,
         )
     return FitResult(results, folded, problem.optimizer, rates, interrupt, memory)
 
@@ -286,61 +263,43 @@ def _validation_loader(
     return loader.scaled(scaling)
 
 
-def _generator(fresh: torch.Generator, memory: Memory) -> torch.Generator:
+def _generator(problem: FitProblem) -> torch.Generator:
     """What shuffles: a new generator, or one in the state where the last call left it."""
-    if memory.generator is None:
-        return fresh
+    if problem.memory.generator is None:
+        return problem.generator
     generator = torch.Generator(device="cpu")
-    generator.set_state(torch.from_numpy(memory.generator.copy()))
+    generator.set_state(torch.from_numpy(problem.memory.generator.copy()))
     return generator
-
-
-def _state_key(problem: FitProblem) -> str:
-    """Whose state ``partial_fit`` keeps: another optimizer, or other columns, start afresh."""
-    on = " on standardised columns" if problem.auto_rate else ""
-    return problem.optimizer + on
-
-
-def _continues(problem: FitProblem, memory: Memory) -> bool:
-    """Whether an earlier call of ``partial_fit`` left a state of the same optimizer."""
-    return memory.passes > 0 and memory.optimizer == _state_key(problem)
-
-
-def _averages(problem: FitProblem) -> bool:
-    """Whether the model is the mean of the steps, which may then be longer."""
-    return problem.is_partial_fit and problem.auto_rate and problem.optimizer == "adam"
 
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Statistics of the columns, of all calls of ``partial_fit`` so far.
+    """Statistics of the columns, of all calls of ``partial_fit`` so far; None without scaling.
 
     Attributes
     ----------
-    moments : Moments
+    moments : Moments, optional
         Of all rows, or of a sample where that is enough.
-    scaling : Scaling
-    stored : Tensor of shape (D + 1,)
-        Weight of the rows that store each column, and of all; empty for the default optimizer.
+    scaling : Scaling, optional
+    stored : Tensor of shape (D + 1,), optional
+        Weight of the rows that store each column, and of all, for optimizers that step per batch.
     """
 
-    moments: Moments
-    scaling: Scaling
-    stored: Tensor
+    moments: Moments | None = None
+    scaling: Scaling | None = None
+    stored: Tensor | None = None
 
 
 def _measure_columns(problem: FitProblem, loader: BatchLoader) -> Statistics:
     """Measure what the columns are standardised by."""
-    data, memory = problem.data, problem.memory or Memory()
-    moments = _moments(problem, memory, loader)
+    data, memory = problem.data, problem.memory
+    moments = _moments(problem, loader)
     scaling = moments.scaling(centre=problem.fit_intercept, dtype=data.X.dtype)
     scaling = _in_range(problem, loader, moments, scaling)
     if problem.full_batch:
         # Where the span of the rows takes too much memory, steps in it need the user's own units.
         wide = loader.n_rows < loader.n_columns and not loader.affords_gram
-        return Statistics(
-            moments, scaling.centring() if wide else scaling, moments.mean.new_zeros(0)
-        )
+        return Statistics(moments, scaling.centring() if wide else scaling)
     l2 = problem.penalty().l2
     # The columns are scaled by the penalty: `stack_key` gives candidates of one stack the same.
     assert bool((l2 == l2[:1]).all())
@@ -351,7 +310,7 @@ def _measure_columns(problem: FitProblem, loader: BatchLoader) -> Statistics:
     return Statistics(moments, scaling, stored)
 
 
-def _moments(problem: FitProblem, memory: Memory, loader: BatchLoader) -> Moments:
+def _moments(problem: FitProblem, loader: BatchLoader) -> Moments:
     """Means and deviations of the columns.
 
     An optimizer that measures curvature only needs them roughly. A sample is enough for it, unless
@@ -363,7 +322,7 @@ def _moments(problem: FitProblem, memory: Memory, loader: BatchLoader) -> Moment
         if bool(((sample.squares > 0) & sample.squares.isfinite()).all()):
             return sample
     moments = Moments.total(chunk.moments() for chunk in loader.chunks())
-    return go_on(memory.moments, moments.over(problem.comm))
+    return go_on(problem.memory.moments, moments.over(problem.comm))
 
 
 def _in_range(
@@ -411,14 +370,12 @@ def _scaled(
     return plain.scaled(scaling), problem.objective(scaling, scales_weights=scales_weights)
 
 
-def _starting_weights(problem: FitProblem, memory: Memory, statistics: Statistics | None) -> Tensor:
+def _starting_weights(problem: FitProblem, statistics: Statistics) -> Tensor:
     """Where each candidate starts, on the columns to train on."""
-    start = problem.task.start
-    alike = np.broadcast_to(start, (len(problem.candidates), *start.shape[1:]))
-    weights = torch.from_numpy(alike.copy()).to(problem.data.X.device)
-    if statistics is not None:
+    weights = torch.from_numpy(problem.starts.copy()).to(problem.data.X.device)
+    if statistics.scaling is not None:
         weights = clip_rescaled_coef(
-            weights, memory.moments, statistics.moments, centre=problem.fit_intercept
+            weights, problem.memory.moments, statistics.moments, centre=problem.fit_intercept
         )
         weights = statistics.scaling.to_scaled(weights)
     weights = weights.to(problem.data.X.dtype, copy=True)
@@ -427,33 +384,29 @@ def _starting_weights(problem: FitProblem, memory: Memory, statistics: Statistic
     return weights
 
 
-def _rates(
-    problem: FitProblem, memory: Memory, loader: BatchLoader, objective: LinearObjective
-) -> np.ndarray:
+def _rates(problem: FitProblem, loader: BatchLoader, objective: LinearObjective) -> np.ndarray:
     """Learning rates, shape ``(M,)``."""
     if not problem.auto_rate:
-        return np.array([float(candidate["learning_rate"]) for candidate in problem.candidates])
+        return problem.values("learning_rate")
     if problem.full_batch:
         return np.ones(len(problem.candidates))
-    earlier = memory.rates if _continues(problem, memory) else None
-    if earlier is not None and memory.passes & (memory.passes - 1):  # measured at powers of two
+    passes = problem.memory.passes
+    earlier = problem.memory.rates if problem.continues else None
+    if earlier is not None and passes & (passes - 1):  # measured at powers of two
         return earlier
-    momentum = np.array([float(candidate["momentum"]) for candidate in problem.candidates])
-    rates = safe_rates(problem.optimizer, loader, objective, momentum)
-    rates *= PASS_SHARE if _averages(problem) else 1.0
+    rates = safe_rates(problem.optimizer, loader, objective, problem.values("momentum"))
+    rates *= PASS_SHARE if problem.averages else 1.0
     return rates if earlier is None else np.minimum(rates, earlier)
 
 
-def _measure_targets(problem: FitProblem, memory: Memory, loader: BatchLoader) -> Moments | None:
+def _measure_targets(problem: FitProblem, loader: BatchLoader) -> Moments | None:
     """Mean and deviation of numeric targets, where Adam's rates are chosen here."""
     if not problem.auto_rate or problem.optimizer != "adam" or not problem.loss.is_regression:
         return None
-    return go_on(memory.targets, target_moments(loader, problem.loss, problem.comm))
+    return go_on(problem.memory.targets, target_moments(loader, problem.loss, problem.comm))
 
 
-def _start_near_targets(
-    problem: FitProblem, memory: Memory, targets: Moments, weights: Tensor
-) -> np.ndarray:
+def _start_near_targets(problem: FitProblem, targets: Moments, weights: Tensor) -> np.ndarray:
     """Begin near the mean of the targets; return the units of Adam's rates, shape ``(K,)``.
 
     Adam's steps are as long as its rate, so it would take as many steps from zero to the targets'
@@ -462,7 +415,7 @@ def _start_near_targets(
     as large as any other.
     """
     mean, size = target_units(targets)
-    if problem.fit_intercept and not _continues(problem, memory) and not bool(weights.any()):
+    if problem.fit_intercept and not problem.continues and not bool(weights.any()):
         weights[..., -1] = torch.from_numpy(mean - size).to(weights)
     return size
 
@@ -480,13 +433,12 @@ def _may_reduce(problem: FitProblem) -> bool:
 
 def _make_optimizer(
     problem: FitProblem,
-    memory: Memory,
     loader: BatchLoader,
     objective: LinearObjective,
     weights: Tensor,
     units: np.ndarray | None,
     *,
-    may_reduce: bool,
+    refuses_dependent: bool,
 ) -> Optimizer:
     constant_weights = None
     if problem.full_batch:
@@ -503,19 +455,20 @@ def _make_optimizer(
         constant_loss=problem.null_model.loss if problem.full_batch else None,
         constant_weights=constant_weights,
         units=None if units is None else torch.from_numpy(units).to(weights).view(1, -1, 1),
-        refuses_dependent=may_reduce,
+        refuses_dependent=refuses_dependent,
     )
-    optimizer = (AveragedAdam if _averages(problem) else problem.optimizer_class)(setup)
-    if _continues(problem, memory):
+    optimizer = (AveragedAdam if problem.averages else problem.optimizer_class)(setup)
+    if problem.continues:
         assert isinstance(optimizer, FirstOrderOptimizer)
-        optimizer.load_state_dict(memory.rule)
+        optimizer.load_state_dict(problem.memory.rule)
     return optimizer
 
 
 def _training_config(
-    problem: FitProblem, memory: Memory, rates: np.ndarray, units: np.ndarray | None
+    problem: FitProblem, rates: np.ndarray, units: np.ndarray | None
 ) -> TrainingConfig:
-    parameters, on_plateau = problem.shared, problem.ends_on_plateau
+    parameters, passes = problem.shared, problem.memory.passes
+    on_plateau = problem.ends_on_plateau
     threshold = constant_loss = None
     judges = problem.early_stopping or not problem.full_batch
     if judges and parameters["tol"] is not None and not problem.is_partial_fit:
@@ -523,17 +476,17 @@ def _training_config(
         threshold = problem.tols * (1.0 if on_plateau else constant_loss)
     patience = int(parameters["n_iter_no_change"])
     if on_plateau:
-        steps = -(-problem.n_rows // problem.batch_size)
+        steps = -(-problem.shard.total // problem.batch_size)
         patience = max(patience, -(-LEAST_STEPS // steps))
     return TrainingConfig(
         max_iter=1 if problem.is_partial_fit else int(parameters["max_iter"]),
-        rate=rates * (1 + memory.passes) ** -FALLING if _averages(problem) else rates,
+        rate=rates * (1 + passes) ** -FALLING if problem.averages else rates,
         units=units,
         floor=AUTOMATIC_FLOOR * rates if problem.auto_rate else ADAPTIVE_FLOOR,
         constant_loss=None if problem.auto_rate else constant_loss,
         schedule=_schedule(problem),
         horizon=int(parameters["max_iter"]),
-        first_pass=memory.passes,
+        first_pass=passes,
         threshold=threshold,
         patience=patience,
         relative_to_gain=constant_loss if on_plateau else None,
@@ -547,7 +500,7 @@ def _schedule(problem: FitProblem) -> str:
         return "constant"
     # A rate that is chosen here shrinks over the calls of partial_fit, which know no plateau.
     if problem.is_partial_fit and problem.auto_rate:
-        return "constant" if _averages(problem) else "invscaling"
+        return "constant" if problem.averages else "invscaling"
     # It has no noise floor to stay on either: its rate falls at each plateau.
     if problem.auto_rate and problem.shared["schedule"] == "constant":
         return "adaptive"

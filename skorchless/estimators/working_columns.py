@@ -12,7 +12,7 @@ since F is convex and its penalty at the optimum :math:`W^*` is no more than :ma
 rounds end when this is a small part of the distance to the optimum that ``tol`` allows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,8 +20,7 @@ import torch
 from torch import Tensor, float64
 
 from skorchless.data import BatchLoader, LargeMatrix, Scaling
-from skorchless.estimators.parameters import Parameters
-from skorchless.estimators.problem import FitResult, Task
+from skorchless.estimators.problem import FitProblem, FitResult
 from skorchless.losses import NullModel
 from skorchless.objective import LinearObjective
 from skorchless.optimizers.line_search import ROUNDING, stop_distance
@@ -41,7 +40,7 @@ LEFT_OUT = 0.5
 
 FoldBack = Callable[[Tensor | None], np.ndarray | None]
 MakeObserver = Callable[[FoldBack], Observer]
-Fit = Callable[[Sequence[Parameters], Task, MakeObserver | None], FitResult]
+Fit = Callable[[FitProblem, MakeObserver | None], FitResult]
 
 
 @dataclass(eq=False)
@@ -113,33 +112,29 @@ class Rounds:
 
     Parameters
     ----------
-    candidates : sequence of dict
-        Constructor parameters, of candidates with L1.
-    task : Task
-        With all columns.
+    problem : FitProblem
+        With all columns, of candidates with L1.
     all_columns : AllColumns
     fit : callable
-        Trains candidates on the columns of a task, with the observer that its last argument makes.
+        Trains on the columns of a problem, with the observer that its last argument makes.
     make_observer : callable, optional
         Makes the observer of the fit of a single candidate, as in `fit_stack`.
     """
 
     def __init__(
         self,
-        candidates: Sequence[Parameters],
-        task: Task,
+        problem: FitProblem,
         all_columns: AllColumns,
         fit: Fit,
         make_observer: MakeObserver | None,
     ) -> None:
-        self.candidates, self.task, self.all_columns, self.fit = candidates, task, all_columns, fit
+        self.problem, self.all_columns, self.fit = problem, all_columns, fit
         self.make_observer, self._stopped = make_observer, False
-        shape = (len(candidates), *task.start.shape[1:])
-        self.weights = np.broadcast_to(task.start, shape).copy()
-        used = (task.start[..., :-1] != 0).any(axis=(0, 1))
-        self.working = torch.from_numpy(used).to(task.data.X.device)
+        self.weights = problem.starts.copy()
+        used = (problem.start[..., :-1] != 0).any(axis=(0, 1))
+        self.working = torch.from_numpy(used).to(problem.data.X.device)
         self.outcome: FitResult | None = None
-        self.left = int(candidates[0]["max_iter"])
+        self.left = int(problem.shared["max_iter"])
 
     def run(self) -> FitResult:
         """Train until no column outside the working set matters."""
@@ -147,7 +142,7 @@ class Rounds:
             try:
                 added = self._add_columns()
             except KeyboardInterrupt as interrupt:
-                if self.outcome is None or self.task.comm.size > 1:
+                if self.outcome is None or self.problem.comm.size > 1:
                     raise
                 return replace(self.outcome, interrupt=interrupt)
             if self.outcome is not None and not added:
@@ -156,9 +151,9 @@ class Rounds:
                 self.working[:] = True
             self.outcome = outcome = self._train()
             weights = [w for w in outcome.weights if w is not None and np.isfinite(w).all()]
-            ended = len(weights) < len(self.candidates) or outcome.interrupt is not None
+            ended = len(weights) < len(self.weights) or outcome.interrupt is not None
             ended = ended or self.left <= 0 or self._stopped
-            if any(self.task.comm.all_gather_object(ended)):
+            if any(self.problem.comm.all_gather_object(ended)):
                 break
             self.weights = np.stack(weights)
         assert self.outcome is not None
@@ -183,27 +178,21 @@ class Rounds:
 
     def _is_large(self, columns: int) -> bool:
         """Whether so many columns are better trained on together with all others."""
-        X = self.task.data.X
+        X = self.problem.data.X
         copied = len(X) * columns * X.dtype.itemsize if isinstance(X, LargeMatrix) else 0
         large = columns > MOST_SHARE * X.shape[1] or copied > MOST_BYTES
-        return any(self.task.comm.all_gather_object(large))
+        return any(self.problem.comm.all_gather_object(large))
 
     def _train(self) -> FitResult:
         """Train on the columns of the working set, from where the last round ended."""
-        candidates = [{**candidate, "max_iter": self.left} for candidate in self.candidates]
-        task = replace(self.task, start=self.weights)
+        candidates = [{**candidate, "max_iter": self.left} for candidate in self.problem.candidates]
+        problem = replace(self.problem, candidates=candidates, start=self.weights)
         if not bool(self.working.all()):
             columns = self.working.nonzero().view(-1)
-            places = np.append(columns.numpy(force=True), -1)
-            held_out = None if task.validation is None else task.validation.columns(columns)
-            task = replace(
-                task,
-                data=task.data.columns(columns),
-                start=self.weights[..., places],
-                validation=held_out,
-            )
+            start = self.weights[..., np.append(columns.numpy(force=True), -1)]
+            problem = problem.with_rows(lambda data: data.columns(columns), start=start)
         make_observer = None if self.make_observer is None else self._make_round_observer
-        part = self.fit(candidates, task, make_observer)
+        part = self.fit(problem, make_observer)
         self.left -= max(result.n_iter * result.moved for result in part.results)
         results = [self._joined(i, result) for i, result in enumerate(part.results)]
         return replace(part, results=results, weights=[self._lifted(w) for w in part.weights])
