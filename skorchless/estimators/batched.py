@@ -150,7 +150,7 @@ class BatchedFit:
         names: Collection[str] = PARAMETERS
         for i, model in enumerate(self.models):
             try:
-                check_parameters(type(model).__name__, model._parameters(), names)
+                check_parameters(model, names)
                 names = STACKED  # the others are the same in all models
             except (ValueError, TypeError, NotImplementedError) as error:
                 self.errors[i] = error

@@ -87,15 +87,6 @@ def check_plain(values: Any, name: str) -> None:
     )
 
 
-class TakesSparse:
-    """Says in an estimator's tags that X may be sparse."""
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()  # type: ignore[misc]
-        tags.input_tags.sparse = True
-        return tags
-
-
 def as_tensor(array: np.ndarray) -> Tensor:
     """A tensor that shares the array's memory, read-only or not: it is never written to.
 
@@ -402,12 +393,12 @@ def with_rows(values: Any, name: str) -> Any:
         return indexable(values)[0]
 
 
-def check_same_device(X: Matrix, **others: Any) -> None:
-    """Raise ValueError if a tensor among `others` is not where X is."""
+def check_same_device(device: torch.device, **others: Any) -> None:
+    """Raise ValueError if a tensor among `others` is not on the device where X is."""
     for name, other in others.items():
-        if isinstance(other, Tensor) and other.device != X.device:
+        if isinstance(other, Tensor) and other.device != device:
             raise ValueError(
-                f"Input arrays use different devices: {X.device}, {other.device} (X, {name}). "
+                f"Input arrays use different devices: {device}, {other.device} (X, {name}). "
                 f"Move {name} to X's device, or X to {name}'s."
             )
 
@@ -419,11 +410,6 @@ def as_numpy(values: Any, name: str = "y") -> Any:
     check_plain(values, name)
     widened = values.is_floating_point() and values.dtype not in OF_NUMPY
     return (values.float() if widened else values).numpy(force=True)
-
-
-def numpy_dtype(X: Matrix) -> type[np.floating[Any]]:
-    """NumPy's name for the dtype of X."""
-    return np.float32 if X.dtype == torch.float32 else np.float64
 
 
 def _objects(array: np.ndarray) -> list[Any]:

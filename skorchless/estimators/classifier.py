@@ -297,11 +297,11 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
     def _check_target(self, y: Any, name: str) -> Any:
         return check_y_classes(y, name)
 
-    def _encode(self, y: Any, name: str, comm: Communicator, *, reset: bool) -> tuple[Tensor, int]:
-        if reset:
-            announced = self.__dict__.pop("_announced", None)
-            own = classes_of(y) if announced is None else announced
-            self.classes_: np.ndarray = union_of_classes(comm.all_gather_object(own))
+    def _learn_target(self, y: Any, comm: Communicator, classes: np.ndarray | None) -> None:
+        own = classes_of(y) if classes is None else classes
+        self.classes_: np.ndarray = union_of_classes(comm.all_gather_object(own))
+
+    def _encode(self, y: Any, name: str) -> tuple[Tensor, int]:
         encoded = encode(y, self.classes_, name)
         if len(self.classes_) < 2:
             raise ValueError(
@@ -313,7 +313,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
             return encoded.to(torch.float64).unsqueeze(1), 1
         return encoded, len(self.classes_)
 
-    def _check_pass(self, *, first: bool, classes: Any) -> None:
+    def _check_pass(self, *, first: bool, classes: Any) -> np.ndarray | None:
         super()._check_pass(first=first, classes=classes)
         if self.class_weight == "balanced":
             raise ValueError(
@@ -323,10 +323,9 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
             )
         if first and classes is None:
             raise ValueError("classes must be passed on the first call to partial_fit.")
-        if first:
-            self._announced = check_classes(classes, None)  # until `_encode` learns them
-        elif classes is not None:
-            check_classes(classes, self.classes_)
+        if classes is None:
+            return None
+        return check_classes(classes, None if first else self.classes_)
 
     def _class_weights(self, data: Dataset, comm: Communicator) -> Factors | None:
         if self.class_weight is None:

@@ -13,7 +13,6 @@ from torch import Tensor, float64
 
 from skorchless.data import LargeMatrix, Matrix, SparseRows, mean_of
 from skorchless.distributed import Communicator
-from skorchless.estimators import checks
 from skorchless.estimators.checks import check_sample_weight, named
 from skorchless.estimators.runtime import check_some_rows
 from skorchless.restoring import without_numpy_warnings
@@ -116,11 +115,6 @@ class Dataset:
         """Weights of the rows, one on average, shape ``(n,)``, in double precision."""
         weight = self.row_weight
         return weight / mean_of(weight)
-
-    @property
-    def n_rows(self) -> int:
-        """Rows of each set."""
-        return len(self.X) // self.sets
 
     def stored_weight(self, comm: Communicator) -> Tensor:
         """Weight of the rows, of all ranks, that store each column, and of all, ``(D + 1,)``.
@@ -275,15 +269,6 @@ def _balanced(n_classes: int, data: Dataset, comm: Communicator) -> Factors:
     return Factors.of(total / (n_classes * totals), -unit)
 
 
-def check_complete(X_val: Any, y_val: Any, sample_weight_val: Any) -> None:
-    """Raise ValueError if a part of the validation data is missing."""
-    if (X_val is None) != (y_val is None):
-        given, missing = ("y_val", "X_val") if X_val is None else ("X_val", "y_val")
-        raise ValueError(f"{given} was passed without {missing}: validation needs both.")
-    if X_val is None and sample_weight_val is not None:
-        raise ValueError("sample_weight_val was passed without X_val and y_val.")
-
-
 def hold_out(
     data: Dataset,
     fraction: float,
@@ -332,42 +317,3 @@ def hold_out(
     training, validation = (data.take(part) for part in in_order)
     check_some_rows(comm, len(validation.X), f"{problem} so few rows on each rank. {cure}")
     return training, validation
-
-
-def start_weights(
-    data: Dataset, init: dict[str, Any], coef_shape: tuple[int, ...], *, fit_intercept: bool
-) -> np.ndarray:
-    """Weights to start from, shape ``(1, K, D + 1)``.
-
-    Parameters
-    ----------
-    data : Dataset
-    init : dict
-        Coefficients and intercepts by the names that the user knows them by; later ones win.
-    coef_shape : tuple of int
-        What the coefficients' shape has to be.
-    fit_intercept : bool
-    """
-    n_features = data.X.shape[1]
-    start = np.zeros((1, data.n_outputs, n_features + 1), dtype=checks.numpy_dtype(data.X))
-    for name, value in init.items():
-        # Without "_init" it is the fit before.
-        cure = "" if name.endswith("_init") else " With warm_start=False, fit starts anew."
-        if name.startswith("coef"):
-            start[0, :, :-1] = checks.check_coef_init(
-                value, name, coef_shape, start.dtype, cure
-            ).reshape(-1, n_features)
-        elif fit_intercept:
-            start[0, :, -1] = checks.check_coef_init(
-                value, name, coef_shape[:-1], start.dtype, cure
-            )
-    return start
-
-
-def check_same_classes(old: Any, new: Any) -> None:
-    """Raise ValueError if a warm start brings other classes than the fit before."""
-    if not np.array_equal(old, new):
-        raise ValueError(
-            f"warm_start=True cannot go on from classes {old} with classes {new}. Fit all "
-            "classes at once, or set warm_start=False."
-        )

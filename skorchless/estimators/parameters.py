@@ -101,19 +101,14 @@ PARAMETERS: dict[str, list[Constraint]] = {
 }
 
 
-def check_parameters(
-    owner: str, parameters: dict[str, Any], names: Collection[str] = PARAMETERS
-) -> None:
-    """Raise if a parameter makes no sense.
+def check_parameters(model: Any, names: Collection[str] = PARAMETERS) -> None:
+    """Raise if a parameter of an estimator makes no sense.
 
     Parameters
     ----------
-    owner : str
-        The estimator's name, for the message.
-    parameters : dict
-        Values of the parameters in PARAMETERS that it has.
+    model : TorchLinearModel
     names : collection of str
-        Those of them to look at; the rest is known to be sound.
+        The parameters to look at; the rest is known to be sound.
 
     Raises
     ------
@@ -121,6 +116,7 @@ def check_parameters(
         Naming the parameter, what it may be and what it is. When the type is at fault this is
         also a TypeError.
     """
+    owner, parameters = type(model).__name__, model._parameters()
     for name, value in parameters.items():
         if name not in names:
             continue
@@ -289,7 +285,7 @@ def uses(model: Any, *, one_pass: bool = False) -> dict[str, bool]:
     if not changed:
         return {}
     try:
-        check_parameters(type(model).__name__, parameters)
+        check_parameters(model)
     except (ValueError, TypeError):
         return {}
     optimizer = chosen_optimizer(parameters, one_pass=one_pass)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from scipy.sparse import issparse
 from sklearn.base import is_classifier
-from sklearn.utils.validation import check_array, check_is_fitted
-from torch import Tensor, nn
+from sklearn.utils.validation import check_array
+from torch import Tensor
 
 from skorchless.data import LargeMatrix, Matrix, SparseRows
 from skorchless.estimators import checks
@@ -189,7 +189,7 @@ def _logits(sums: np.ndarray, power: np.ndarray, n_logits: int, most: int) -> np
 @without_numpy_warnings
 def score(metric: Callable[..., float], y: Any, found: Any, sample_weight: Any) -> float:
     """Return a `metric` of scikit-learn of predictions. Tensors come to the CPU."""
-    here = found if isinstance(found, Tensor) else torch.empty(0, device="cpu")
+    here = found.device if isinstance(found, Tensor) else torch.device("cpu")
     checks.check_same_device(here, y=y, sample_weight=sample_weight)
     weight = relative_weights(checks.as_numpy(sample_weight, "sample_weight"), len(found))
     with checks.named("y"):
@@ -197,64 +197,7 @@ def score(metric: Callable[..., float], y: Any, found: Any, sample_weight: Any) 
         return float(metric(wanted, found, sample_weight=weight))
 
 
-class Portable:
-    """What the estimators need to be pickled and to be handed on."""
-
-    coef_: np.ndarray
-    intercept_: Any
-    n_features_in_: int
-    feature_names_in_: np.ndarray
-
-    #: Attributes that predictions need.
-    _set_by_fit: tuple[str, ...] = ("coef_", "intercept_")
-
-    def _check_is_fitted(self) -> None:
-        """Raise NotFittedError unless there is all that predictions need."""
-        check_is_fitted(self, self._set_by_fit)
-
-    def _weights(self) -> tuple[np.ndarray, np.ndarray]:
-        """Coefficients ``(K, D)`` and intercepts ``(K,)``, which may have been set by hand."""
-        self._check_is_fitted()
-        coef = np.atleast_2d(_numbers(self.coef_, "coef_"))
-        intercept = np.atleast_1d(_numbers(self.intercept_, "intercept_"))
-        classes = self.__dict__.get("classes_")
-        outputs = len(coef) if classes is None else len(classes) - (len(classes) == 2)
-        features = getattr(self, "n_features_in_", coef.shape[-1])
-        if coef.shape != (outputs, features):
-            raise ValueError(
-                f"coef_ has shape {np.shape(self.coef_)}, but there are {features} features and "
-                f"{outputs} outputs."
-            )
-        if intercept.shape != (outputs,):
-            if intercept.size != 1:
-                raise ValueError(
-                    f"intercept_ has shape {np.shape(self.intercept_)}, but there are {outputs} "
-                    "outputs."
-                )
-            intercept = np.full(outputs, intercept.item())
-        return coef, intercept
-
-    def _copy_fit(self, model: Any) -> Any:
-        """Give `model` our coefficients, and with them our predictions."""
-        coef, intercept = self._weights()
-        model.coef_ = coef.reshape(np.shape(self.coef_)).copy()
-        model.intercept_ = intercept.copy() if np.ndim(self.intercept_) else intercept[0]
-        model.n_features_in_ = self.n_features_in_
-        if hasattr(self, "feature_names_in_"):
-            model.feature_names_in_ = self.feature_names_in_.copy()
-        return model
-
-    def _linear_module(self, coef: np.ndarray, intercept: np.ndarray) -> nn.Linear:
-        """A layer that computes ``X coef.T + intercept``."""
-        outputs, features = coef.shape
-        weights = torch.from_numpy(coef.copy())
-        linear = nn.Linear(features, outputs, device="meta", dtype=weights.dtype)
-        linear.weight = nn.Parameter(weights)
-        linear.bias = nn.Parameter(torch.from_numpy(np.array(intercept, dtype=coef.dtype)))
-        return linear
-
-
-def _numbers(value: Any, name: str) -> np.ndarray:
+def finite_numbers(value: Any, name: str) -> np.ndarray:
     """The array that a fit leaves as it is; anything else is checked and converted."""
     if isinstance(value, np.ndarray | np.floating) and value.dtype.kind == "f":
         return np.asarray(value)

@@ -11,7 +11,7 @@ from skorchless.data import BatchLoader, Moments, Scaling, affords_gram
 from skorchless.estimators.dataset import Dataset
 from skorchless.estimators.evaluation import Returned
 from skorchless.estimators.head_start import enough_rows, head_of, roughly, start_from
-from skorchless.estimators.memory import Memory, clip_rescaled_coef, go_on, kept
+from skorchless.estimators.memory import clip_rescaled_coef, go_on, kept
 from skorchless.estimators.problem import FitProblem, FitResult
 from skorchless.estimators.row_space import RowSpace, as_dense
 from skorchless.estimators.runtime import own_settings
@@ -239,7 +239,8 @@ def _train(
         folded = returned.check(results, folded, fit_stack, singular=optimizer.singular)
     elif problem.is_partial_fit:
         assert isinstance(optimizer, FirstOrderOptimizer)
-        memory = Memory(
+        memory = replace(
+            memory,
             passes=memory.passes + 1,
             generator=generator.get_state().numpy(),
             rule={name: value.copy() for name, value in optimizer.state_dict().items()},

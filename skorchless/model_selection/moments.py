@@ -184,7 +184,7 @@ def _wants_moments(group: Group) -> bool:
         return False
     try:
         for final in group.finals:
-            check_parameters(type(final).__name__, final._parameters())
+            check_parameters(final)
     except (ValueError, TypeError):  # each fold will say so for itself
         return False
     return bool(first._parameters().get("loss") == "squared_error")
