@@ -584,18 +584,6 @@ def union_of_classes(classes: list[np.ndarray]) -> np.ndarray:
     return together
 
 
-def classes_of(labels: np.ndarray) -> np.ndarray:
-    """Return the different labels, sorted."""
-    whole = _as_int64(labels)
-    if whole is not None and len(whole):
-        lowest, highest = int(whole.min()), int(whole.max())
-        if highest - lowest < len(whole):  # counting is faster than sorting
-            counted = np.bincount(whole - lowest).nonzero()[0] + lowest
-            return np.asarray(counted.astype(labels.dtype))
-    # Sorting, which the inverse asks for, is faster than NumPy's hashing without it.
-    return np.unique(labels, return_inverse=True)[0]
-
-
 def encode(labels: np.ndarray, classes: np.ndarray, name: str) -> Tensor:
     """Return the index of each label among the sorted `classes`, shape ``(n,)``.
 
@@ -604,29 +592,12 @@ def encode(labels: np.ndarray, classes: np.ndarray, name: str) -> Tensor:
     ValueError
         For a label that is not among them.
     """
-    whole, last = _as_int64(labels), len(classes) - 1
-    is_range = whole is not None and classes.dtype.kind in "iu" and last >= 0
-    if whole is not None and is_range and int(classes[-1]) - int(classes[0]) == last:
-        index = whole - int(classes[0])
-        unknown = labels[(index < 0) | (index > last)]
-    elif labels.dtype.kind in "biuf" and classes.dtype.kind in "biuf":
-        index = np.searchsorted(classes, labels).clip(max=last)
-        unknown = labels[classes[index] != labels]
-    else:
-        found, place = np.unique(labels, return_inverse=True)
-        index = np.searchsorted(classes, found)[place]
-        unknown = np.setdiff1d(found, classes)
+    index = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
+    unknown = labels[classes[index] != labels]
     if len(unknown):
         unseen = np.unique(unknown).tolist()
         raise ValueError(f"{name} contains previously unseen labels: {unseen}")
     return torch.from_numpy(index.astype(np.int64, copy=False))
-
-
-def _as_int64(labels: np.ndarray) -> np.ndarray | None:
-    """Whole numbers that int64 holds; None for other labels."""
-    if labels.dtype.kind not in "biu" or labels.dtype == np.uint64:
-        return None
-    return labels.astype(np.int64, copy=False)
 
 
 def labels_at(classes: np.ndarray, index: Tensor) -> np.ndarray | Tensor:

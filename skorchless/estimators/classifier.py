@@ -14,7 +14,6 @@ from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.checks import (
     check_classes,
     check_y_classes,
-    classes_of,
     encode,
     labels_at,
     union_of_classes,
@@ -298,7 +297,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         return check_y_classes(y, name)
 
     def _learn_target(self, y: Any, comm: Communicator, classes: np.ndarray | None) -> None:
-        own = classes_of(y) if classes is None else classes
+        own = np.unique(y) if classes is None else classes
         self.classes_: np.ndarray = union_of_classes(comm.all_gather_object(own))
 
     def _encode(self, y: Any, name: str) -> tuple[Tensor, int]:

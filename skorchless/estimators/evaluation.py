@@ -147,16 +147,52 @@ class Returned:
     def _judge(
         self, results: Sequence[TrainingResult], values: np.ndarray, predicted: np.ndarray
     ) -> None:
-        problem = self.problem
-        judge(
+        """Set `returned_objective` and `lost_digits`, with which a model has not converged.
+
+        Digits are lost if rounding took back what training had gained, or left a model that is
+        worse than the best constant one. Rounding to single precision, which the user has chosen,
+        may cost predictions `tol` times what has been gained, however near to zero the objective
+        is.
+
+        Parameters
+        ----------
+        results : list of TrainingResult
+        values, predicted : ndarray of shape (M,)
+            Objectives of the weights that are returned, as they are and as they predict; NaN where
+            they are not in doubt.
+        """
+        problem, null_model = self.problem, self.problem.null_model
+        is_regression = problem.loss.is_regression
+        rounding = ROUNDING_OF_RETURNED * torch.finfo(float64).eps
+        for result, value, as_predicted, tol, constant, intercept in zip(
             results,
-            values,
-            predicted,
-            problem.tols,
-            problem.null_model,
-            self.dtype,
-            is_regression=problem.loss.is_regression,
-        )
+            values.tolist(),
+            predicted.tolist(),
+            problem.tols.tolist(),
+            null_model.loss.tolist(),
+            null_model.intercept.abs().numpy(force=True),
+            strict=True,
+        ):
+            highest = float(np.fmax(value, as_predicted))
+            if not result.loss_curve or result.diverged or np.isnan(highest):
+                continue
+            # No constant model is nearer to the best one than its intercept can be rounded.
+            of_outputs = np.square(torch.finfo(self.dtype).eps * intercept)
+            reached = result.loss_curve[result.best_iter - 1]
+            near = near_enough(result, tol, constant)
+            noise = rounding * (abs(highest) if is_regression else max(abs(highest), 1.0))
+            if constant - reached <= of_outputs.max():  # rounding would hide all there is to gain
+                noise += min(of_outputs.max(), LEAST_TOL * abs(reached))
+            of_predictions = near
+            if self.dtype != float64:
+                of_predictions = max(near, max(tol, LEAST_TOL) * (constant - reached))
+            lost = value - reached > MOST_LOST * near + noise
+            lost |= as_predicted - reached > MOST_LOST * of_predictions + noise + of_outputs.sum()
+            # A log loss is a difference of log-odds, which has their rounding.
+            most = constant * WORSE + noise + LEAST_LOSS
+            most += 0.0 if is_regression else rounding * intercept.max()
+            lost |= value > most or as_predicted > most + of_outputs.sum()
+            result.lost_digits, result.returned_objective = bool(lost), highest
 
     def _within_precision(
         self,
@@ -335,12 +371,15 @@ def may_cancel(
 
     Parameters
     ----------
-    results, tols, null_model, has_units
-        See `judge`.
+    results : list of TrainingResult
     weights : list of ndarray
         That are returned.
     size : ndarray of shape (D,)
         Root of each column's mean square.
+    tols : ndarray of shape (M,)
+    null_model : NullModel
+    is_regression : bool
+        Of the loss. If it is none, losses are differences of log-odds.
     """
     cancels = np.zeros(len(results), dtype=bool)
     for i, (result, model) in enumerate(zip(results, weights, strict=True)):
@@ -353,68 +392,3 @@ def may_cancel(
         near = near_enough(result, tols[i], float(null_model.loss[i]))
         cancels[i] = not slope * moved + 0.5 * moved**2 <= near  # nor where sizes overflow
     return cancels
-
-
-def judge(
-    results: Sequence[TrainingResult],
-    values: np.ndarray,
-    predicted: np.ndarray,
-    tols: np.ndarray,
-    null_model: NullModel,
-    dtype: torch.dtype,
-    *,
-    is_regression: bool,
-) -> None:
-    """Set `returned_objective` and `lost_digits`, with which a model has not converged.
-
-    Digits are lost if rounding took back what training had gained, or left a model that is worse
-    than the best constant one. Rounding to single precision, which the user has chosen, may cost
-    predictions `tol` times what has been gained, however near to zero the objective is.
-
-    Parameters
-    ----------
-    results : list of TrainingResult
-    values, predicted : ndarray of shape (M,)
-        Objectives of the weights that are returned, as they are and as they predict; NaN where
-        they are not in doubt.
-    tols : ndarray of shape (M,)
-    null_model : NullModel
-    dtype : torch.dtype
-        Of the weights that are returned.
-    is_regression : bool
-        Of the loss. If it has none, losses are differences of log-odds.
-    """
-    # No constant model is nearer to the best one than its intercept can be rounded.
-    intercept = null_model.intercept.abs().numpy(force=True)
-    of_outputs = np.square(torch.finfo(dtype).eps * intercept)
-    of_intercepts, of_constants = of_outputs.max(axis=1), of_outputs.sum(axis=1)
-    rounding = ROUNDING_OF_RETURNED * torch.finfo(float64).eps
-    for result, value, as_predicted, tol, constant, of_intercept, of_constant, log_odds in zip(
-        results,
-        values.tolist(),
-        predicted.tolist(),
-        tols.tolist(),
-        null_model.loss.tolist(),
-        of_intercepts.tolist(),
-        of_constants.tolist(),
-        intercept.max(axis=1).tolist(),
-        strict=True,
-    ):
-        highest = float(np.fmax(value, as_predicted))
-        if not result.loss_curve or result.diverged or np.isnan(highest):
-            continue
-        reached = result.loss_curve[result.best_iter - 1]
-        near = near_enough(result, tol, constant)
-        noise = rounding * (abs(highest) if is_regression else max(abs(highest), 1.0))
-        if constant - reached <= of_intercept:  # nothing to gain that rounding would not hide
-            noise += min(of_intercept, LEAST_TOL * abs(reached))
-        of_predictions = near
-        if dtype != float64:
-            of_predictions = max(near, max(tol, LEAST_TOL) * (constant - reached))
-        lost = value - reached > MOST_LOST * near + noise
-        lost |= as_predicted - reached > MOST_LOST * of_predictions + noise + of_constant
-        # A log loss is a difference of log-odds, which has their rounding.
-        most = constant * WORSE + noise + LEAST_LOSS
-        most += 0.0 if is_regression else rounding * log_odds
-        result.lost_digits = bool(lost or value > most or as_predicted > most + of_constant)
-        result.returned_objective = highest

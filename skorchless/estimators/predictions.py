@@ -97,16 +97,11 @@ def _in_runs(
     n_logits: int | None,
 ) -> np.ndarray:
     """Some rows at a time, which are only checked now."""
-    dtype = np.float32 if matrix.dtype == torch.float32 else np.float64
-    raw = np.empty((len(matrix), len(coef)), dtype=dtype)
-    done = 0
-    for run in matrix.runs():
-        block = check_array(
-            run.numpy(), dtype=[np.float64, np.float32], estimator=estimator, input_name="X"
-        )
-        raw[done : done + len(block)] = _in_numpy(block, coef, intercept, n_logits)
-        done += len(block)
-    return raw
+    check = partial(
+        check_array, dtype=[np.float64, np.float32], estimator=estimator, input_name="X"
+    )
+    blocks = (check(run.numpy()) for run in matrix.runs())
+    return np.concatenate([_in_numpy(block, coef, intercept, n_logits) for block in blocks])
 
 
 #: Products that are made at once.
@@ -140,50 +135,38 @@ def in_range(
         return
     found = checks.as_numpy(raw)
     bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
-    again = _again(found[bad], checks.as_numpy(rows[bad]), coef, intercept, n_logits)
-    raw[bad] = torch.from_numpy(again).to(raw.device) if isinstance(raw, Tensor) else again
+    step = max(1, BLOCK_NUMBERS // coef.size)
+    for start in range(0, len(bad), step):
+        some = bad[start : start + step]
+        again = _again(found[some], checks.as_numpy(rows[some]), coef, intercept, n_logits)
+        raw[some] = torch.from_numpy(again).to(raw.device) if isinstance(raw, Tensor) else again
 
 
 def _again(
     raw: np.ndarray, rows: Any, coef: np.ndarray, intercept: np.ndarray, n_logits: int | None
 ) -> np.ndarray:
-    """The same, all of them anew."""
+    """The same, each row in units of a power of two near its largest product."""
+    rows = rows.toarray() if issparse(rows) else rows
+    rows = np.column_stack([rows, np.ones(len(rows))]).astype(np.float64)
     weights = np.column_stack([coef, intercept]).astype(np.float64)
-    block = max(1, BLOCK_NUMBERS // weights.size)
-    found = np.empty_like(raw)
-    for start in range(0, len(raw), block):
-        some = rows[start : start + block]
-        some = some.toarray() if issparse(some) else some
-        ones = np.ones((len(some), 1))
-        sums, power = _scaled_products(np.hstack([some, ones]).astype(np.float64), weights)
-        if n_logits is None:
-            found[start : start + block] = np.ldexp(sums, power)
-        else:
-            most = np.finfo(raw.dtype).maxexp - SPARE
-            found[start : start + block] = _logits(sums, power, n_logits, most)
-    return found
-
-
-def _scaled_products(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of products, each up to a power of two: ``(n, K)`` below one, and the exponents."""
-    (x, x_power), (w, w_power) = np.frexp(rows), np.frexp(weights)
-    products = x[:, None, :] * w
-    powers = x_power[:, None, :] + w_power
-    largest = np.where(products != 0, powers, np.iinfo(np.int32).min // 2).max(axis=2)
-    sums, more = np.frexp(np.ldexp(products, powers - largest[:, :, None]).sum(axis=2))
-    return sums, np.where(sums != 0, largest + more, 0)
-
-
-def _logits(sums: np.ndarray, power: np.ndarray, n_logits: int, most: int) -> np.ndarray:
-    """Logits ``sums * 2**power`` between ``-2**most`` and ``2**most``, by model and row."""
-    limit, shape = 2.0**most, (len(sums), -1, n_logits)
-    sums, power = sums.reshape(shape), power.reshape(shape)
-    largest = np.where(sums > 0, power, most).max(axis=2, keepdims=True)
-    beyond = largest > most
-    aligned = np.ldexp(sums, np.where(beyond, power - largest, 0))
-    below = np.ldexp(aligned - aligned.max(axis=2, keepdims=True), largest)
-    logits: np.ndarray = np.where(beyond, limit + below, np.ldexp(sums, power))
-    return logits.clip(-limit, limit).reshape(len(sums), -1)
+    (x, x_power), (_, w_power) = np.frexp(rows), np.frexp(np.abs(weights).max(axis=0))
+    powers = np.where(
+        (x != 0) & weights.any(axis=0), x_power + w_power, np.iinfo(np.int32).min // 2
+    )
+    unit = powers.max(axis=1, keepdims=True)
+    # No matrix product: with fused operations terms that cancel would leave their rounding.
+    x, w = np.ldexp(x, powers - unit), np.ldexp(weights, -w_power)
+    sums = (x[:, np.newaxis, :] * w).sum(axis=2)
+    if n_logits is None:
+        return np.where(np.isfinite(raw), raw, np.ldexp(sums, unit).astype(raw.dtype))
+    limit, shape = 2.0 ** (np.finfo(raw.dtype).maxexp - SPARE), (len(raw), -1, n_logits)
+    sums, unit = sums.reshape(shape), unit[:, :, np.newaxis]
+    largest = sums.max(axis=2, keepdims=True)
+    shifted = limit + np.ldexp(sums - largest, unit)
+    logits = np.where(np.ldexp(largest, unit) > limit, shifted, np.ldexp(sums, unit))
+    sound = np.isfinite(raw).reshape(shape).all(axis=2, keepdims=True)
+    logits = logits.clip(-limit, limit).astype(raw.dtype)
+    return np.where(sound, raw.reshape(shape), logits).reshape(raw.shape)
 
 
 @without_numpy_warnings
