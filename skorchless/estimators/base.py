@@ -36,7 +36,7 @@ from skorchless.estimators.parameters import (
     note_clone,
     warn_of_unused,
 )
-from skorchless.estimators.predictions import finite_numbers, raw_predictions
+from skorchless.estimators.predictions import raw_predictions
 from skorchless.estimators.problem import FitProblem, FitResult
 from skorchless.estimators.runtime import (
     check_agreement,
@@ -638,8 +638,13 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
     def _weights(self) -> tuple[np.ndarray, np.ndarray]:
         """Coefficients ``(K, D)`` and intercepts ``(K,)``, which may have been set by hand."""
         check_is_fitted(self, self._set_by_fit)
-        coef = np.atleast_2d(finite_numbers(self.coef_, "coef_"))
-        intercept = np.atleast_1d(finite_numbers(self.intercept_, "intercept_"))
+        coef, intercept = (
+            value
+            if isinstance(value, np.ndarray | np.floating) and value.dtype.kind == "f"
+            else checks.finite_numbers(value, name)
+            for name, value in (("coef_", self.coef_), ("intercept_", self.intercept_))
+        )
+        coef, intercept = np.atleast_2d(coef), np.atleast_1d(intercept)
         classes = self.__dict__.get("classes_")
         outputs = len(coef) if classes is None else len(classes) - (len(classes) == 2)
         features = getattr(self, "n_features_in_", coef.shape[-1])

@@ -178,13 +178,3 @@ def score(metric: Callable[..., float], y: Any, found: Any, sample_weight: Any) 
     with checks.named("y"):
         wanted, found, weight = map(checks.as_numpy, (y, found, weight))
         return float(metric(wanted, found, sample_weight=weight))
-
-
-def finite_numbers(value: Any, name: str) -> np.ndarray:
-    """The array that a fit leaves as it is; anything else is checked and converted."""
-    if isinstance(value, np.ndarray | np.floating) and value.dtype.kind == "f":
-        return np.asarray(value)
-    array = checks.real(value, name)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite. Got {value!r}.")
-    return array
