@@ -2,7 +2,6 @@
 
 import inspect
 import re
-import time
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
@@ -21,11 +20,9 @@ from torch import Tensor, nn
 from skorchless.distributed import SINGLE_PROCESS, Communicator
 from skorchless.estimators import checks
 from skorchless.estimators.callbacks import (
-    Callbacks,
     CallbackSupportMixin,
     FitObserver,
     has_callbacks,
-    print_line,
     with_callbacks,
 )
 from skorchless.estimators.dataset import Dataset, Factors, hold_out
@@ -330,12 +327,7 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
         # Callbacks see the model between passes: nothing in it may be of the fit before.
         for name in RESET_BY_FIT:
             self.__dict__.pop(name, None)
-        callbacks = Callbacks(self, X, y, sample_weight) if has_callbacks(self) else None
-        outcome = self._train(problem, callbacks)
-        self._set_fitted_attributes(outcome, problem)
-        if callbacks is not None:
-            callbacks.on_fit_end()
-        return outcome
+        return self._train(problem, X, y, sample_weight)
 
     def _partial_fit(
         self, X: Any, y: Any, sample_weight: Any, *, first: bool, classes: Any = None
@@ -355,12 +347,10 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
     def _make_pass(self, comm: Communicator, *data: Any, **options: Any) -> None:
         earlier = self.__dict__.get("loss_curve_", [])
         problem = comm.checked(partial(self._prepare, *data, comm=comm, **options))
-        outcome = self._train(problem)
-        self._set_fitted_attributes(outcome, problem)
+        self._memory = self._train(problem).memory
         del self.converged_  # one pass is not meant to converge
         self.loss_curve_ = np.append(earlier, self.loss_curve_)
         self.n_iter_ = self.best_iter_ = len(self.loss_curve_)
-        self._memory = outcome.memory
 
     def _prepare(
         self,
@@ -532,21 +522,20 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
         classes = self.__dict__["classes_"] if is_classifier(self) else None
         return hold_out(data, self.validation_fraction, generator, comm, classes)
 
-    def _train(self, problem: FitProblem, callbacks: Callbacks | None = None) -> FitResult:
-        make_observer = None
-        if self.verbose or callbacks is not None:
-            report = None
-            if self.verbose and problem.comm.rank == 0:
-                counted = "iteration" if problem.full_batch else "epoch"
-                before, begun = problem.memory.passes, time.perf_counter()
-                report = partial(print_line, int(self.verbose), counted, before, begun)
-            make_observer = partial(FitObserver, callbacks, self._attributes, report)
-        outcome = fit_stack(problem, make_observer)
+    def _train(self, problem: FitProblem, *data: Any) -> FitResult:
+        """Train, and set the fitted attributes; callbacks see the `data`."""
+        observer = None
+        if self.verbose or (data and has_callbacks(self)):
+            observer = FitObserver(self, problem, data)
+        outcome = fit_stack(problem, None if observer is None else observer.of_training)
         failure = outcome.failure(0)
         if failure is not None:
             raise failure
         if outcome.weights[0] is None and outcome.interrupt is not None:
             raise outcome.interrupt
+        self._set_fitted_attributes(outcome, problem)
+        if observer is not None:
+            observer.on_fit_end()
         return outcome
 
     def _set_fitted_attributes(

@@ -245,7 +245,7 @@ def keep_quiet(model: Any) -> None:
 
 def _text(model: Any, *, one_pass: bool = False) -> str:
     """The warning, without any values, so that it is the same for candidates of a search."""
-    names = unused(model, one_pass=one_pass)
+    names = [name for name, used in uses(model, one_pass=one_pass).items() if not used]
     if not names:
         return ""
     words, chosen = in_words(names), ""
@@ -255,11 +255,6 @@ def _text(model: Any, *, one_pass: bool = False) -> str:
         chosen = f" Here optimizer='auto' is {name}."
     owner = type(model).__name__
     return f"Parameters of this {owner} that have no effect: {words}.{chosen}"
-
-
-def unused(model: Any, *, one_pass: bool = False) -> list[str]:
-    """Names of the parameters of an estimator that are not at their defaults and have no effect."""
-    return [name for name, used in uses(model, one_pass=one_pass).items() if not used]
 
 
 def unused_by_all(models: Iterable[Any]) -> list[str]:

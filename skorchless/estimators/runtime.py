@@ -16,10 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, float64
 
-from skorchless.data import Matrix, SparseRows, are_right_on_threads
+from skorchless.data import Matrix, SparseRows
 from skorchless.distributed import SINGLE_PROCESS, Communicator, Group, local_rank_device
 from skorchless.estimators.parameters import Parameters, batch_rows, chosen_optimizer, shown
-from skorchless.optimizers.hessian_estimator import sample_size
 from skorchless.restoring import between, with_setting
 from skorchless.stack import private_generator
 
@@ -27,38 +26,6 @@ T = TypeVar("T")
 
 #: Multiply-adds a batch from which more than one thread pays.
 WORTH_THREADS = 3 * 2**19
-
-#: Of a full-batch optimizer a pass counts for so much less, and the second moments of a sample that
-#: it may take beside for less again. Between small products it does much else: threads save a
-#: quarter of its time at most, and double it where the cores are busy.
-A_PASS, SECOND_MOMENTS = 4, 16
-
-#: What the loss of one raw prediction costs, in multiply-adds.
-LOSS_WORK = 32
-
-
-def work_of_batch(X: Matrix, n_rows: int, stack_width: int, *, full_batch: bool) -> int:
-    """Multiply-adds of one step with `n_rows` rows of X, a weight's being one at least.
-
-    None are counted where X may only be multiplied on one thread.
-
-    Parameters
-    ----------
-    X : Matrix
-    n_rows : int
-    stack_width : int
-        Rows of weights that each row is multiplied with.
-    full_batch : bool
-        Whether an optimizer steps once a pass.
-    """
-    if isinstance(X, SparseRows) and X.device.type == "cpu" and not are_right_on_threads():
-        return 0
-    numbers = X.numel() // max(len(X), 1)
-    work = max(n_rows * (numbers + LOSS_WORK), X.shape[1]) * stack_width
-    if not full_batch:
-        return work
-    second_moments = min(n_rows, sample_size(numbers)) * numbers**2
-    return max(work // A_PASS, second_moments // SECOND_MOMENTS)
 
 
 def own_settings(device: torch.device, work: int, run: Callable[[], T]) -> T:
@@ -470,22 +437,15 @@ def memory_errors() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _ran_out(error) or CURE in str(error):
+        message = str(error)
+        ran_out = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        ran_out = ran_out or any(words in message for words in WORDS)
+        if not ran_out or CURE in message:
             raise
-        raise MemoryError(f"{_asked_for(str(error))} {CURE}") from error
-
-
-def _ran_out(error: Exception) -> bool:
-    out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return out_of_memory or any(words in str(error) for words in WORDS)
-
-
-def _asked_for(message: str) -> str:
-    """How much memory there was not."""
-    found = ASKED.search(message)
-    if found is None:
-        return f"There is not enough memory: {message}.".replace(": .", ".")
-    size, unit = found.groups()
-    if unit == "bytes":
-        size, unit = f"{int(size) / 2**30:.3g}", "GiB"
-    return f"There is not enough memory: {size} {unit} were asked for."
+        asked, found = f": {message}".rstrip(": "), ASKED.search(message)
+        if found is not None:
+            size, unit = found.groups()
+            if unit == "bytes":
+                size, unit = f"{int(size) / 2**30:.3g}", "GiB"
+            asked = f": {size} {unit} were asked for"
+        raise MemoryError(f"There is not enough memory{asked}. {CURE}") from error
