@@ -25,7 +25,6 @@ from skorchless.estimators.callbacks import (
     has_callbacks,
     with_callbacks,
 )
-from skorchless.estimators.dataset import Dataset, Factors, hold_out
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.parameters import (
     PARAMETERS,
@@ -34,7 +33,7 @@ from skorchless.estimators.parameters import (
     warn_of_unused,
 )
 from skorchless.estimators.predictions import raw_predictions
-from skorchless.estimators.problem import FitProblem, FitResult
+from skorchless.estimators.problem import Dataset, FitProblem, FitResult, class_weights, hold_out
 from skorchless.estimators.runtime import (
     check_agreement,
     check_some_rows,
@@ -229,10 +228,6 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
             )
         return None
 
-    def _class_weights(self, data: Dataset, comm: Communicator) -> Factors | None:
-        """What each class counts, shape ``(n_classes,)``."""
-        return None
-
     def _coef_shape(self, n_outputs: int, n_features: int) -> tuple[int, ...]:
         """Shape of ``coef_``."""
         raise NotImplementedError
@@ -305,11 +300,10 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
             If another rank fails, with ``distributed=True``.
         """
         warn_of_unused(self, stacklevel=2)
-        init = {"coef_init": coef_init, "intercept_init": intercept_init}
-        held_out = {"X_val": X_val, "y_val": y_val, "sample_weight_val": sample_weight_val}
+        options = coef_init, intercept_init, X_val, y_val, sample_weight_val
         comm = communicator_of(self.distributed)
         outcome = comm.together(
-            partial(self._fit, comm, X, y, sample_weight, **init, **held_out),
+            partial(self._fit, comm, X, y, sample_weight, *options),
             undo=partial(restore, self, dict(vars(self))),
         )
         if outcome.interrupt is not None:
@@ -321,9 +315,9 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
     @memory_errors()
     @with_callbacks
     def _fit(
-        self, comm: Communicator, X: Any, y: Any, sample_weight: Any, **options: Any
+        self, comm: Communicator, X: Any, y: Any, sample_weight: Any, *options: Any
     ) -> FitResult:
-        problem = comm.checked(partial(self._prepare, X, y, sample_weight, comm=comm, **options))
+        problem = comm.checked(partial(self._prepare, X, y, sample_weight, *options, comm=comm))
         # Callbacks see the model between passes: nothing in it may be of the fit before.
         for name in RESET_BY_FIT:
             self.__dict__.pop(name, None)
@@ -375,35 +369,25 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
         check_parameters(self)
         if one_pass:
             classes = self._check_pass(first=first, classes=classes)
-        if y is None:
-            raise ValueError(
-                f"This {type(self).__name__} estimator requires y to be passed, but the target y "
-                "is None."
-            )
+        if isinstance(X, Tensor):
+            checks.check_same_device(X.device, X_val=X_val)
         previous = dict(self.__dict__)
-        own = X.device if isinstance(X, Tensor) else None
-        place = partial(resolve_device, self.device, own, distributed=bool(self.distributed))
-        if own is not None:
-            checks.check_same_device(own, X_val=X_val)
-            place()  # refuses a device before there is work on it
-        facts = {
-            "the method": "partial_fit" if one_pass else "fit",
-            "whether it is the first call": first,
-            "passing X_val": X_val is not None,
-        }
-        data = self._checked_data(X, y, sample_weight, comm, facts, reset=first, classes=classes)
-        data = data.to(place(worth_moving=self._is_worth_moving(data, comm, one_pass)))
+        facts = {"whether it is the first call": first, "passing X_val": X_val is not None}
+        options = {"one_pass": one_pass, "reset": first, "classes": classes}
+        data = self._training_data(X, y, sample_weight, comm, facts, **options)
         given = {"coef_init": coef_init, "intercept_init": intercept_init}
         start = self._initial_weights(data, previous, given, go_on=one_pass or self.warm_start)
         check_start(comm, start)
         generator = generator_of_rank(comm, self.random_state)
-        class_weights = self._class_weights(data, comm)
+        by_class = None
+        if self._parameters().get("class_weight") is not None:
+            by_class = class_weights(self.class_weight, self.classes_, data, comm)
         memory = (one_pass and previous.get("_memory")) or Memory()
         unit = memory.weight_unit if memory.passes else None
-        data, unit = data.reweighted(class_weights, comm, unit)
+        data, unit = data.reweighted(by_class, comm, unit)
         data, validation = self._validation(data, X_val, y_val, sample_weight_val, generator, comm)
         if X_val is not None and validation is not None:
-            validation, _ = validation.reweighted(class_weights, comm, name="y_val")
+            validation, _ = validation.reweighted(by_class, comm, name="y_val")
         return FitProblem(
             [self._parameters()],
             self._loss_name(data.n_outputs),
@@ -419,6 +403,34 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
     def _parameters(self) -> dict[str, Any]:
         """Our own, also of a subclass that has more or fewer."""
         return {name: getattr(self, name) for name in PARAMETERS if hasattr(type(self), name)}
+
+    def _training_data(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        comm: Communicator,
+        facts: dict[str, Any],
+        *,
+        one_pass: bool,
+        **options: Any,
+    ) -> Dataset:
+        """Check the rows to train on, and put them where training happens."""
+        if y is None:
+            raise ValueError(
+                f"This {type(self).__name__} estimator requires y to be passed, but the target y "
+                "is None."
+            )
+        own = X.device if isinstance(X, Tensor) else None
+        place = partial(resolve_device, self.device, own, distributed=bool(self.distributed))
+        if own is not None:
+            place()  # refuses a device before there is work on it
+        facts = {"the method": "partial_fit" if one_pass else "fit", **facts}
+        data = self._checked_data(X, y, sample_weight, comm, facts, **options)
+        sizes = comm.all_gather_object((data.X.numel() * data.n_outputs, len(data.X)))
+        work, n_rows = map(sum, zip(*sizes, strict=True))
+        worth = is_worth_moving(self._parameters(), work, n_rows, one_pass=one_pass)
+        return data.to(place(worth_moving=worth))
 
     def _checked_data(
         self,
@@ -462,12 +474,6 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
             return Dataset(X, target, weight, n_outputs)
 
         return on_enough_threads(rows.numel(), encoded)
-
-    def _is_worth_moving(self, data: Dataset, comm: Communicator, one_pass: bool) -> bool:
-        """Whether the data of all ranks are so much work that a GPU is faster."""
-        sizes = comm.all_gather_object((data.X.numel() * data.n_outputs, len(data.X)))
-        work, n_rows = map(sum, zip(*sizes, strict=True))
-        return is_worth_moving(self._parameters(), work, n_rows, one_pass=one_pass)
 
     def _initial_weights(
         self, data: Dataset, previous: dict[str, Any], given: dict[str, Any], *, go_on: bool
@@ -571,51 +577,42 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
         return not result.lost_digits and (result.converged or self.tol is None)
 
     def _warn_not_converged(self, result: TrainingResult) -> None:
-        """Say why training ended before `tol` was reached, and what helps."""
-        reached = result.loss_curve[result.best_iter - 1]
-        said = [] if result.converged or self.tol is None else [self._why_training_ended(result)]
-        if result.lost_digits:
-            said.append(self._why_digits_are_lost())
+        """Say why training ended before `tol` was reached, or what its end lost, and what helps."""
+        name, dtype, said = type(self).__name__, np.asarray(self.coef_).dtype, []
+        single = dtype == np.float32
+        if not result.converged and self.tol is not None and result.stuck:
             said.append(
-                f"The objective of the returned model is {result.returned_objective:.10g}; "
-                f"{reached:.10g} was reached before rounding."
-            )
-        else:
-            said.append(f"The objective is {reached:.6g}.")
-        warnings.warn(" ".join(said), ConvergenceWarning, stacklevel=3)
-
-    def _why_training_ended(self, result: TrainingResult) -> str:
-        """Why training ended before `tol` was reached, and the cure."""
-        name = type(self).__name__
-        if result.stuck:
-            single = np.asarray(self.coef_).dtype == np.float32
-            return (
                 f"{name} stopped in iteration {result.n_iter}, before tol={self.tol} was "
                 "reached: no step lowers the objective any further, because rounding errors hide "
                 f"what remains. {'Pass X as float64, r' if single else 'R'}emove nearly collinear "
                 "features, raise alpha, or raise tol."
             )
-        quasi_newton = self.optimizer_ == "quasi-newton"
-        also = ", transform features that span many orders of magnitude" if quasi_newton else ""
-        return (
-            f"{name} made max_iter={self.max_iter} iterations before tol={self.tol} was reached. "
-            f"Raise max_iter or tol{also}, or set tol=None if a fixed number of iterations is "
-            "wanted."
-        )
-
-    def _why_digits_are_lost(self) -> str:
-        """What the dtype of coefficients and predictions cannot hold, and the cure."""
-        dtype = np.asarray(self.coef_).dtype
-        cure = (
-            "Pass X as float64, or subtract the means of the features"
-            if dtype == np.float32
-            else "Subtract the means of the features, remove nearly collinear ones, or raise alpha"
-        )
-        return (
-            f"{type(self).__name__} did not converge: {dtype} cannot hold the optimum or its "
-            "predictions, because the means of some features are too large compared with their "
-            f"standard deviations or features are nearly collinear. {cure}."
-        )
+        elif not result.converged and self.tol is not None:
+            quasi_newton = self.optimizer_ == "quasi-newton"
+            also = ", transform features that span many orders of magnitude" * quasi_newton
+            said.append(
+                f"{name} made max_iter={self.max_iter} iterations before tol={self.tol} was "
+                f"reached. Raise max_iter or tol{also}, or set tol=None if a fixed number of "
+                "iterations is wanted."
+            )
+        reached = result.loss_curve[result.best_iter - 1]
+        if result.lost_digits:
+            cure = (
+                "Pass X as float64, or subtract the means of the features"
+                if single
+                else "Subtract the means of the features, remove nearly collinear ones, or raise "
+                "alpha"
+            )
+            said.append(
+                f"{name} did not converge: {dtype} cannot hold the optimum or its predictions, "
+                "because the means of some features are too large compared with their standard "
+                f"deviations or features are nearly collinear. {cure}. The objective of the "
+                f"returned model is {result.returned_objective:.10g}; {reached:.10g} was reached "
+                "before rounding."
+            )
+        else:
+            said.append(f"The objective is {reached:.6g}.")
+        warnings.warn(" ".join(said), ConvergenceWarning, stacklevel=3)
 
     # Predicting and handing on.
 

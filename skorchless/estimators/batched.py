@@ -12,10 +12,10 @@ from torch import Tensor, float64
 
 from skorchless.data import Matrix, affords_gram
 from skorchless.data.limits import WIDE_ROWS
-from skorchless.estimators import checks
+from skorchless.estimators import checks, limits
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.callbacks import has_callbacks
-from skorchless.estimators.evaluation import LARGE_MEAN, may_cancel, rounded
+from skorchless.estimators.evaluation import may_cancel, rounded
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.parameters import (
     PARAMETERS,
@@ -39,29 +39,6 @@ from skorchless.training import TrainingResult
 #: Parameters that every model of a stack has for itself, as long as they are numbers.
 STACKED = ("learning_rate", "alpha", "l1_ratio", "momentum", "delta", "tol")
 
-#: Memory that the state of one stack may take, in bytes. More models are trained in turns.
-STACK_BYTES = 2**30
-
-#: Arrays of the coefficients' shape that an optimizer and the training loop keep of a model, at
-#: most. The quasi-Newton method keeps three more for each pair of L-BFGS.
-COPIES = 12
-
-#: Multiply-adds of one product with a batch up to which steps are mostly overhead, and bytes of the
-#: samples of all folds that may be copied to spare it.
-SMALL_STEP, SMALL_SAMPLES = 2**19, 2**26
-
-#: Columns up to which second moments of all serve fits with L1.
-MOST_COLUMNS = 2500
-
-#: Multiply-adds of a pass with all candidates from which they are trained along the path of their
-#: optima, if they have L1 or if there are so many of them. With L1 they are trained one after the
-#: other, as none waits for the others' inner iterations then (20 candidates of 20,000 x 100 with 5
-#: classes: 49 s together, 5 s one after the other). Without L1 every fifth is trained from scratch,
-#: and the others from an interpolation (50 candidates: 1.0 s together, 0.6 s in two turns).
-WORTH_A_PATH, MANY, STRIDE = 2**24, 30, 5
-
-#: A fit that may make fewer iterations than this could run out of them, and its start would matter.
-FEW_PASSES = 100
 
 #: The methods of a fit and a prediction that training together bypasses.
 BYPASSED = ("fit", "_fit", "_train", "_raw_predictions")
@@ -229,7 +206,7 @@ def _fit_stack(members: Sequence[tuple[BatchedFit, int]], problem: FitProblem) -
 
 
 def _models_a_stack(problem: FitProblem) -> int:
-    """How many models one stack may have so that its state stays within STACK_BYTES.
+    """How many models one stack may have so that its state stays within limits.STACK_BYTES.
 
     The samples themselves are not counted: there is one copy of them whatever the stack. A chunk's
     raw predictions are bounded by themselves.
@@ -237,13 +214,13 @@ def _models_a_stack(problem: FitProblem) -> int:
     data = problem.data
     n, columns = data.X.shape[0], data.X.shape[1] + 1
     weights = data.n_outputs * columns
-    numbers = COPIES * weights
+    numbers = limits.OPTIMIZER_COPIES * weights
     if problem.full_batch:
         rank = min(n, columns)
         numbers += 3 * pairs_of(weights) * weights
         numbers += rank * (4 * rank + WIDE_ROWS) if affords_gram(data.X) else columns
         numbers += min(n, sample_size(columns)) * 4 * data.n_outputs
-    return max(1, STACK_BYTES // (float64.itemsize * numbers))
+    return max(1, limits.STACK_BYTES // (float64.itemsize * numbers))
 
 
 def _share_steps(problems: Sequence[FitProblem]) -> bool:
@@ -258,8 +235,8 @@ def _share_steps(problems: Sequence[FitProblem]) -> bool:
         n > 1
         and not first.auto_rate
         and isinstance(X, Tensor)
-        and first.batch_size * X.shape[1] * first.stack_width <= SMALL_STEP
-        and n * X.nbytes <= SMALL_SAMPLES
+        and first.batch_size * X.shape[1] * first.stack_width <= limits.SMALL_STEP
+        and n * X.nbytes <= limits.SMALL_SAMPLES
         and n * len(first.candidates) <= _models_a_stack(first)
     )
 
@@ -313,9 +290,9 @@ def fit_candidates(problem: FitProblem, moments: Comoments | None = None) -> Fit
     if free and not problem.start.any() and (len(candidates) > 1 or moments is not None):
         if may_use_moments(candidates, X):
             return _solve_or_fit(problem, moments)
-        many = len(candidates) >= MANY or problem.shared["l1_ratio"] > 0
+        many = len(candidates) >= limits.MANY_CANDIDATES or problem.shared["l1_ratio"] > 0
         work = X.numel() * problem.stack_width
-        if many and work > WORTH_A_PATH and all(c["alpha"] for c in candidates):
+        if many and work > limits.WORTH_A_PATH and all(c["alpha"] for c in candidates):
             return _fit_along_path(problem)
     return fit_stack(problem)
 
@@ -326,7 +303,7 @@ def _only_the_optimum_matters(parameters: Parameters) -> bool:
         chosen_optimizer(parameters) == "quasi-newton"
         and not parameters["early_stopping"]
         and parameters["tol"] is not None
-        and parameters["max_iter"] >= FEW_PASSES
+        and parameters["max_iter"] >= limits.FEW_PASSES
     )
 
 
@@ -335,7 +312,7 @@ def _fit_along_path(problem: FitProblem) -> FitResult:
     with_l1 = bool(problem.shared["l1_ratio"])
     size = np.log(problem.values("alpha") * (problem.values("l1_ratio") if with_l1 else 1.0))
     order = np.argsort(-size, kind="stable")
-    first = order[np.unique([*range(0, len(order), STRIDE), len(order) - 1])]
+    first = order[np.unique([*range(0, len(order), limits.PATH_STRIDE), len(order) - 1])]
     turns = [*order[:, np.newaxis]] if with_l1 else [first, np.setdiff1d(order, first)]
     outcomes: list[FitResult] = []
     for before, turn in zip([first, *turns], turns, strict=False):
@@ -387,7 +364,7 @@ def may_use_moments(candidates: Sequence[Parameters], X: Matrix) -> bool:
         common.get("loss") == "squared_error"
         and _only_the_optimum_matters(common)
         and affords_gram(X)
-        and (not any(with_l1) or (all(with_l1) and X.shape[1] <= MOST_COLUMNS))
+        and (not any(with_l1) or (all(with_l1) and X.shape[1] <= limits.MOST_L1_COLUMNS))
     )
 
 
@@ -437,7 +414,7 @@ def solve_from_moments(
     solved = found.reliable.numpy(force=True) & (lost.numpy(force=True) <= enough)
     solved &= ~may_cancel(results, weights, size, tols.tolist(), null_model, is_regression=True)
     # With large means a single fit would evaluate the coefficients that it returns.
-    large = (mean.square() > LARGE_MEAN**2 * variance) & (variance > 0)
+    large = (mean.square() > limits.LARGE_MEAN**2 * variance) & (variance > 0)
     solved &= not bool(large.any())
     rates = np.ones(len(candidates))
     return FitResult(results, weights, "quasi-newton", rates, None, Memory()), solved

@@ -330,7 +330,6 @@ def _as_weights(sample_weight: Any, n_rows: int, name: str) -> Tensor:
 
 def as_finite_tensor(values: Tensor, name: str) -> Tensor:
     """Widen a tensor to the dtype to compute in and refuse what is not a finite number."""
-    check_plain(values, name)
     values = values.to(COMPUTE_DTYPE.get(values.dtype, torch.float64))
     if not bool(values.sum().isfinite()) and not bool(values.isfinite().all()):
         if bool(values.isnan().any()):

@@ -18,7 +18,6 @@ from skorchless.estimators.checks import (
     labels_at,
     union_of_classes,
 )
-from skorchless.estimators.dataset import Dataset, Factors, class_weights
 from skorchless.estimators.predictions import score
 from skorchless.estimators.runtime import memory_errors
 
@@ -325,11 +324,6 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         if classes is None:
             return None
         return check_classes(classes, None if first else self.classes_)
-
-    def _class_weights(self, data: Dataset, comm: Communicator) -> Factors | None:
-        if self.class_weight is None:
-            return None
-        return class_weights(self.class_weight, self.classes_, data, comm)
 
     def _coef_shape(self, n_outputs: int, n_features: int) -> tuple[int, ...]:
         return (n_outputs, n_features)

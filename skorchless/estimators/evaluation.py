@@ -15,32 +15,13 @@ from torch import Tensor, float64
 from skorchless.data import Moments, Scaling
 from skorchless.data.base import lay_out, room_for_targets, slices
 from skorchless.data.limits import numbers_at_once
-from skorchless.estimators.dataset import Dataset
-from skorchless.estimators.predictions import predicted_by
+from skorchless.estimators import limits
+from skorchless.estimators.predictions import RawPredictor
 from skorchless.estimators.problem import FitProblem, FitResult
-from skorchless.estimators.row_space import RowSpace
+from skorchless.estimators.reduction import RowSpace, as_dense
 from skorchless.losses import NullModel
-from skorchless.objective import LinearObjective
 from skorchless.optimizers.line_search import WORSE, stop_distance
-from skorchless.stack import pack
 from skorchless.training import TrainingResult
-
-#: Numbers of a table that are evaluated at once.
-BLOCK_NUMBERS = 2**22
-#: Rows of the sample that tells the sizes of the columns.
-SAMPLE_ROWS = 1024
-#: Means, in standard deviations, from which the models of larger tables are evaluated too.
-LARGE_MEAN = 1e3
-#: What the rounding of the coefficients may lose, in distances at which training stops, and in
-#: roundings of the objective.
-MOST_LOST, ROUNDING_OF_RETURNED = 8.0, 4.0
-#: Coefficients that are rounded to their dtype are not held to a smaller ``tol``.
-LEAST_TOL = 1e-6
-#: Losses below this one count as zero.
-LEAST_LOSS = 1e-200
-#: To leave out columns that rounding could have made may cost this many times what as many columns
-#: of noise are expected to gain.
-MOST_BY_CHANCE = 5.0
 
 Fit = Callable[[FitProblem], FitResult]
 Weights = list[np.ndarray | None]
@@ -116,21 +97,20 @@ class Returned:
         """Whether rounding coefficients may change predictions at the mean."""
         if self.scaling is None or not len(self.scaling.mean):
             return False
-        return bool((self.scaling.mean * self.scaling.inverse).abs().max() > LARGE_MEAN)
+        return bool((self.scaling.mean * self.scaling.inverse).abs().max() > limits.LARGE_MEAN)
 
-    def _centring(self) -> Scaling | None:
+    def _centre(self) -> Tensor | None:
         """The centre of dense rows, on the user's columns; None for others."""
-        problem = self.problem
-        if self.scaling is None or not problem.fit_intercept or problem.data.X.is_sparse:
+        if self.scaling is None or not self.problem.fit_intercept or self.problem.data.X.is_sparse:
             return None
         mean = self.scaling.mean if self.row_space is None else self.row_space.mean
-        return Scaling(mean, torch.ones_like(mean), float64)
+        return mean.to(float64)
 
     def _where_it_matters(self, results: Sequence[TrainingResult], weights: Weights) -> np.ndarray:
         """Objectives of models as they predict, shape ``(M,)``; NaN where rounding is no matter."""
         problem, moments = self.problem, self.moments
         if moments is None or self.row_space is not None:
-            moments = problem.loader().sample(SAMPLE_ROWS).moments().over(problem.comm)
+            moments = problem.loader().sample(limits.SAMPLE_ROWS).moments().over(problem.comm)
         size = torch.hypot(moments.mean, (moments.squares / moments.weight).sqrt())
         cancels = may_cancel(
             results,
@@ -142,7 +122,7 @@ class Returned:
         )
         if not cancels.any():
             return np.full(len(weights), np.nan)
-        return np.where(cancels, self._objectives_as_predicted(weights), np.nan)
+        return np.where(cancels, self._objectives(weights, as_predicted=True), np.nan)
 
     def _judge(
         self, results: Sequence[TrainingResult], values: np.ndarray, predicted: np.ndarray
@@ -163,7 +143,7 @@ class Returned:
         """
         problem, null_model = self.problem, self.problem.null_model
         is_regression = problem.loss.is_regression
-        rounding = ROUNDING_OF_RETURNED * torch.finfo(float64).eps
+        rounding = limits.ROUNDING_OF_RETURNED * torch.finfo(float64).eps
         for result, value, as_predicted, tol, constant, intercept in zip(
             results,
             values.tolist(),
@@ -182,14 +162,15 @@ class Returned:
             near = near_enough(result, tol, constant)
             noise = rounding * (abs(highest) if is_regression else max(abs(highest), 1.0))
             if constant - reached <= of_outputs.max():  # rounding would hide all there is to gain
-                noise += min(of_outputs.max(), LEAST_TOL * abs(reached))
+                noise += min(of_outputs.max(), limits.LEAST_TOL * abs(reached))
             of_predictions = near
             if self.dtype != float64:
-                of_predictions = max(near, max(tol, LEAST_TOL) * (constant - reached))
-            lost = value - reached > MOST_LOST * near + noise
-            lost |= as_predicted - reached > MOST_LOST * of_predictions + noise + of_outputs.sum()
+                of_predictions = max(near, max(tol, limits.LEAST_TOL) * (constant - reached))
+            lost = value - reached > limits.MOST_LOST * near + noise
+            noise_as_predicted = noise + of_outputs.sum()
+            lost |= as_predicted - reached > limits.MOST_LOST * of_predictions + noise_as_predicted
             # A log loss is a difference of log-odds, which has their rounding.
-            most = constant * WORSE + noise + LEAST_LOSS
+            most = constant * WORSE + noise + limits.LEAST_LOSS
             most += 0.0 if is_regression else rounding * intercept.max()
             lost |= value > most or as_predicted > most + of_outputs.sum()
             result.lost_digits, result.returned_objective = bool(lost), highest
@@ -212,22 +193,28 @@ class Returned:
         held = space.held(problem.data.X, self.dtype)
         if bool(held.all()) or not bool(held.any()) or problem.early_stopping:
             return folded
-        some = replace(problem.data, X=space.rows(problem.data.X)[:, held])
+        inner = space.part(held)
+        some = replace(problem.data, X=inner.rows(problem.data.X))
         start = np.zeros((1, some.n_outputs, some.X.shape[1] + 1), dtype=problem.start.dtype)
         outcome = fit(replace(problem, data=some, start=start, validation=None))
         if outcome.interrupt is not None:
             raise outcome.interrupt
-        others = [self._lifted(weights, held) for weights in outcome.weights]
+        others: Weights = [
+            None
+            if w is None
+            else self._rounded(inner.fold_back(torch.from_numpy(w).to(held.device)), inner.mean)
+            for w in outcome.weights
+        ]
         of_others = self._objectives(others)
-        worst = np.fmax(values, self._objectives_as_predicted(folded))
-        better = np.fmax(of_others, self._objectives_as_predicted(others)) < worst
+        worst = np.fmax(values, self._objectives(folded, as_predicted=True))
+        better = np.fmax(of_others, self._objectives(others, as_predicted=True)) < worst
         if self.dtype == float64:
             # What is left out can be no more than rounding of the data. It is, if leaving it out
             # costs no more than noise would have gained: then nothing has been lost.
             # Residuals are measured with these columns: those of few rows, or without noise, may
             # vanish by them, and then nothing says that they are noise.
             reached = np.array([result.loss_curve[result.best_iter - 1] for result in results])
-            most = MOST_BY_CHANCE * self._gained_by_chance(int((~held).sum()), reached)
+            most = limits.MOST_BY_CHANCE * self._gained_by_chance(int((~held).sum()), reached)
             by_chance = of_others - reached <= most
             better |= by_chance
             for i in np.flatnonzero(by_chance).tolist():
@@ -237,82 +224,44 @@ class Returned:
         self._judge(results, values, np.where(better, of_better, predicted))
         return [other if b else w for b, other, w in zip(better, others, folded, strict=True)]
 
-    def _objectives(self, weights: Weights) -> np.ndarray:
+    def _objectives(self, weights: Weights, *, as_predicted: bool = False) -> np.ndarray:
         """Objectives of models, in double precision, shape ``(M,)``; zeros for missing ones.
 
         Dense rows are centred first, and what that does to the intercept is added up in extended
-        precision: with large means the rounding of an intercept is just what is looked for.
+        precision: with large means the rounding of an intercept is just what is looked for. Or raw
+        predictions are taken `as_predicted`: on rows as they come, and rounded.
         """
-        problem, stacked, centring = self.problem, self._stack(weights), self._centring()
-        wide, objective = stacked.to(float64), LinearObjective(problem.loss, problem.penalty())
-        if centring is not None:
-            mean = centring.mean.numpy(force=True).astype(np.longdouble)
-            stored = wide.numpy(force=True).astype(np.longdouble)
-            shifted = (stored[..., -1] + stored[..., :-1] @ mean).astype(np.float64)
-            wide = pack(wide[..., :-1], torch.from_numpy(shifted).to(wide.device))
-
-        def mean_loss(block: Dataset) -> Tensor:
-            loader = problem.rows_of(block.in_double(), batch_size=len(block.X), mean_weight=None)
-            loader = loader if centring is None else loader.scaled(centring)
-            return objective.mean_loss(loader.chunks(), wide)
-
-        return self._over_blocks(mean_loss, stacked)
-
-    def _objectives_as_predicted(self, weights: Weights) -> np.ndarray:
-        """The same of raw predictions as they are made: on rows as they come, and rounded."""
-        stacked, loss = self._stack(weights), self.problem.loss
-        models, outputs, columns = stacked.shape
-        flat = stacked.view(-1, columns).numpy(force=True)
-        n_logits = None if loss.is_regression else outputs
-
-        def mean_loss(block: Dataset) -> Tensor:
-            rows = block.X.to(stacked.dtype)
-            raw = predicted_by(rows, flat[:, :-1], flat[:, -1], n_logits).to(float64)
-            raw = raw.T.reshape(models, outputs, -1)
-            shape = (1, 1, raw.shape[2])
-            room = room_for_targets(shape, block.target, outputs, raw.dtype)
-            losses = loss.value(raw, lay_out(block.target, room)[0, 0])  # (M, rows)
-            if block.weight is None:
-                return losses.mean(dim=1)
-            share = block.weight.to(float64)
-            return losses @ (share / share.sum())
-
-        return self._over_blocks(mean_loss, stacked)
-
-    def _stack(self, weights: Weights) -> Tensor:
-        """All models' weights, zero for missing ones, shape ``(M, K, D + 1)``."""
-        data = self.problem.data
+        problem, data, loss = self.problem, self.problem.data, self.problem.loss
         nothing = np.zeros((data.n_outputs, data.X.shape[1] + 1))
         stacked = np.stack([nothing if w is None else w for w in weights])
-        return torch.from_numpy(stacked).to(data.X.device)
-
-    def _over_blocks(self, mean_loss: Callable[[Dataset], Tensor], weights: Tensor) -> np.ndarray:
-        """Objectives from the mean loss of each block of rows, shape ``(M,)``."""
-        data = self.problem.data
-        total = torch.zeros(len(weights) + 1, dtype=float64, device=weights.device)
-        numbers = numbers_at_once(BLOCK_NUMBERS, data.X.device)
+        models, outputs, columns = stacked.shape
+        flat = stacked.reshape(-1, columns)
+        centre = None
+        if not as_predicted:
+            flat, centre = flat.astype(np.float64), self._centre()
+        if centre is not None:
+            wide, mean = flat.astype(np.longdouble), centre.numpy(force=True)
+            flat[:, -1] = wide[:, -1] + wide[:, :-1] @ mean.astype(np.longdouble)
+        model = RawPredictor(flat[:, :-1], flat[:, -1], None if loss.is_regression else outputs)
+        total = torch.zeros(models + 1, dtype=float64, device=data.X.device)
+        numbers = numbers_at_once(limits.EVALUATED_NUMBERS, data.X.device)
         rows = max(1, numbers * len(data.X) // max(data.X.numel(), 1))
         for start, stop in slices(len(data.X), rows):
             block = data[start:stop]
-            weight = stop - start if block.weight is None else block.weight.sum()
-            total[:-1] += mean_loss(block) * weight
-            total[-1] += weight
-        self.problem.comm.all_reduce_(total)
-        values, penalty = total[:-1] / total[-1], self.problem.penalty()
+            X = block.X.to(torch.from_numpy(flat).dtype)
+            X = X if centre is None else as_dense(X) - centre
+            raw = model.of_rows(X).to(float64)
+            room = room_for_targets((1, 1, stop - start), block.target, outputs, float64)
+            target = lay_out(block.target, room)[0, 0]
+            losses = loss.value(raw.T.reshape(models, outputs, -1), target)  # (M, rows)
+            total[:-1] += losses @ block.row_weight
+            total[-1] += block.row_weight.sum()
+        problem.comm.all_reduce_(total)
+        values, penalty = total[:-1] / total[-1], problem.penalty()
         if penalty.is_active:
-            values += penalty.value(weights)
+            values += penalty.value(torch.from_numpy(stacked).to(values.device))
         found: np.ndarray = values.numpy(force=True)
         return found
-
-    def _lifted(self, weights: np.ndarray | None, held: Tensor) -> np.ndarray | None:
-        """Weights on some coordinates of the row space, on the user's columns."""
-        assert self.row_space is not None
-        if weights is None:
-            return None
-        mask = torch.cat([held, held.new_ones(1)])
-        whole = torch.zeros(len(weights), len(mask), dtype=float64, device=mask.device)
-        whole[:, mask] = torch.from_numpy(weights).to(whole)
-        return self._rounded(self.row_space.fold_back(whole), self.row_space.mean)
 
     def _gained_by_chance(self, columns: int, objectives: np.ndarray) -> np.ndarray:
         """What objectives are expected to gain from so many columns of noise, shape ``(M,)``.
@@ -325,7 +274,7 @@ class Returned:
         if data.weight is not None:
             sums = torch.stack([data.weight.sum(), data.weight.square().sum()])
         self.problem.comm.all_reduce_(sums)
-        rows = float(sums[0] ** 2 / sums[1]) / data.sets
+        rows = float(sums[0] ** 2 / sums[1])
         if self.problem.loss.is_regression:
             return columns * objectives / rows
         return np.full(len(objectives), 0.5 * columns * data.n_outputs / rows)
@@ -350,7 +299,7 @@ def rounded(weights: Tensor, mean: Tensor, dtype: torch.dtype, *, fit_intercept:
 def near_enough(result: TrainingResult, tol: float, constant: float) -> float:
     """Distance to the optimum that `tol` allows at the end of training."""
     reached = result.loss_curve[result.best_iter - 1]
-    enough = np.array(max(tol, LEAST_TOL))
+    enough = np.array(max(tol, limits.LEAST_TOL))
     return float(stop_distance(enough, np.array(reached), np.array(constant)))
 
 

@@ -10,12 +10,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
+from skorchless.estimators import limits
 from skorchless.optimizers import SCHEDULES
 
 Parameters = dict[str, Any]
-
-#: Samples a batch when the user leaves it to us.
-DEFAULT_BATCH = 256
 
 
 class Constraint(NamedTuple):
@@ -164,7 +162,7 @@ def batch_rows(parameters: Parameters, n: int) -> int:
     batch = parameters["batch_size"]
     if batch is None:
         return n
-    return min(n, DEFAULT_BATCH if batch == "auto" else int(batch))
+    return min(n, limits.DEFAULT_BATCH if batch == "auto" else int(batch))
 
 
 class Use(NamedTuple):

@@ -1,17 +1,20 @@
-"""The problem of one fit, and what comes of it."""
+"""The data of a fit, its problem, and what comes of it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from sklearn.model_selection import train_test_split
+from sklearn.utils.class_weight import compute_class_weight
+from torch import Tensor, float64
 
 from skorchless.data import (
     BatchLoader,
-    LocalLoader,
+    LargeMatrix,
+    Matrix,
     Scaling,
     ShardedLoader,
     SparseRows,
@@ -20,24 +23,224 @@ from skorchless.data import (
     mean_of,
 )
 from skorchless.distributed import SINGLE_PROCESS, Communicator, Shard
-from skorchless.estimators.dataset import Dataset
+from skorchless.estimators import limits
+from skorchless.estimators.checks import named
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.parameters import Parameters, batch_rows, chosen_optimizer
+from skorchless.estimators.runtime import check_some_rows
 from skorchless.losses import Loss, NullModel, make_loss
 from skorchless.objective import LinearObjective
 from skorchless.optimizers import OPTIMIZERS, Optimizer
 from skorchless.optimizers.hessian_estimator import sample_size
 from skorchless.penalties import ElasticNet
+from skorchless.restoring import without_numpy_warnings
 from skorchless.stack import stack
 from skorchless.training import TrainingResult
 
-#: Of a full-batch optimizer a pass counts for so much less, and the second moments of a sample that
-#: it may take beside for less again. Between small products it does much else: threads save a
-#: quarter of its time at most, and double it where the cores are busy.
-A_PASS, SECOND_MOMENTS = 4, 16
 
-#: What the loss of one raw prediction costs, in multiply-adds.
-LOSS_WORK = 32
+class Factors(NamedTuple):
+    """Numbers of any size, ``mantissa * 2**exponent``.
+
+    Attributes
+    ----------
+    mantissa : Tensor
+        In double precision, from a half to one, or zero.
+    exponent : Tensor of int32
+    """
+
+    mantissa: Tensor
+    exponent: Tensor
+
+    @classmethod
+    def of(cls, numbers: Tensor, exponent: Tensor | int = 0) -> Self:
+        """Numbers, times two to this power."""
+        mantissa, own = torch.frexp(numbers)
+        return cls(mantissa, own + exponent)
+
+    @property
+    def largest(self) -> int | None:
+        """Exponent of the largest number; None if there are none but zeros."""
+        powers = self.exponent[self.mantissa > 0]
+        return int(powers.max()) if len(powers) else None
+
+    def relative(self) -> Tensor:
+        """The numbers, not all of them zero, in units of a power of two near the largest."""
+        largest = self.largest
+        assert largest is not None
+        return self.times(-largest)
+
+    def times(self, power: Tensor | int) -> Tensor:
+        """The numbers times two to this power, as far as double precision can hold them."""
+        return self.mantissa * powers_of_two(self.exponent + power)
+
+
+def powers_of_two(exponent: Tensor) -> Tensor:
+    """Two to these powers, exactly, in double precision."""
+    return torch.exp2(exponent.to(float64))
+
+
+@dataclass(eq=False)
+class Dataset:
+    """Rows to train or validate on, checked and on their device.
+
+    Attributes
+    ----------
+    X : Tensor, SparseRows or LargeMatrix of shape (n, D)
+    target : Tensor of shape (n, K), or (n,) with integer classes
+    weight : Tensor of shape (n,), or None
+        In double precision.
+    n_outputs : int
+        K.
+    sets : int
+        Sets of as many rows each, one after the other, for models of their own.
+    """
+
+    X: Matrix
+    target: Tensor
+    weight: Tensor | None
+    n_outputs: int
+    sets: int = 1
+
+    @classmethod
+    def side_by_side(cls, several: Sequence["Dataset"]) -> Self:
+        """Several small ones, dense, as the sets of one; weights are relative to each's mean."""
+        weight = None
+        if any(data.weight is not None for data in several):
+            weight = torch.cat([data.relative_weight() for data in several])
+        X = torch.cat([data.X for data in several if isinstance(data.X, Tensor)])
+        target = torch.cat([data.target for data in several])
+        return cls(X, target, weight, several[0].n_outputs, len(several))
+
+    @property
+    def row_weight(self) -> Tensor:
+        """Weights of the rows, ones where there are none, shape ``(n,)``, in double precision."""
+        if self.weight is not None:
+            return self.weight
+        return torch.ones(len(self.X), dtype=float64, device=self.X.device)
+
+    def relative_weight(self) -> Tensor:
+        """Weights of the rows, one on average, shape ``(n,)``, in double precision."""
+        weight = self.row_weight
+        return weight / mean_of(weight)
+
+    def stored_weight(self, comm: Communicator) -> Tensor:
+        """Weight of the rows, of all ranks, that store each column, and of all, ``(D + 1,)``.
+
+        Dense rows store every column.
+        """
+        weight = self.row_weight
+        stored = weight.sum(dtype=float64).repeat(self.X.shape[1] + 1)
+        if isinstance(self.X, SparseRows):
+            stored[:-1] = self.X.stored_weight(weight)
+        comm.all_reduce_(stored)
+        return stored
+
+    def take(self, rows: Tensor) -> "Dataset":
+        """Some of the rows, by index."""
+        rows = rows.to(self.X.device)
+        weight = None if self.weight is None else self.weight.to(rows.device)
+        return Dataset(
+            self.X.index_select(0, rows),
+            self.target.to(rows.device).index_select(0, rows),
+            None if weight is None else weight.index_select(0, rows),
+            self.n_outputs,
+        )
+
+    def columns(self, chosen: Tensor) -> "Dataset":
+        """The same rows with some of the columns, by number in ascending order."""
+        return replace(self, X=self.X.index_select(1, chosen))
+
+    def __getitem__(self, run: slice) -> "Dataset":
+        """Select consecutive rows."""
+        weight = None if self.weight is None else self.weight[run]
+        return Dataset(self.X[run], self.target[run], weight, self.n_outputs)
+
+    def reweighted(
+        self,
+        class_weights: Factors | None,
+        comm: Communicator,
+        unit: int | None = None,
+        *,
+        name: str = "y",
+    ) -> tuple["Dataset", int]:
+        """The same with each row's weight times its class's; classes of weight zero lose rows.
+
+        Weights become multiples of a power of two, so that no product and no sum of them leaves the
+        range of floating point numbers, and no digit changes.
+
+        Parameters
+        ----------
+        class_weights : Factors, optional
+            Of shape ``(n_classes,)``.
+        comm : Communicator
+        unit : int, optional
+            Exponent of that power, where earlier weights have settled it. By default that of the
+            largest weight.
+        name : str
+            Of the target, for errors.
+
+        Returns
+        -------
+        data : Dataset
+        unit : int
+            0 where nobody has weights.
+        """
+        own = self.weight is not None or class_weights is not None
+        factors = self._factors(class_weights)
+        everywhere = comm.all_gather_object((own, factors.largest))
+        # Beside weights of others, rows without any weigh one each.
+        largest = max((top for _, top in everywhere if top is not None), default=0)
+        first = unit is None
+        if not any(weighted for weighted, _ in everywhere) and not unit:
+            return self, 0
+        unit = largest if unit is None else unit
+        if not first and not -limits.LEAST_LATER <= largest - unit <= limits.MOST_LATER:
+            raise ValueError(
+                f"sample_weight or class_weight are more than 2**{limits.MOST_LATER} or less than "
+                f"2**-{limits.LEAST_LATER} times the weights of the first call of partial_fit, "
+                "which all later ones are relative to. Use weights of similar size in all calls; "
+                "without weights, each sample weighs 1."
+            )
+        weight = factors.times(-unit)
+        kept = weight.nonzero().view(-1)
+        message = (
+            f"Class weights must leave at least one sample of non-zero weight, but class_weight is "
+            f"0 for all labels in {name}."
+        )
+        check_some_rows(comm, len(kept), message)
+        data = Dataset(self.X, self.target, weight.to(self.X.device), self.n_outputs)
+        return data if len(kept) == len(weight) else data.take(kept), unit
+
+    def _factors(self, class_weights: Factors | None) -> Factors:
+        """Weights of the rows times those of their classes."""
+        rows = Factors.of(self.row_weight)
+        if class_weights is None:
+            return rows
+        classes = self.target.view(-1).long()
+        mantissa, exponent = (part.to(rows.mantissa.device)[classes] for part in class_weights)
+        return Factors.of(rows.mantissa * mantissa, rows.exponent + exponent)
+
+    def in_double(self) -> "Dataset":
+        """The same in double precision."""
+        target = self.target.to(float64) if self.target.is_floating_point() else self.target
+        return Dataset(self.X.to(float64), target, self.weight, self.n_outputs, self.sets)
+
+    def to(self, device: torch.device) -> "Dataset":
+        """The same on `device`, float targets in X's dtype."""
+        target = self.target.to(device)
+        if target.is_floating_point():
+            target = target.to(self.X.dtype).contiguous()
+            if not bool(target.sum().isfinite()) and not bool(target.isfinite().all()):
+                raise ValueError(
+                    f"Input y contains infinity or a value too large for {self.X.dtype}, in which "
+                    "X is. Pass X as float64, or y in other units."
+                )
+        weight = None if self.weight is None else self.weight.to(device)
+        X = self.X
+        if isinstance(X, Tensor) and X.device != device != torch.device("cpu"):
+            moved = LargeMatrix(X, X.dtype).to(device)
+            X = moved.stored if moved.is_here else moved
+        return Dataset(X.to(device), target, weight, self.n_outputs)
 
 
 @dataclass(eq=False)
@@ -161,11 +364,11 @@ class FitProblem:
         if isinstance(X, SparseRows) and X.device.type == "cpu" and not are_right_on_threads():
             return 0
         numbers = X.numel() // max(len(X), 1)
-        work = max(rows * (numbers + LOSS_WORK), X.shape[1]) * self.stack_width
+        work = max(rows * (numbers + limits.LOSS_WORK), X.shape[1]) * self.stack_width
         if not self.full_batch:
             return work
         second_moments = min(rows, sample_size(numbers)) * numbers**2
-        return max(work // A_PASS, second_moments // SECOND_MOMENTS)
+        return max(work // limits.CHEAPER_PASS, second_moments // limits.CHEAPER_MOMENTS)
 
     def values(self, name: str) -> np.ndarray:
         """Return a parameter of all candidates, 0 for None and 1 where they lack it."""
@@ -205,7 +408,9 @@ class FitProblem:
             torch.cat([model.loss.expand(self.n_models) for model in models]).to(data.X.device),
         )
 
-    def objective(self, scaling: Scaling | None, *, scales_weights: bool) -> LinearObjective:
+    def objective(
+        self, scaling: Scaling | None = None, *, scales_weights: bool = False
+    ) -> LinearObjective:
         """Return the objective of weights on the user's columns, or on standardised ones.
 
         With `scales_weights` the rows hold the user's columns all the same.
@@ -232,16 +437,10 @@ class FitProblem:
     def _loader(
         self, data: Dataset, shard: Shard, batch_size: int, mean_weight: float | None
     ) -> BatchLoader:
-        of_rows = partial(self.rows_of, data)
-        if self.comm.size == 1:
-            return of_rows(batch_size=batch_size, mean_weight=mean_weight)
-        if mean_weight is None:
+        if mean_weight is None and self.comm.size > 1:
             mean_weight = shard.mean(self.comm, mean_of(data.weight))
-        return ShardedLoader.of(partial(of_rows, mean_weight=mean_weight), shard, batch_size)
-
-    def rows_of(self, data: Dataset, *, batch_size: int, mean_weight: float | None) -> LocalLoader:
-        """Return rows of this process in batches."""
-        return make_loader(
+        of_rows = partial(
+            make_loader,
             data.X,
             data.target,
             data.weight,
@@ -249,9 +448,11 @@ class FitProblem:
             fit_intercept=self.fit_intercept,
             stack_width=self.stack_width,
             sets=data.sets,
-            batch_size=batch_size,
             mean_weight=mean_weight,
         )
+        if self.comm.size == 1:
+            return of_rows(batch_size=batch_size)
+        return ShardedLoader.of(of_rows, shard, batch_size)
 
     def with_rows(self, change: Callable[[Dataset], Dataset], **changes: Any) -> "FitProblem":
         """Return the problem on other rows, to train and to validate on, and with other changes."""
@@ -291,3 +492,86 @@ class FitResult:
             f"learning rate of {result.rate:.6g} here. Use a smaller learning_rate or "
             "learning_rate='auto', or put a StandardScaler in front of the estimator."
         )
+
+
+@without_numpy_warnings
+def class_weights(
+    class_weight: dict[Any, float] | str, classes: np.ndarray, data: Dataset, comm: Communicator
+) -> Factors:
+    """What each class counts, shape ``(n_classes,)``; "balanced" goes by the rows' weights."""
+    if class_weight == "balanced":
+        return _balanced(len(classes), data, comm)
+    with named("class_weight"):
+        by_class = compute_class_weight(class_weight, classes=classes, y=classes)
+    if not np.isfinite(by_class).all() or (by_class < 0).any():
+        raise ValueError(f"class_weight must be finite and not negative. Got {class_weight!r}.")
+    weighing = classes[by_class > 0].tolist()
+    if len(weighing) == 1:
+        raise ValueError(
+            f"class_weight leaves a single class, {weighing[0]!r}: all others weigh 0. Softmax "
+            "regression needs at least 2 classes of a weight above 0."
+        )
+    return Factors.of(torch.from_numpy(np.asarray(by_class, dtype=np.float64)))
+
+
+def _balanced(n_classes: int, data: Dataset, comm: Communicator) -> Factors:
+    """The inverse of each class's total weight, which is added up in a unit of its own."""
+    index = data.target.view(-1).long().cpu()
+    rows = Factors.of(data.row_weight.cpu())
+    unit = torch.full((n_classes,), limits.LEAST_EXPONENT, dtype=torch.int32, device="cpu")
+    unit = unit.scatter_reduce(0, index, rows.exponent, "amax")
+    unit = comm.all_gather_rows(unit.unsqueeze(0)).amax(dim=0)
+    totals = torch.bincount(index, weights=rows.times(-unit[index]), minlength=n_classes).double()
+    totals = comm.all_gather_rows(totals.unsqueeze(0)).sum(dim=0)
+    total = Factors(totals, unit - unit.max()).times(0).sum()
+    return Factors.of(total / (n_classes * totals), -unit)
+
+
+def hold_out(
+    data: Dataset,
+    fraction: float,
+    generator: torch.Generator,
+    comm: Communicator,
+    classes: np.ndarray | None,
+) -> tuple[Dataset, Dataset]:
+    """Rows to train on and rows to validate on; of several ranks each splits its own.
+
+    Parameters
+    ----------
+    data : Dataset
+    fraction : float
+    generator : torch.Generator
+    comm : Communicator
+    classes : ndarray or None
+        Labels of the classes, of which each gives its share; None for numbers.
+
+    Raises
+    ------
+    ValueError
+        If there are too few rows, or rows of a class, to split.
+    """
+    index = None if classes is None else data.target.numpy(force=True).ravel().astype(np.int64)
+    seed = int(torch.randint(2**31 - 1, (), generator=generator, device="cpu"))
+    rows = np.arange(len(data.X))
+    problem = f"early_stopping=True cannot hold out validation_fraction={fraction} of"
+    cure = "Pass X_val and y_val, or set early_stopping=False."
+    split = partial(train_test_split, rows, test_size=fraction, random_state=seed)
+    try:
+        try:
+            kept, held = split(stratify=index)
+        except ValueError:
+            if classes is None or comm.size > 1:
+                raise
+            kept, held = split(stratify=classes[index])  # which fails by the labels' own names
+    except ValueError as error:
+        if comm.size == 1:
+            why = str(error).rstrip(".")
+            raise ValueError(f"{problem} {len(rows)} rows: {why}. {cure}") from error
+        # A rank may have few rows, and of some classes fewer: it gives what it can.
+        shuffled = np.random.RandomState(seed).permutation(rows)
+        n_held = int(fraction * len(rows))
+        kept, held = shuffled[n_held:], shuffled[:n_held]
+    in_order = (torch.from_numpy(np.sort(part)) for part in (kept, held))
+    training, validation = (data.take(part) for part in in_order)
+    check_some_rows(comm, len(validation.X), f"{problem} so few rows on each rank. {cure}")
+    return training, validation

@@ -1,21 +1,23 @@
 """From a user's parameters and checked data to one call of the training loop, and back."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, float64
 
 from skorchless.data import BatchLoader, Moments, Scaling, affords_gram
-from skorchless.estimators.dataset import Dataset
+from skorchless.data.base import by_weight, spread
+from skorchless.estimators import limits
 from skorchless.estimators.evaluation import Returned
-from skorchless.estimators.head_start import enough_rows, head_of, roughly, start_from
 from skorchless.estimators.memory import clip_rescaled_coef, go_on, kept
-from skorchless.estimators.problem import FitProblem, FitResult
-from skorchless.estimators.row_space import RowSpace, as_dense
+from skorchless.estimators.problem import Dataset, FitProblem, FitResult
+from skorchless.estimators.reduction import MakeObserver, Rounds, RowSpace, as_dense, violations
 from skorchless.estimators.runtime import own_settings
-from skorchless.estimators.working_columns import LEAST_COLUMNS, AllColumns, MakeObserver, Rounds
 from skorchless.losses import rough_median
 from skorchless.objective import LinearObjective
 from skorchless.optimizers import (
@@ -33,26 +35,6 @@ from skorchless.optimizers.learning_rates import ADAPTIVE_FLOOR
 from skorchless.restoring import without_numpy_warnings
 from skorchless.stack import shared
 from skorchless.training import TrainingConfig, train
-
-#: A rate that is chosen here has fallen far enough below this share of its first value.
-AUTOMATIC_FLOOR = 1e-3
-#: Steps of ``partial_fit``, of which the mean is returned, are this many times as long as those of
-#: a fit, and fall with this power of the number of calls.
-PASS_SHARE, FALLING = 3.0, 0.25
-#: A rate that is chosen here is lowered after at least this many steps without improvement.
-LEAST_STEPS = 50
-#: Tables of at most so many numbers are trained in double precision on a CPU, and the models that
-#: come of them evaluated once more.
-DOUBLE_NUMBERS = 2**22
-#: Multiply-adds of a pass that are made in double precision there.
-DOUBLE_WORK = 2**24
-#: Numbers up to this one, and from its inverse on, can be squared and added up.
-MOST_SQUARED = 1e100
-#: The rows of a table of at most so many numbers are factored if its columns are dependent.
-MOST_FACTORED = 2**24
-#: Rows of the sample that roughly tells means and deviations: the first of these numbers, or fewer,
-#: but not fewer than the second, if they have more numbers than the third.
-SCALING_ROWS, LEAST_SCALING_ROWS, SCALING_NUMBERS = 1024, 128, 2**20
 
 
 # Losses and weights that leave the range of numbers are noticed, and told in words of our own.
@@ -74,7 +56,7 @@ def _run(problem: FitProblem, make_observer: MakeObserver | None) -> FitResult:
     """Train on a few columns at a time, where L1 leaves few of them, or on all."""
     if not _is_worth_rounds(problem):
         return _run_at_once(problem, make_observer)
-    return Rounds(problem, _all_columns(problem), _run_at_once, make_observer).run()
+    return Rounds(problem, _violations_of(problem), _run_at_once, make_observer).run()
 
 
 def _is_worth_rounds(problem: FitProblem) -> bool:
@@ -84,19 +66,18 @@ def _is_worth_rounds(problem: FitProblem) -> bool:
     """
     if not problem.full_batch or problem.early_stopping or problem.shared["tol"] is None:
         return False
-    many = problem.data.X.shape[1] >= LEAST_COLUMNS
+    many = problem.data.X.shape[1] >= limits.LEAST_COLUMNS
     return many and all(c["alpha"] and c["l1_ratio"] for c in problem.candidates)
 
 
-def _all_columns(problem: FitProblem) -> AllColumns:
-    """The conditions of the optimum in all columns."""
+def _violations_of(problem: FitProblem) -> Callable[[np.ndarray], tuple[Tensor, Tensor]]:
+    """How far weights violate the conditions of the optimum in all columns."""
     problem = _in_training_precision(problem)[0]
     plain = problem.loader()
     scaling = _measure_columns(problem, plain).scaling
     assert scaling is not None
-    loader, objective = _scaled(problem, plain, scaling)
-    rows = loader if objective.scaling is None else plain
-    return AllColumns(rows, objective, scaling, problem.tols, problem.null_model)
+    _, rows, objective = _scaled(problem, plain, scaling)
+    return partial(violations, problem, rows, objective, scaling)
 
 
 def _run_at_once(problem: FitProblem, make_observer: MakeObserver | None) -> FitResult:
@@ -141,11 +122,11 @@ def _better_start(problem: FitProblem) -> np.ndarray:
     if _gains_from_head_start(problem):
         head = head_of(problem)
         if head is not None:
-            return start_from(fit_stack(head), problem)
-    start, rough = problem.start, roughly(problem)
+            return _start_from(fit_stack(head), problem)
+    start, rough = problem.start, _roughly(problem)
     for delta in _larger_deltas(problem):
         smoother = [{**c, "delta": max(delta, float(c["delta"]))} for c in rough.candidates]
-        start = start_from(fit_stack(replace(rough, candidates=smoother, start=start)), problem)
+        start = _start_from(fit_stack(replace(rough, candidates=smoother, start=start)), problem)
     return start
 
 
@@ -154,7 +135,7 @@ def _gains_from_head_start(problem: FitProblem) -> bool:
 
     Not where a single pass ends there, nor where early stopping wants to see the whole way.
     """
-    if problem.early_stopping or not enough_rows(problem):
+    if problem.early_stopping or not _enough_rows(problem):
         return False
     return not problem.loss.constant_hessian or problem.penalty().has_l1
 
@@ -175,12 +156,70 @@ def _larger_deltas(problem: FitProblem) -> list[float]:
     return [least * 10.0**i for i in range(steps, 0, -1)] if steps > 1 else []
 
 
+def _enough_rows(problem: FitProblem) -> int:
+    """Rows that tell roughly where the optimum is; 0 if these are not far fewer than all."""
+    data, columns = problem.data, problem.data.X.shape[1]
+    least = max(limits.HEAD_ROWS, limits.HEAD_ROWS_A_WEIGHT * data.n_outputs * (columns + 1))
+    most = limits.HEAD_BYTES // (columns * data.X.dtype.itemsize)
+    enough = min(problem.shard.total // limits.HEAD_SHARE, most)
+    return enough if enough >= least else 0
+
+
+def head_of(problem: FitProblem) -> FitProblem | None:
+    """The same problem with so many of the rows, by weight, and of every class some.
+
+    Each process chooses from its own rows. None if a few rows have nearly all the weight.
+    """
+    data, n_rows = problem.data, problem.shard.total
+    share = _enough_rows(problem) / n_rows
+    weight, classifies = data.relative_weight(), not problem.loss.is_regression
+    labels = data.target.view(-1).long() if classifies else torch.zeros_like(weight).long()
+    counts = torch.bincount(labels)
+    even = len(counts) > 0 and share * int(counts.min()) >= limits.LEAST_ROWS_OF_A_CLASS
+    if data.weight is None and problem.comm.size == 1 and even:
+        rows = spread(len(data.X), math.ceil(share * len(data.X)))
+        return _roughly(problem, data=data.take(rows))
+    chosen, weights = [], []
+    for label in counts.nonzero().view(-1).tolist():
+        rows = (labels == label).nonzero().view(-1)
+        wanted = max(math.ceil(share * len(rows)), min(len(rows), limits.LEAST_ROWS_OF_A_CLASS))
+        if data.weight is None:
+            of_class = spread(len(rows), wanted)
+            stands_for = torch.full((wanted,), len(rows) / wanted, dtype=float64, device="cpu")
+        else:
+            of_class, stands_for = by_weight(weight[rows], wanted)
+        chosen.append(rows[of_class.to(rows.device)])
+        weights.append(stands_for.to(rows.device))
+    empty = torch.zeros(0, dtype=torch.long, device=weight.device)
+    rows, order = torch.cat([empty, *chosen]).sort()
+    distinct = torch.tensor(float(len(rows)), dtype=float64, device="cpu")
+    problem.comm.all_reduce_(distinct)
+    if float(distinct) < limits.LEAST_DISTINCT * share * n_rows:
+        return None
+    head = replace(data.take(rows), weight=torch.cat([empty.to(float64), *weights])[order])
+    return _roughly(problem, data=head)
+
+
+def _roughly(problem: FitProblem, **changes: Any) -> FitProblem:
+    """The same problem, changed, whose candidates are content to be near their optimum."""
+    candidates = [{**candidate, "tol": limits.HEAD_TOL} for candidate in problem.candidates]
+    return replace(problem, candidates=candidates, validation=None, **changes)
+
+
+def _start_from(head: FitResult, problem: FitProblem) -> np.ndarray:
+    """Weights to start from, ``(M, K, D + 1)``; a model that failed begins where it would have."""
+    if head.interrupt is not None:
+        raise head.interrupt
+    zeros = np.zeros_like(problem.start[0])
+    return np.stack([zeros if weights is None else weights for weights in head.weights])
+
+
 def _in_training_precision(problem: FitProblem) -> tuple[FitProblem, bool]:
     """A small table in double precision, which hardly costs more on a CPU; whether it is small."""
     X = problem.data.X
     numbers = sum(problem.comm.all_gather_object(X.numel()))
-    is_small = numbers <= DOUBLE_NUMBERS and X.device.type == "cpu"
-    if is_small and numbers * problem.stack_width <= DOUBLE_WORK and X.dtype != float64:
+    is_small = numbers <= limits.DOUBLE_NUMBERS and X.device.type == "cpu"
+    if is_small and numbers * problem.stack_width <= limits.DOUBLE_WORK and X.dtype != float64:
         return problem.with_rows(Dataset.in_double), is_small
     return problem, is_small
 
@@ -207,28 +246,25 @@ def _train(
     plain = problem.loader()
     statistics = _measure_columns(problem, plain) if problem.auto_rate else Statistics()
     moments, scaling = statistics.moments, statistics.scaling
-    loader, objective = _scaled(problem, plain, scaling)
+    loader, rows, objective = _scaled(problem, plain, scaling)
     weights = _starting_weights(problem, statistics)
     rates = _rates(problem, loader, objective)
-    targets = _measure_targets(problem, loader)
-    units = None if targets is None else _start_near_targets(problem, targets, weights)
-    optimizer = _make_optimizer(
-        problem,
-        loader,
-        objective,
-        weights,
-        units,
-        refuses_dependent=returned.row_space is None and _may_reduce(problem),
-    )
+    statistics = replace(statistics, targets=_measure_targets(problem, loader))
+    units = _start_near_targets(problem, statistics.targets, weights)
+    may_reduce = returned.row_space is None and _may_reduce(problem)
+    optimizer = _make_optimizer(problem, loader, objective, weights, units, may_reduce)
+    validation = problem.validation_loader()
+    if validation is not None and scaling is not None and objective.scaling is None:
+        validation = validation.scaled(scaling)
     returned = replace(returned, scaling=scaling, moments=moments)
     results, interrupt = train(
-        loader if objective.scaling is None else plain,
+        rows,
         objective,
         optimizer,
         weights,
         _training_config(problem, rates, units),
         generator=generator if problem.shared["shuffle"] else None,
-        validation=_validation_loader(problem, scaling, objective),
+        validation=validation,
         observer=None if make_observer is None else make_observer(returned.fold_back),
     )
     if interrupt is not None and (problem.is_partial_fit or problem.comm.size > 1):
@@ -244,24 +280,12 @@ def _train(
             passes=memory.passes + 1,
             generator=generator.get_state().numpy(),
             rule={name: value.copy() for name, value in optimizer.state_dict().items()},
-            moments=kept(moments),
-            stored=None if statistics.stored is None else statistics.stored.numpy(force=True),
-            targets=kept(targets),
+            **statistics.kept(),
             rates=rates if problem.auto_rate else None,
             mean_weight=plain.mean_weight,
             optimizer=problem.state_key,
         )
     return FitResult(results, folded, problem.optimizer, rates, interrupt, memory)
-
-
-def _validation_loader(
-    problem: FitProblem, scaling: Scaling | None, objective: LinearObjective
-) -> BatchLoader | None:
-    """The validation rows, standardised unless the objective standardises the weights."""
-    loader = problem.validation_loader()
-    if loader is None or scaling is None or objective.scaling is not None:
-        return loader
-    return loader.scaled(scaling)
 
 
 def _generator(problem: FitProblem) -> torch.Generator:
@@ -284,11 +308,19 @@ class Statistics:
     scaling : Scaling, optional
     stored : Tensor of shape (D + 1,), optional
         Weight of the rows that store each column, and of all, for optimizers that step per batch.
+    targets : Moments, optional
+        Of numeric targets, where Adam's rates are chosen here.
     """
 
     moments: Moments | None = None
     scaling: Scaling | None = None
     stored: Tensor | None = None
+    targets: Moments | None = None
+
+    def kept(self) -> dict[str, Any]:
+        """Those that ``partial_fit`` keeps, in NumPy."""
+        stored = None if self.stored is None else self.stored.numpy(force=True)
+        return {"moments": kept(self.moments), "targets": kept(self.targets), "stored": stored}
 
 
 def _measure_columns(problem: FitProblem, loader: BatchLoader) -> Statistics:
@@ -318,8 +350,8 @@ def _moments(problem: FitProblem, loader: BatchLoader) -> Moments:
     that leaves a column looking constant.
     """
     if problem.full_batch:
-        rows = min(SCALING_ROWS, SCALING_NUMBERS // loader.n_columns)
-        sample = loader.sample(max(rows, LEAST_SCALING_ROWS)).moments().over(problem.comm)
+        rows = min(limits.SCALING_ROWS, limits.SCALING_NUMBERS // loader.n_columns)
+        sample = loader.sample(max(rows, limits.LEAST_SCALING_ROWS)).moments().over(problem.comm)
         if bool(((sample.squares > 0) & sample.squares.isfinite()).all()):
             return sample
     moments = Moments.total(chunk.moments() for chunk in loader.chunks())
@@ -337,7 +369,7 @@ def _in_range(
     for chunk in loader.chunks():
         largest = torch.maximum(largest, chunk.largest().to(float64))
     largest = problem.comm.all_gather_rows(largest.unsqueeze(0)).amax(dim=0)
-    odd &= (largest > 0) & ((largest < 1.0 / MOST_SQUARED) | (largest > MOST_SQUARED))
+    odd &= (largest > 0) & ((largest < 1.0 / limits.MOST_SQUARED) | (largest > limits.MOST_SQUARED))
     if not bool(odd.any()):
         return scaling
     power = torch.where(odd, torch.exp2(-torch.frexp(largest).exponent.to(float64)), 1.0)
@@ -358,17 +390,19 @@ def _in_range(
 
 def _scaled(
     problem: FitProblem, plain: BatchLoader, scaling: Scaling | None
-) -> tuple[BatchLoader, LinearObjective]:
-    """Standardised rows, and the objective, which may standardise the weights instead.
+) -> tuple[BatchLoader, BatchLoader, LinearObjective]:
+    """Standardised rows, the rows that passes read, and the objective on the latter.
 
-    That spares a copy per pass. It is not done where rows are copied anyway, nor where means are so
-    large that digits would be lost.
+    The objective may standardise the weights instead of the rows. That spares a copy per pass. It
+    is not done where rows are copied anyway, nor where means are so large that digits get lost.
     """
     if scaling is None:
-        return plain, problem.objective(None, scales_weights=False)
+        return plain, plain, problem.objective()
+    standardised = plain.scaled(scaling)
     large = any(problem.comm.all_gather_object(not plain.fits_chunk))
-    scales_weights = problem.full_batch and large and scaling.is_mild
-    return plain.scaled(scaling), problem.objective(scaling, scales_weights=scales_weights)
+    if problem.full_batch and large and scaling.is_mild:
+        return standardised, plain, problem.objective(scaling, scales_weights=True)
+    return standardised, standardised, problem.objective(scaling)
 
 
 def _starting_weights(problem: FitProblem, statistics: Statistics) -> Tensor:
@@ -396,7 +430,7 @@ def _rates(problem: FitProblem, loader: BatchLoader, objective: LinearObjective)
     if earlier is not None and passes & (passes - 1):  # measured at powers of two
         return earlier
     rates = safe_rates(problem.optimizer, loader, objective, problem.values("momentum"))
-    rates *= PASS_SHARE if problem.averages else 1.0
+    rates *= limits.PASS_SHARE if problem.averages else 1.0
     return rates if earlier is None else np.minimum(rates, earlier)
 
 
@@ -407,7 +441,9 @@ def _measure_targets(problem: FitProblem, loader: BatchLoader) -> Moments | None
     return go_on(problem.memory.targets, target_moments(loader, problem.loss, problem.comm))
 
 
-def _start_near_targets(problem: FitProblem, targets: Moments, weights: Tensor) -> np.ndarray:
+def _start_near_targets(
+    problem: FitProblem, targets: Moments | None, weights: Tensor
+) -> np.ndarray | None:
     """Begin near the mean of the targets; return the units of Adam's rates, shape ``(K,)``.
 
     Adam's steps are as long as its rate, so it would take as many steps from zero to the targets'
@@ -415,6 +451,8 @@ def _start_near_targets(problem: FitProblem, targets: Moments, weights: Tensor) 
     begins one unit short of the mean: at the mean the gradient is pure rounding, which Adam makes
     as large as any other.
     """
+    if targets is None:
+        return None
     mean, size = target_units(targets)
     if problem.fit_intercept and not problem.continues and not bool(weights.any()):
         weights[..., -1] = torch.from_numpy(mean - size).to(weights)
@@ -428,7 +466,7 @@ def _may_reduce(problem: FitProblem) -> bool:
     """
     if not problem.full_batch or problem.early_stopping or problem.comm.size > 1:
         return False
-    affordable = problem.data.X.numel() <= MOST_FACTORED and affords_gram(problem.data.X)
+    affordable = problem.data.X.numel() <= limits.MOST_FACTORED and affords_gram(problem.data.X)
     return affordable and not problem.penalty().has_l1
 
 
@@ -438,8 +476,7 @@ def _make_optimizer(
     objective: LinearObjective,
     weights: Tensor,
     units: np.ndarray | None,
-    *,
-    refuses_dependent: bool,
+    may_reduce: bool,
 ) -> Optimizer:
     constant_weights = None
     if problem.full_batch:
@@ -456,7 +493,7 @@ def _make_optimizer(
         constant_loss=problem.null_model.loss if problem.full_batch else None,
         constant_weights=constant_weights,
         units=None if units is None else torch.from_numpy(units).to(weights).view(1, -1, 1),
-        refuses_dependent=refuses_dependent,
+        refuses_dependent=may_reduce,
     )
     optimizer = (AveragedAdam if problem.averages else problem.optimizer_class)(setup)
     if problem.continues:
@@ -478,12 +515,12 @@ def _training_config(
     patience = int(parameters["n_iter_no_change"])
     if on_plateau:
         steps = -(-problem.shard.total // problem.batch_size)
-        patience = max(patience, -(-LEAST_STEPS // steps))
+        patience = max(patience, -(-limits.LEAST_STEPS // steps))
     return TrainingConfig(
         max_iter=1 if problem.is_partial_fit else int(parameters["max_iter"]),
-        rate=rates * (1 + passes) ** -FALLING if problem.averages else rates,
+        rate=rates * (1 + passes) ** -limits.PASS_DECAY if problem.averages else rates,
         units=units,
-        floor=AUTOMATIC_FLOOR * rates if problem.auto_rate else ADAPTIVE_FLOOR,
+        floor=limits.AUTOMATIC_FLOOR * rates if problem.auto_rate else ADAPTIVE_FLOOR,
         constant_loss=None if problem.auto_rate else constant_loss,
         schedule=_schedule(problem),
         horizon=int(parameters["max_iter"]),

@@ -11,8 +11,7 @@ from sklearn.linear_model import ElasticNet, LogisticRegression, Ridge
 from torch import float64
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.estimators.dataset import Dataset
-from skorchless.estimators.problem import FitProblem
+from skorchless.estimators.problem import Dataset, FitProblem
 from skorchless.estimators.solve import fit_stack
 from skorchless.losses import LOSSES
 
