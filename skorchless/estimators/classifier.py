@@ -296,8 +296,12 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
         return check_y_classes(y, name)
 
     def _learn_target(self, y: Any, comm: Communicator, classes: np.ndarray | None) -> None:
-        own = np.unique(y) if classes is None else classes
-        self.classes_: np.ndarray = union_of_classes(comm.all_gather_object(own))
+        if classes is None:
+            # Sorting is faster than the hashing of `numpy.unique`.
+            ordered, differs = np.sort(y), np.ones(len(y), dtype=bool)
+            differs[1:] = ordered[1:] != ordered[:-1]
+            classes = ordered[differs]
+        self.classes_: np.ndarray = union_of_classes(comm.all_gather_object(classes))
 
     def _encode(self, y: Any, name: str) -> tuple[Tensor, int]:
         encoded = encode(y, self.classes_, name)
