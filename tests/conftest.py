@@ -110,9 +110,9 @@ def stacks(monkeypatch):
     sizes = []
     ordinary = batched.fit_candidates
 
-    def counted(parameters, *rest):
-        sizes.append(len(parameters))
-        return ordinary(parameters, *rest)
+    def counted(problem, *rest):
+        sizes.append(len(problem.candidates))
+        return ordinary(problem, *rest)
 
     monkeypatch.setattr(batched, "fit_candidates", counted)
     return sizes

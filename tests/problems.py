@@ -5,7 +5,7 @@ from torch import float64
 from torch.nn import functional as F
 
 from skorchless import TorchLinearRegressor
-from skorchless.estimators.dataset import Dataset
+from skorchless.estimators.problem import Dataset
 from skorchless.losses import LOSSES, make_loss
 from skorchless.optimizers import OPTIMIZERS
 

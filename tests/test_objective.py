@@ -6,7 +6,7 @@ from problems import as_target, draw_data, make, n_outputs, stacked
 from torch import float64
 
 from skorchless.data import DenseLoader, Moments, make_loader
-from skorchless.estimators.dataset import Dataset
+from skorchless.estimators.problem import Dataset
 from skorchless.losses import LOSSES
 from skorchless.objective import LinearObjective, raw_predictions
 from skorchless.penalties import ElasticNet

@@ -11,7 +11,7 @@ from problems import candidate, draw_data, make, n_outputs
 from torch import float64
 
 from skorchless.data import make_loader
-from skorchless.estimators.problem import Task
+from skorchless.estimators.problem import FitProblem
 from skorchless.estimators.solve import fit_stack
 from skorchless.losses import LOSSES
 from skorchless.objective import LinearObjective
@@ -337,7 +337,8 @@ def fit(candidates, loss, data, *, start=None, seed=0, validation=None, **option
     shape = (len(candidates), n_outputs(loss), data.X.shape[1] + 1)
     start = np.zeros(shape) if start is None else start
     generator = torch.Generator().manual_seed(seed)
-    return fit_stack(candidates, loss, Task(data, start, generator, validation), **options)
+    problem = FitProblem(candidates, loss, data, start, generator, validation)
+    return fit_stack(problem, **options)
 
 
 @each_optimizer

@@ -29,9 +29,9 @@ from sklearn.datasets import load_digits, load_iris
 from tools import print_setting, print_table
 
 import skorchless.estimators.batched as batched
-import skorchless.estimators.head_start as head_start
+import skorchless.estimators.limits as limits
+import skorchless.estimators.reduction as reduction
 import skorchless.estimators.solve as training
-import skorchless.estimators.working_columns as working_columns
 import skorchless.model_selection.moments as moments
 import skorchless.optimizers.hessian_estimator as curvature
 import skorchless.optimizers.lbfgs as history
@@ -123,8 +123,8 @@ MECHANISMS = [
     ),
     Mechanism(
         "start at the optimum of fewer rows",
-        ((head_start, "HEAD_ROWS", np.inf),),
-        (head_start,),
+        ((limits, "HEAD_ROWS", np.inf),),
+        (training._better_start, training._enough_rows, training.head_of, training._start_from),
     ),
     Mechanism(
         "squares of columns that a sample misses",
@@ -162,7 +162,7 @@ MECHANISMS = [
     ),
     Mechanism(
         "small float32 tables in double precision",
-        ((training, "DOUBLE_NUMBERS", 0),),
+        ((limits, "DOUBLE_NUMBERS", 0),),
     ),
     Mechanism(
         "proximal steps before Newton's method",
@@ -172,7 +172,7 @@ MECHANISMS = [
     Mechanism(
         "rounds over columns",
         ((training, "_is_worth_rounds", no),),
-        (working_columns,),
+        (reduction.violations, reduction.Rounds),
     ),
     Mechanism(
         "searches from second moments",
@@ -181,7 +181,7 @@ MECHANISMS = [
     ),
     Mechanism(
         "searches along alpha",
-        ((batched, "WORTH_A_PATH", np.inf),),
+        ((limits, "WORTH_A_PATH", np.inf),),
         (batched._fit_along_path,),
     ),
 ]

@@ -2,7 +2,6 @@
 
 import inspect
 import re
-import time
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
@@ -14,37 +13,27 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator, is_classifier
 from sklearn.exceptions import ConvergenceWarning
-from torch import Tensor
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
 
-from skorchless.data import Matrix
 from skorchless.distributed import SINGLE_PROCESS, Communicator
 from skorchless.estimators import checks
 from skorchless.estimators.callbacks import (
-    Callbacks,
     CallbackSupportMixin,
     FitObserver,
     has_callbacks,
-    print_line,
     with_callbacks,
-)
-from skorchless.estimators.dataset import (
-    Dataset,
-    Factors,
-    check_complete,
-    check_same_classes,
-    hold_out,
-    start_weights,
 )
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.parameters import (
     PARAMETERS,
     check_parameters,
-    chosen_optimizer,
     note_clone,
     warn_of_unused,
 )
-from skorchless.estimators.predictions import Portable, raw_predictions
-from skorchless.estimators.problem import FitResult, Task
+from skorchless.estimators.predictions import raw_predictions
+from skorchless.estimators.problem import Dataset, FitProblem, FitResult, class_weights, hold_out
 from skorchless.estimators.runtime import (
     check_agreement,
     check_some_rows,
@@ -76,7 +65,7 @@ RESET_BY_FIT = (
 )
 
 
-class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseEstimator):
+class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
     """Base class of the estimators, not meant for direct use.
 
     Its parameters and attributes are described here once: `__init_subclass__` adds them to the
@@ -182,6 +171,13 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
     _doc_link_module = "skorchless"
     _doc_link_template = DOCUMENTATION + "generated/skorchless.{estimator_name}.html"
 
+    #: Attributes that predictions need.
+    _set_by_fit: tuple[str, ...] = ("coef_", "intercept_")
+
+    n_features_in_: int
+    feature_names_in_: np.ndarray
+    coef_: np.ndarray
+    intercept_: Any
     n_iter_: int
     best_iter_: int
     converged_: bool
@@ -215,25 +211,36 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         """Check y for itself."""
         raise NotImplementedError
 
-    def _encode(self, y: Any, name: str, comm: Communicator, *, reset: bool) -> tuple[Tensor, int]:
-        """Return targets and the number of outputs; `reset` learns shape or classes."""
+    def _learn_target(self, y: Any, comm: Communicator, classes: np.ndarray | None) -> None:
+        """Learn the shape of checked targets, or their classes unless these are known."""
         raise NotImplementedError
 
-    def _check_pass(self, *, first: bool, classes: Any) -> None:
-        """Refuse what `partial_fit` cannot do; here a rank's error is one on all."""
+    def _encode(self, y: Any, name: str) -> tuple[Tensor, int]:
+        """Return targets and the number of outputs."""
+        raise NotImplementedError
+
+    def _check_pass(self, *, first: bool, classes: Any) -> np.ndarray | None:
+        """Refuse what `partial_fit` cannot do; return the classes that are announced."""
         if self.early_stopping:
             raise ValueError(
                 "partial_fit does not support early_stopping=True: each call makes one pass "
                 "over the data. Set early_stopping=False."
             )
-
-    def _class_weights(self, data: Dataset, comm: Communicator) -> Factors | None:
-        """What each class counts, shape ``(n_classes,)``."""
         return None
 
     def _coef_shape(self, n_outputs: int, n_features: int) -> tuple[int, ...]:
         """Shape of ``coef_``."""
         raise NotImplementedError
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    def __sklearn_clone__(self) -> Self:
+        clone: Self = super().__sklearn_clone__()
+        note_clone(self, clone)
+        return clone
 
     # Training.
 
@@ -293,10 +300,10 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
             If another rank fails, with ``distributed=True``.
         """
         warn_of_unused(self, stacklevel=2)
-        init, validation = (coef_init, intercept_init), (X_val, y_val, sample_weight_val)
+        options = coef_init, intercept_init, X_val, y_val, sample_weight_val
         comm = communicator_of(self.distributed)
         outcome = comm.together(
-            partial(self._fit, comm, X, y, sample_weight, init, validation),
+            partial(self._fit, comm, X, y, sample_weight, *options),
             undo=partial(restore, self, dict(vars(self))),
         )
         if outcome.interrupt is not None:
@@ -308,26 +315,36 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
     @memory_errors()
     @with_callbacks
     def _fit(
-        self,
-        comm: Communicator,
-        X: Any,
-        y: Any,
-        sample_weight: Any,
-        init: tuple[Any, Any],
-        held_out: tuple[Any, Any, Any],
+        self, comm: Communicator, X: Any, y: Any, sample_weight: Any, *options: Any
     ) -> FitResult:
-        task = comm.checked(
-            partial(self._prepare, X, y, sample_weight, *init, *held_out, comm=comm)
-        )
+        problem = comm.checked(partial(self._prepare, X, y, sample_weight, *options, comm=comm))
         # Callbacks see the model between passes: nothing in it may be of the fit before.
         for name in RESET_BY_FIT:
             self.__dict__.pop(name, None)
-        callbacks = Callbacks(self, X, y, sample_weight) if has_callbacks(self) else None
-        outcome = self._train(task, callbacks=callbacks)
-        self._set_fitted_attributes(outcome, task)
-        if callbacks is not None:
-            callbacks.on_fit_end()
-        return outcome
+        return self._train(problem, X, y, sample_weight)
+
+    def _partial_fit(
+        self, X: Any, y: Any, sample_weight: Any, *, first: bool, classes: Any = None
+    ) -> Self:
+        """One pass; the `first` call learns shapes, the others go on from where it stopped."""
+        if first:
+            warn_of_unused(self, one_pass=True, stacklevel=3)
+        comm = communicator_of(self.distributed)
+        options = {"one_pass": True, "first": first, "classes": classes}
+        comm.together(
+            partial(self._make_pass, comm, X, y, sample_weight, **options),
+            undo=partial(restore, self, dict(vars(self))),
+        )
+        return self
+
+    @memory_errors()
+    def _make_pass(self, comm: Communicator, *data: Any, **options: Any) -> None:
+        earlier = self.__dict__.get("loss_curve_", [])
+        problem = comm.checked(partial(self._prepare, *data, comm=comm, **options))
+        self._memory = self._train(problem).memory
+        del self.converged_  # one pass is not meant to converge
+        self.loss_curve_ = np.append(earlier, self.loss_curve_)
+        self.n_iter_ = self.best_iter_ = len(self.loss_curve_)
 
     def _prepare(
         self,
@@ -339,80 +356,49 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         X_val: Any = None,
         y_val: Any = None,
         sample_weight_val: Any = None,
+        *,
         comm: Communicator = SINGLE_PROCESS,
-    ) -> Task:
-        """Check what `fit` is given and split off what it validates on; learns shapes, classes."""
-        check_parameters(type(self).__name__, self._parameters())
-        previous = dict(self.__dict__)
+        one_pass: bool = False,
+        first: bool = True,
+        classes: Any = None,
+    ) -> FitProblem:
+        """Check what `fit` is given, or `partial_fit`, which makes `one_pass`.
+
+        The `first` call learns shapes, and classes unless they are passed.
+        """
+        check_parameters(self)
+        if one_pass:
+            classes = self._check_pass(first=first, classes=classes)
         if isinstance(X, Tensor):
-            checks.check_same_device(X, X_val=X_val)
-        held_out = (X_val, y_val, sample_weight_val)
-        facts = {"the method": "fit", "passing X_val": X_val is not None}
-        data = self._training_data(X, y, sample_weight, comm, facts, reset=True)
+            checks.check_same_device(X.device, X_val=X_val)
+        previous = dict(self.__dict__)
+        facts = {"whether it is the first call": first, "passing X_val": X_val is not None}
+        options = {"one_pass": one_pass, "reset": first, "classes": classes}
+        data = self._training_data(X, y, sample_weight, comm, facts, **options)
         given = {"coef_init": coef_init, "intercept_init": intercept_init}
-        init = {name: value for name, value in given.items() if value is not None}
-        start = self._initial_weights(data, previous, init, go_on=self.warm_start)
+        start = self._initial_weights(data, previous, given, go_on=one_pass or self.warm_start)
         check_start(comm, start)
         generator = generator_of_rank(comm, self.random_state)
-        class_weights = self._class_weights(data, comm)
-        data, _ = data.reweighted(class_weights, comm)
-        data, validation = self._validation(data, held_out, generator, comm)
+        by_class = None
+        if self._parameters().get("class_weight") is not None:
+            by_class = class_weights(self.class_weight, self.classes_, data, comm)
+        memory = (one_pass and previous.get("_memory")) or Memory()
+        unit = memory.weight_unit if memory.passes else None
+        data, unit = data.reweighted(by_class, comm, unit)
+        data, validation = self._validation(data, X_val, y_val, sample_weight_val, generator, comm)
         if X_val is not None and validation is not None:
-            validation, _ = validation.reweighted(class_weights, comm, name="y_val")
-        return Task(data, start, generator, validation, comm=comm)
-
-    def _partial_fit(
-        self, X: Any, y: Any, sample_weight: Any, *, first: bool, classes: Any = None
-    ) -> Self:
-        """One pass; the `first` call learns shapes, the others go on from where it stopped."""
-        if first:
-            warn_of_unused(self, one_pass=True, stacklevel=3)
-        comm = communicator_of(self.distributed)
-        comm.together(
-            partial(self._make_pass, comm, X, y, sample_weight, first=first, classes=classes),
-            undo=partial(restore, self, dict(vars(self))),
+            validation, _ = validation.reweighted(by_class, comm, name="y_val")
+        return FitProblem(
+            [self._parameters()],
+            self._loss_name(data.n_outputs),
+            data,
+            start,
+            generator,
+            validation,
+            comm,
+            replace(memory, weight_unit=unit),
+            one_pass,
         )
-        return self
-
-    @memory_errors()
-    def _make_pass(
-        self,
-        comm: Communicator,
-        X: Any,
-        y: Any,
-        sample_weight: Any,
-        *,
-        first: bool,
-        classes: Any,
-    ) -> None:
-        previous = dict(self.__dict__)
-        memory = previous.get("_memory") or Memory()
-
-        def prepare() -> tuple[Task, int]:
-            check_parameters(type(self).__name__, self._parameters())
-            self._check_pass(first=first, classes=classes)
-            facts = {"the method": "partial_fit", "whether it is the first call": first}
-            data = self._training_data(X, y, sample_weight, comm, facts, reset=first)
-            unit = memory.weight_unit if memory.passes else None
-            data, unit = data.reweighted(self._class_weights(data, comm), comm, unit)
-            start = self._initial_weights(data, previous, {}, go_on=True)
-            check_start(comm, start)
-            generator = generator_of_rank(comm, self.random_state)
-            return Task(data, start, generator, comm=comm), unit
-
-        task, unit = comm.checked(prepare)
-        outcome = self._train(task, memory=memory)
-        self._set_fitted_attributes(outcome, task)
-        del self.converged_  # one pass is not meant to converge
-        if not first:
-            self.loss_curve_ = np.append(previous.get("loss_curve_", []), self.loss_curve_)
-        self.n_iter_ = self.best_iter_ = len(self.loss_curve_)
-        self._memory = replace(outcome.memory, weight_unit=unit)
-
-    def __sklearn_clone__(self) -> Self:
-        clone: Self = super().__sklearn_clone__()
-        note_clone(self, clone)
-        return clone
 
     def _parameters(self) -> dict[str, Any]:
         """Our own, also of a subclass that has more or fewer."""
@@ -426,129 +412,141 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         comm: Communicator,
         facts: dict[str, Any],
         *,
-        reset: bool,
+        one_pass: bool,
+        **options: Any,
     ) -> Dataset:
-        """Check the rows; the ranks must agree on what they are, on parameters and on `facts`."""
-        owner = type(self).__name__
+        """Check the rows to train on, and put them where training happens."""
         if y is None:
             raise ValueError(
-                f"This {owner} estimator requires y to be passed, but the target y is None."
+                f"This {type(self).__name__} estimator requires y to be passed, but the target y "
+                "is None."
             )
         own = X.device if isinstance(X, Tensor) else None
         place = partial(resolve_device, self.device, own, distributed=bool(self.distributed))
         if own is not None:
-            checks.check_same_device(X, y=y, sample_weight=sample_weight)
             place()  # refuses a device before there is work on it
-            X, y, sample_weight = where_double_is(X, y, sample_weight)
-        checked = checks.check_X(self, X, reset=reset, min_rows=2 - min(comm.size, 2))
-        check_agreement(comm, facts_of(self, checked) | facts)
+        facts = {"the method": "partial_fit" if one_pass else "fit", **facts}
+        data = self._checked_data(X, y, sample_weight, comm, facts, **options)
+        sizes = comm.all_gather_object((data.X.numel() * data.n_outputs, len(data.X)))
+        work, n_rows = map(sum, zip(*sizes, strict=True))
+        worth = is_worth_moving(self._parameters(), work, n_rows, one_pass=one_pass)
+        return data.to(place(worth_moving=worth))
 
-        def placed() -> Dataset:
-            data = self._weighted_data(checked, y, sample_weight, comm, reset=reset)
-            sizes = comm.all_gather_object((checked.numel() * data.n_outputs, len(checked)))
-            work, n_rows = map(sum, zip(*sizes, strict=True))
-            one_pass = facts["the method"] == "partial_fit"
-            worth = is_worth_moving(self._parameters(), work, n_rows, one_pass=one_pass)
-            return data.to(place(worth_moving=worth))
-
-        return on_enough_threads(checked.numel(), placed)
-
-    def _weighted_data(
+    def _checked_data(
         self,
-        X: Matrix,
+        X: Any,
         y: Any,
         sample_weight: Any,
         comm: Communicator,
+        facts: dict[str, Any] | None = None,
         *,
         reset: bool,
+        classes: Any = None,
         suffix: str = "",
     ) -> Dataset:
-        """Encode the targets; drop rows that weigh nothing first, and their classes with them."""
-        others = {"y" + suffix: y, "sample_weight" + suffix: sample_weight}
-        checks.check_same_device(X, **others)
-        target = self._check_target(y, "y" + suffix)
-        checks.check_lengths(X, target, "y" + suffix)
-        weight = checks.check_sample_weight(
-            sample_weight, len(X), "sample_weight" + suffix, all_zero=comm.size > 1
-        )
-        if weight is not None and not bool((weight > 0).all()):
-            weight = weight.to(X.device)
-            kept = weight > 0
-            X, weight = X.index_select(0, kept.nonzero().view(-1)), weight[kept]
-            target = target[kept.numpy(force=True) if isinstance(target, np.ndarray) else kept]
-        check_some_rows(comm, len(X), checks.NO_WEIGHT)
-        encoded, n_outputs = self._encode(target, "y" + suffix, comm, reset=reset)
-        return Dataset(X, encoded, weight, n_outputs)
+        """Check rows and encode their targets; the ranks must agree on `facts` and parameters.
+
+        Rows that weigh nothing are dropped first, and their classes with them.
+        """
+        names = [name + suffix for name in ("X", "y", "sample_weight")]
+        own = X.device if isinstance(X, Tensor) else torch.device("cpu")
+        checks.check_same_device(own, **dict(zip(names[1:], (y, sample_weight), strict=True)))
+        X, y, sample_weight = where_double_is(X, y, sample_weight)
+        rows = checks.check_X(self, X, reset=reset, name=names[0], min_rows=2 - min(comm.size, 2))
+        if facts is not None:
+            check_agreement(comm, facts_of(self, rows) | facts)
+
+        def encoded() -> Dataset:
+            target, X = self._check_target(y, names[1]), rows
+            checks.check_lengths(X, target, names[1])
+            weight = checks.check_sample_weight(
+                sample_weight, len(X), names[2], all_zero=comm.size > 1
+            )
+            if weight is not None and not bool((weight > 0).all()):
+                weight = weight.to(X.device)
+                kept = weight > 0
+                X, weight = X.index_select(0, kept.nonzero().view(-1)), weight[kept]
+                target = target[kept.numpy(force=True) if isinstance(target, np.ndarray) else kept]
+            check_some_rows(comm, len(X), checks.NO_WEIGHT)
+            if reset:
+                self._learn_target(target, comm, classes)
+            target, n_outputs = self._encode(target, names[1])
+            return Dataset(X, target, weight, n_outputs)
+
+        return on_enough_threads(rows.numel(), encoded)
 
     def _initial_weights(
-        self, data: Dataset, previous: dict[str, Any], init: dict[str, Any], *, go_on: bool
+        self, data: Dataset, previous: dict[str, Any], given: dict[str, Any], *, go_on: bool
     ) -> np.ndarray:
-        """Weights to start from, shape ``(1, K, D + 1)``."""
+        """Weights to start from, shape ``(1, K, D + 1)``; what is `given` wins."""
+        init = {name: value for name, value in given.items() if value is not None}
         if go_on and "coef_" in previous:
-            if "classes_" in previous:
-                check_same_classes(previous["classes_"], self.__dict__["classes_"])
+            old: Any = previous.get("classes_")
+            new: Any = self.__dict__.get("classes_")
+            if old is not None and not np.array_equal(old, new):
+                raise ValueError(
+                    f"warm_start=True cannot go on from classes {old} with classes {new}. Fit all "
+                    "classes at once, or set warm_start=False."
+                )
             # Whoever sets coefficients by hand may leave the intercept out.
-            before = {n: previous[n] for n in ("coef_", "intercept_") if n in previous}
-            init = before | init
+            init = {n: previous[n] for n in ("coef_", "intercept_") if n in previous} | init
         shape = self._coef_shape(data.n_outputs, data.X.shape[1])
-        return start_weights(data, init, shape, fit_intercept=bool(self.fit_intercept))
+        dtype = np.float32 if data.X.dtype == torch.float32 else np.float64
+        start = np.zeros((1, data.n_outputs, data.X.shape[1] + 1), dtype=dtype)
+        for name, value in init.items():
+            # Without "_init" it is the fit before.
+            cure = "" if name.endswith("_init") else " With warm_start=False, fit starts anew."
+            if name.startswith("coef"):
+                coef = checks.check_coef_init(value, name, shape, dtype, cure)
+                start[0, :, :-1] = coef.reshape(data.n_outputs, -1)
+            elif self.fit_intercept:
+                start[0, :, -1] = checks.check_coef_init(value, name, shape[:-1], dtype, cure)
+        return start
 
     def _validation(
         self,
         data: Dataset,
-        held_out: tuple[Any, Any, Any],
+        X_val: Any,
+        y_val: Any,
+        sample_weight_val: Any,
         generator: torch.Generator,
         comm: Communicator,
     ) -> tuple[Dataset, Dataset | None]:
         """The rows to train on and those to validate on, if any."""
-        X_val, y_val, sample_weight_val = held_out
-        check_complete(*held_out)
+        if (X_val is None) != (y_val is None):
+            given, missing = ("y_val", "X_val") if X_val is None else ("X_val", "y_val")
+            raise ValueError(f"{given} was passed without {missing}: validation needs both.")
         if X_val is not None:
-            X_val, y_val, sample_weight_val = where_double_is(*held_out)
-            min_rows = 2 - min(comm.size, 2)
-            checked = checks.check_X(self, X_val, reset=False, name="X_val", min_rows=min_rows)
-            validation = self._weighted_data(
-                checked.to(data.X.dtype),
-                y_val,
-                sample_weight_val,
-                comm,
-                reset=False,
-                suffix="_val",
-            )
-            return data, validation.to(data.X.device)
+            held_out = X_val, y_val, sample_weight_val
+            validation = self._checked_data(*held_out, comm, reset=False, suffix="_val")
+            X = validation.X.to(data.X.dtype)
+            return data, replace(validation, X=X).to(data.X.device)
+        if sample_weight_val is not None:
+            raise ValueError("sample_weight_val was passed without X_val and y_val.")
         if not self.early_stopping:
             return data, None
         classes = self.__dict__["classes_"] if is_classifier(self) else None
         return hold_out(data, self.validation_fraction, generator, comm, classes)
 
-    def _train(
-        self, task: Task, *, memory: Memory | None = None, callbacks: Callbacks | None = None
-    ) -> FitResult:
-        make_observer = None
-        if self.verbose or callbacks is not None:
-            report = None
-            if self.verbose and task.comm.rank == 0:
-                quasi_newton = chosen_optimizer(self._parameters()) == "quasi-newton"
-                counted = "iteration" if quasi_newton and memory is None else "epoch"
-                before = 0 if memory is None else memory.passes
-                begun = time.perf_counter()
-                report = partial(print_line, int(self.verbose), counted, before, begun)
-            make_observer = partial(FitObserver, callbacks, self._attributes, report)
-        outcome = fit_stack(
-            [self._parameters()],
-            self._loss_name(task.data.n_outputs),
-            task,
-            memory=memory,
-            make_observer=make_observer,
-        )
-        failure = outcome.failure(0, 0 if memory is None else memory.passes)
+    def _train(self, problem: FitProblem, *data: Any) -> FitResult:
+        """Train, and set the fitted attributes; callbacks see the `data`."""
+        observer = None
+        if self.verbose or (data and has_callbacks(self)):
+            observer = FitObserver(self, problem, data)
+        outcome = fit_stack(problem, None if observer is None else observer.of_training)
+        failure = outcome.failure(0)
         if failure is not None:
             raise failure
         if outcome.weights[0] is None and outcome.interrupt is not None:
             raise outcome.interrupt
+        self._set_fitted_attributes(outcome, problem)
+        if observer is not None:
+            observer.on_fit_end()
         return outcome
 
-    def _set_fitted_attributes(self, outcome: FitResult, task: Task, model: int = 0) -> None:
+    def _set_fitted_attributes(
+        self, outcome: FitResult, problem: FitProblem, model: int = 0
+    ) -> None:
         """Set the fitted attributes to what came of one model of the stack."""
         result, weights = outcome.results[model], outcome.weights[model]
         assert weights is not None
@@ -557,7 +555,7 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         self.converged_ = self._has_converged(result)
         self.learning_rate_ = float(outcome.rates[model])
         self.optimizer_ = outcome.optimizer
-        self.device_ = str(task.data.X.device)
+        self.device_ = str(problem.data.X.device)
 
     def _attributes(self, result: TrainingResult, weights: np.ndarray) -> dict[str, Any]:
         """Those that follow a model from pass to pass; `weights` are of shape ``(K, D + 1)``."""
@@ -579,58 +577,95 @@ class TorchLinearModel(CallbackSupportMixin, Portable, checks.TakesSparse, BaseE
         return not result.lost_digits and (result.converged or self.tol is None)
 
     def _warn_not_converged(self, result: TrainingResult) -> None:
-        """Say why training ended before `tol` was reached, and what helps."""
-        reached = result.loss_curve[result.best_iter - 1]
-        said = [] if result.converged or self.tol is None else [self._why_training_ended(result)]
-        if result.lost_digits:
-            said.append(self._why_digits_are_lost())
+        """Say why training ended before `tol` was reached, or what its end lost, and what helps."""
+        name, dtype, said = type(self).__name__, np.asarray(self.coef_).dtype, []
+        single = dtype == np.float32
+        if not result.converged and self.tol is not None and result.stuck:
             said.append(
-                f"The objective of the returned model is {result.returned_objective:.10g}; "
-                f"{reached:.10g} was reached before rounding."
-            )
-        else:
-            said.append(f"The objective is {reached:.6g}.")
-        warnings.warn(" ".join(said), ConvergenceWarning, stacklevel=3)
-
-    def _why_training_ended(self, result: TrainingResult) -> str:
-        """Why training ended before `tol` was reached, and the cure."""
-        name = type(self).__name__
-        if result.stuck:
-            single = np.asarray(self.coef_).dtype == np.float32
-            return (
                 f"{name} stopped in iteration {result.n_iter}, before tol={self.tol} was "
                 "reached: no step lowers the objective any further, because rounding errors hide "
                 f"what remains. {'Pass X as float64, r' if single else 'R'}emove nearly collinear "
                 "features, raise alpha, or raise tol."
             )
-        quasi_newton = self.optimizer_ == "quasi-newton"
-        also = ", transform features that span many orders of magnitude" if quasi_newton else ""
-        return (
-            f"{name} made max_iter={self.max_iter} iterations before tol={self.tol} was reached. "
-            f"Raise max_iter or tol{also}, or set tol=None if a fixed number of iterations is "
-            "wanted."
-        )
+        elif not result.converged and self.tol is not None:
+            quasi_newton = self.optimizer_ == "quasi-newton"
+            also = ", transform features that span many orders of magnitude" * quasi_newton
+            said.append(
+                f"{name} made max_iter={self.max_iter} iterations before tol={self.tol} was "
+                f"reached. Raise max_iter or tol{also}, or set tol=None if a fixed number of "
+                "iterations is wanted."
+            )
+        reached = result.loss_curve[result.best_iter - 1]
+        if result.lost_digits:
+            cure = (
+                "Pass X as float64, or subtract the means of the features"
+                if single
+                else "Subtract the means of the features, remove nearly collinear ones, or raise "
+                "alpha"
+            )
+            said.append(
+                f"{name} did not converge: {dtype} cannot hold the optimum or its predictions, "
+                "because the means of some features are too large compared with their standard "
+                f"deviations or features are nearly collinear. {cure}. The objective of the "
+                f"returned model is {result.returned_objective:.10g}; {reached:.10g} was reached "
+                "before rounding."
+            )
+        else:
+            said.append(f"The objective is {reached:.6g}.")
+        warnings.warn(" ".join(said), ConvergenceWarning, stacklevel=3)
 
-    def _why_digits_are_lost(self) -> str:
-        """What the dtype of coefficients and predictions cannot hold, and the cure."""
-        dtype = np.asarray(self.coef_).dtype
-        cure = (
-            "Pass X as float64, or subtract the means of the features"
-            if dtype == np.float32
-            else "Subtract the means of the features, remove nearly collinear ones, or raise alpha"
-        )
-        return (
-            f"{type(self).__name__} did not converge: {dtype} cannot hold the optimum or its "
-            "predictions, because the means of some features are too large compared with their "
-            f"standard deviations or features are nearly collinear. {cure}."
-        )
-
-    # Predicting.
+    # Predicting and handing on.
 
     @memory_errors()
     def _raw_predictions(self, X: Any) -> np.ndarray | Tensor:
         """``X W + b``, shape ``(n, K)``: torch for torch, else NumPy."""
         return raw_predictions(self, X, *self._weights())
+
+    def _weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """Coefficients ``(K, D)`` and intercepts ``(K,)``, which may have been set by hand."""
+        check_is_fitted(self, self._set_by_fit)
+        coef, intercept = (
+            value
+            if isinstance(value, np.ndarray | np.floating) and value.dtype.kind == "f"
+            else checks.finite_numbers(value, name)
+            for name, value in (("coef_", self.coef_), ("intercept_", self.intercept_))
+        )
+        coef, intercept = np.atleast_2d(coef), np.atleast_1d(intercept)
+        classes = self.__dict__.get("classes_")
+        outputs = len(coef) if classes is None else len(classes) - (len(classes) == 2)
+        features = getattr(self, "n_features_in_", coef.shape[-1])
+        if coef.shape != (outputs, features):
+            raise ValueError(
+                f"coef_ has shape {np.shape(self.coef_)}, but there are {features} features and "
+                f"{outputs} outputs."
+            )
+        if intercept.shape != (outputs,):
+            if intercept.size != 1:
+                raise ValueError(
+                    f"intercept_ has shape {np.shape(self.intercept_)}, but there are {outputs} "
+                    "outputs."
+                )
+            intercept = np.full(outputs, intercept.item())
+        return coef, intercept
+
+    def _copy_fit(self, model: Any) -> Any:
+        """Give `model` our coefficients, and with them our predictions."""
+        coef, intercept = self._weights()
+        model.coef_ = coef.reshape(np.shape(self.coef_)).copy()
+        model.intercept_ = intercept.copy() if np.ndim(self.intercept_) else intercept[0]
+        model.n_features_in_ = self.n_features_in_
+        if hasattr(self, "feature_names_in_"):
+            model.feature_names_in_ = self.feature_names_in_.copy()
+        return model
+
+    def _linear_module(self, coef: np.ndarray, intercept: np.ndarray) -> nn.Linear:
+        """A layer that computes ``X coef.T + intercept``."""
+        outputs, features = coef.shape
+        weights = torch.from_numpy(coef.copy())
+        linear = nn.Linear(features, outputs, device="meta", dtype=weights.dtype)
+        linear.weight = nn.Parameter(weights)
+        linear.bias = nn.Parameter(torch.from_numpy(np.array(intercept, dtype=coef.dtype)))
+        return linear
 
 
 def _with_shared_entries(doc: str, shared: str, order: Iterable[str]) -> str:

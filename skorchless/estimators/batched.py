@@ -12,21 +12,20 @@ from torch import Tensor, float64
 
 from skorchless.data import Matrix, affords_gram
 from skorchless.data.limits import WIDE_ROWS
-from skorchless.estimators import checks
+from skorchless.estimators import checks, limits
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.callbacks import has_callbacks
-from skorchless.estimators.evaluation import LARGE_MEAN, may_cancel, rounded
+from skorchless.estimators.evaluation import may_cancel, rounded
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.parameters import (
     PARAMETERS,
     Parameters,
-    batch_rows,
     check_parameters,
     chosen_optimizer,
     keep_quiet,
 )
 from skorchless.estimators.predictions import raw_predictions
-from skorchless.estimators.problem import FitResult, Task
+from skorchless.estimators.problem import FitProblem, FitResult
 from skorchless.estimators.runtime import memory_errors, own_settings
 from skorchless.estimators.solve import fit_stack
 from skorchless.losses import NullModel
@@ -40,29 +39,6 @@ from skorchless.training import TrainingResult
 #: Parameters that every model of a stack has for itself, as long as they are numbers.
 STACKED = ("learning_rate", "alpha", "l1_ratio", "momentum", "delta", "tol")
 
-#: Memory that the state of one stack may take, in bytes. More models are trained in turns.
-STACK_BYTES = 2**30
-
-#: Arrays of the coefficients' shape that an optimizer and the training loop keep of a model, at
-#: most. The quasi-Newton method keeps three more for each pair of L-BFGS.
-COPIES = 12
-
-#: Multiply-adds of one product with a batch up to which steps are mostly overhead, and bytes of the
-#: samples of all folds that may be copied to spare it.
-SMALL_STEP, SMALL_SAMPLES = 2**19, 2**26
-
-#: Columns up to which second moments of all serve fits with L1.
-MOST_COLUMNS = 2500
-
-#: Multiply-adds of a pass with all candidates from which they are trained along the path of their
-#: optima, if they have L1 or if there are so many of them. With L1 they are trained one after the
-#: other, as none waits for the others' inner iterations then (20 candidates of 20,000 x 100 with 5
-#: classes: 49 s together, 5 s one after the other). Without L1 every fifth is trained from scratch,
-#: and the others from an interpolation (50 candidates: 1.0 s together, 0.6 s in two turns).
-WORTH_A_PATH, MANY, STRIDE = 2**24, 30, 5
-
-#: A fit that may make fewer iterations than this could run out of them, and its start would matter.
-FEW_PASSES = 100
 
 #: The methods of a fit and a prediction that training together bypasses.
 BYPASSED = ("fit", "_fit", "_train", "_raw_predictions")
@@ -118,8 +94,8 @@ class BatchedFit:
     ----------
     errors : list of (Exception or None)
         What each model's own ``fit`` would have raised; such a model is not fitted.
-    task : Task or None
-        The problem that the models share, once they are prepared.
+    problem : FitProblem or None
+        The one of the first valid model, once they are prepared; the others share its data.
     """
 
     def __init__(
@@ -127,7 +103,7 @@ class BatchedFit:
     ) -> None:
         self.models, self.moments = models, moments
         self.errors: list[Exception | None] = [None] * len(models)
-        self.task: Task | None = None
+        self.problem: FitProblem | None = None
 
     @property
     def valid(self) -> list[int]:
@@ -151,7 +127,7 @@ class BatchedFit:
         names: Collection[str] = PARAMETERS
         for i, model in enumerate(self.models):
             try:
-                check_parameters(type(model).__name__, model._parameters(), names)
+                check_parameters(model, names)
                 names = STACKED  # the others are the same in all models
             except (ValueError, TypeError, NotImplementedError) as error:
                 self.errors[i] = error
@@ -165,7 +141,7 @@ class BatchedFit:
                     f"{first.fit.__qualname__}() got an unexpected keyword argument {name!r}"
                 )
         own = set(vars(first))
-        self.task = first._prepare(X, y, **fit_params)
+        self.problem = first._prepare(X, y, **fit_params)
         learned = {name: value for name, value in vars(first).items() if name not in own}
         for model in self.models:
             model.__dict__.update(learned)
@@ -189,40 +165,39 @@ def fit_all(fits: Sequence[BatchedFit]) -> None:
     """
     alike: dict[Any, list[BatchedFit]] = {}
     for fit in fits:
-        if fit.task is not None:
-            alike.setdefault(_size_of(fit.task), []).append(fit)
+        if fit.problem is not None:
+            alike.setdefault(_size_of(fit.problem), []).append(fit)
     for some in alike.values():
-        valid, tasks = some[0].valid, [fit.task for fit in some if fit.task is not None]
-        parameters = some[0].models[valid[0]]._parameters()
-        if _share_steps(parameters, tasks, len(valid)):
+        problems = [
+            replace(fit.problem, candidates=[fit.models[i]._parameters() for i in fit.valid])
+            for fit in some
+            if fit.problem is not None
+        ]
+        if _share_steps(problems):
             members = [(fit, i) for fit in some for i in fit.valid]
-            _fit_stack(members, Task.side_by_side(tasks, len(valid)))
+            _fit_stack(members, FitProblem.side_by_side(problems))
             continue
-        for fit, task in zip(some, tasks, strict=True):
-            state, most = task.generator.get_state(), _models_a_stack(parameters, task)
+        for fit, problem in zip(some, problems, strict=True):
+            state, most = problem.generator.get_state(), _models_a_stack(problem)
             members = [(fit, i) for i in fit.valid]
             for start in range(0, len(members), most):
-                task.generator.set_state(state)
-                _fit_stack(members[start : start + most], task)
+                problem.generator.set_state(state)
+                part = slice(start, start + most)
+                _fit_stack(members[part], replace(problem, candidates=problem.candidates[part]))
 
 
-def _fit_stack(members: Sequence[tuple[BatchedFit, int]], task: Task) -> None:
+def _fit_stack(members: Sequence[tuple[BatchedFit, int]], problem: FitProblem) -> None:
     """Train some of the models of one or more fits, and set their attributes or errors."""
     models = [fit.models[i] for fit, i in members]
     try:
         with memory_errors():
-            outcome = fit_candidates(
-                [model._parameters() for model in models],
-                models[0]._loss_name(task.data.n_outputs),
-                task,
-                members[0][0].moments,
-            )
+            outcome = fit_candidates(problem, members[0][0].moments)
         if outcome.interrupt is not None:
             raise outcome.interrupt
         for place, ((fit, i), model) in enumerate(zip(members, models, strict=True)):
             fit.errors[i] = outcome.failure(place)
             if fit.errors[i] is None:
-                model._set_fitted_attributes(outcome, task, place)
+                model._set_fitted_attributes(outcome, problem, place)
             else:
                 model.loss_curve_ = np.array(outcome.results[place].loss_curve)
     except Exception as error:
@@ -230,46 +205,46 @@ def _fit_stack(members: Sequence[tuple[BatchedFit, int]], task: Task) -> None:
             fit.errors[i] = error
 
 
-def _models_a_stack(parameters: Parameters, task: Task) -> int:
-    """How many models one stack may have so that its state stays within STACK_BYTES.
+def _models_a_stack(problem: FitProblem) -> int:
+    """How many models one stack may have so that its state stays within limits.STACK_BYTES.
 
     The samples themselves are not counted: there is one copy of them whatever the stack. A chunk's
     raw predictions are bounded by themselves.
     """
-    n, columns = task.data.X.shape[0], task.data.X.shape[1] + 1
-    weights = task.data.n_outputs * columns
-    numbers = COPIES * weights
-    if chosen_optimizer(parameters) == "quasi-newton":
+    data = problem.data
+    n, columns = data.X.shape[0], data.X.shape[1] + 1
+    weights = data.n_outputs * columns
+    numbers = limits.OPTIMIZER_COPIES * weights
+    if problem.full_batch:
         rank = min(n, columns)
         numbers += 3 * pairs_of(weights) * weights
-        numbers += rank * (4 * rank + WIDE_ROWS) if affords_gram(task.data.X) else columns
-        numbers += min(n, sample_size(columns)) * 4 * task.data.n_outputs
-    return max(1, STACK_BYTES // (float64.itemsize * numbers))
+        numbers += rank * (4 * rank + WIDE_ROWS) if affords_gram(data.X) else columns
+        numbers += min(n, sample_size(columns)) * 4 * data.n_outputs
+    return max(1, limits.STACK_BYTES // (float64.itemsize * numbers))
 
 
-def _share_steps(parameters: Parameters, tasks: Sequence[Task], n_models: int) -> bool:
-    """Whether the same candidates train on tasks of one size in steps that serve all of them.
+def _share_steps(problems: Sequence[FitProblem]) -> bool:
+    """Whether the same candidates train on data of one size in steps that serve all of them.
 
     Learning rates have to be numbers, since what is chosen automatically depends on the samples. It
     pays where a step is little work.
     """
-    if len(tasks) < 2 or chosen_optimizer(parameters) == "quasi-newton":
-        return False
-    first = tasks[0]
-    n, columns = first.data.X.shape
+    n, first = len(problems), problems[0]
+    X = first.data.X
     return (
-        isinstance(first.data.X, Tensor)
-        and parameters["learning_rate"] != "auto"
-        and batch_rows(parameters, n) * columns * first.data.n_outputs * n_models <= SMALL_STEP
-        and len(tasks) * first.data.X.nbytes <= SMALL_SAMPLES
-        and len(tasks) * n_models <= _models_a_stack(parameters, first)
+        n > 1
+        and not first.auto_rate
+        and isinstance(X, Tensor)
+        and first.batch_size * X.shape[1] * first.stack_width <= limits.SMALL_STEP
+        and n * X.nbytes <= limits.SMALL_SAMPLES
+        and n * len(first.candidates) <= _models_a_stack(first)
     )
 
 
-def _size_of(task: Task) -> tuple[object, ...]:
-    """What tasks must have in common for their samples to lie side by side."""
-    held_out = None if task.validation is None else len(task.validation.X)
-    return task.data.X.shape, task.data.X.dtype, task.data.n_outputs, held_out
+def _size_of(problem: FitProblem) -> tuple[object, ...]:
+    """What problems must have in common for their samples to lie side by side."""
+    held_out = None if problem.validation is None else len(problem.validation.X)
+    return problem.data.X.shape, problem.data.X.dtype, problem.data.n_outputs, held_out
 
 
 @memory_errors()
@@ -299,32 +274,27 @@ def predict_together(models: Sequence[TorchLinearModel], X: Any) -> np.ndarray:
 # Candidates of which only the optimum matters, not the way there.
 
 
-def fit_candidates(
-    candidates: Sequence[Parameters], loss_name: str, task: Task, moments: Comoments | None = None
-) -> FitResult:
-    """Train M candidates on the same data, as `fit_stack` does, but in the fastest way.
+def fit_candidates(problem: FitProblem, moments: Comoments | None = None) -> FitResult:
+    """Train candidates of one `stack_key`, as `fit_stack` does, but in the fastest way.
 
     Squared error is solved from second moments, and large problems along the path of their optima.
 
     Parameters
     ----------
-    candidates : sequence of dict
-        Constructor parameters with the same `stack_key`.
-    loss_name : str
-        A name in LOSSES.
-    task : Task
+    problem : FitProblem
     moments : Comoments, optional
         Of the data, if they are known.
     """
-    free = _only_the_optimum_matters(candidates[0]) and task.validation is None
-    if free and not task.start.any() and (len(candidates) > 1 or moments is not None):
-        if may_use_moments(candidates, task.data.X):
-            return _solve_or_fit(candidates, loss_name, task, moments)
-        work = task.data.X.numel() * task.data.n_outputs * len(candidates)
-        many = len(candidates) >= MANY or candidates[0]["l1_ratio"] > 0
-        if many and work > WORTH_A_PATH and all(c["alpha"] for c in candidates):
-            return _fit_along_path(candidates, loss_name, task)
-    return fit_stack(candidates, loss_name, task)
+    candidates, X = problem.candidates, problem.data.X
+    free = _only_the_optimum_matters(problem.shared) and problem.validation is None
+    if free and not problem.start.any() and (len(candidates) > 1 or moments is not None):
+        if may_use_moments(candidates, X):
+            return _solve_or_fit(problem, moments)
+        many = len(candidates) >= limits.MANY_CANDIDATES or problem.shared["l1_ratio"] > 0
+        work = X.numel() * problem.stack_width
+        if many and work > limits.WORTH_A_PATH and all(c["alpha"] for c in candidates):
+            return _fit_along_path(problem)
+    return fit_stack(problem)
 
 
 def _only_the_optimum_matters(parameters: Parameters) -> bool:
@@ -333,16 +303,16 @@ def _only_the_optimum_matters(parameters: Parameters) -> bool:
         chosen_optimizer(parameters) == "quasi-newton"
         and not parameters["early_stopping"]
         and parameters["tol"] is not None
-        and parameters["max_iter"] >= FEW_PASSES
+        and parameters["max_iter"] >= limits.FEW_PASSES
     )
 
 
-def _fit_along_path(candidates: Sequence[Parameters], loss_name: str, task: Task) -> FitResult:
+def _fit_along_path(problem: FitProblem) -> FitResult:
     """Train candidates in turns, each of which starts from the optima of the one before."""
-    with_l1 = bool(candidates[0]["l1_ratio"])
-    size = np.log([c["alpha"] * (c["l1_ratio"] if with_l1 else 1.0) for c in candidates])
+    with_l1 = bool(problem.shared["l1_ratio"])
+    size = np.log(problem.values("alpha") * (problem.values("l1_ratio") if with_l1 else 1.0))
     order = np.argsort(-size, kind="stable")
-    first = order[np.unique([*range(0, len(order), STRIDE), len(order) - 1])]
+    first = order[np.unique([*range(0, len(order), limits.PATH_STRIDE), len(order) - 1])]
     turns = [*order[:, np.newaxis]] if with_l1 else [first, np.setdiff1d(order, first)]
     outcomes: list[FitResult] = []
     for before, turn in zip([first, *turns], turns, strict=False):
@@ -352,8 +322,9 @@ def _fit_along_path(candidates: Sequence[Parameters], loss_name: str, task: Task
             start = optima[places]
             if len(distinct) > 1:
                 start = CubicSpline(distinct, start)(size[turn])
-            task = replace(task, start=start)
-        outcomes.append(fit_stack([candidates[i] for i in turn], loss_name, task))
+            problem = replace(problem, start=start)
+        candidates = [problem.candidates[i] for i in turn]
+        outcomes.append(fit_stack(replace(problem, candidates=candidates)))
         if outcomes[-1].interrupt is not None:
             raise outcomes[-1].interrupt
     back = np.argsort(np.concatenate(turns))
@@ -367,11 +338,9 @@ def _fit_along_path(candidates: Sequence[Parameters], loss_name: str, task: Task
     )
 
 
-def _solve_or_fit(
-    candidates: Sequence[Parameters], loss_name: str, task: Task, moments: Comoments | None
-) -> FitResult:
+def _solve_or_fit(problem: FitProblem, moments: Comoments | None) -> FitResult:
     """Solve candidates from second moments, and fit those for which that would lose digits."""
-    X, data = task.data.X, task.data
+    data, X, candidates = problem.data, problem.data.X, problem.candidates
 
     def solve() -> tuple[FitResult, np.ndarray]:
         known = moments or Comoments.of(X, data.target, data.weight)
@@ -381,7 +350,7 @@ def _solve_or_fit(
     rest = np.flatnonzero(~solved).tolist()
     if not rest:
         return found
-    others = fit_stack([candidates[i] for i in rest], loss_name, task)
+    others = fit_stack(replace(problem, candidates=[candidates[i] for i in rest]))
     for place, i in enumerate(rest):
         found.results[i], found.weights[i] = others.results[place], others.weights[place]
     return replace(found, interrupt=others.interrupt)
@@ -395,7 +364,7 @@ def may_use_moments(candidates: Sequence[Parameters], X: Matrix) -> bool:
         common.get("loss") == "squared_error"
         and _only_the_optimum_matters(common)
         and affords_gram(X)
-        and (not any(with_l1) or (all(with_l1) and X.shape[1] <= MOST_COLUMNS))
+        and (not any(with_l1) or (all(with_l1) and X.shape[1] <= limits.MOST_L1_COLUMNS))
     )
 
 
@@ -445,7 +414,7 @@ def solve_from_moments(
     solved = found.reliable.numpy(force=True) & (lost.numpy(force=True) <= enough)
     solved &= ~may_cancel(results, weights, size, tols.tolist(), null_model, is_regression=True)
     # With large means a single fit would evaluate the coefficients that it returns.
-    large = (mean.square() > LARGE_MEAN**2 * variance) & (variance > 0)
+    large = (mean.square() > limits.LARGE_MEAN**2 * variance) & (variance > 0)
     solved &= not bool(large.any())
     rates = np.ones(len(candidates))
     return FitResult(results, weights, "quasi-newton", rates, None, Memory()), solved

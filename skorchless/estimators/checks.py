@@ -23,7 +23,6 @@ from sklearn.utils.validation import (
 from torch import Tensor
 
 from skorchless.data import LargeMatrix, Matrix, SparseRows, is_large
-from skorchless.estimators.runtime import on_enough_threads
 from skorchless.restoring import without_numpy_warnings
 from skorchless.stack import shared
 
@@ -61,7 +60,10 @@ def named(name: str) -> Iterator[None]:
         if re.search(rf"\b{name}\b", str(error)):
             raise
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"Input {name}: {error}") from error
+        # scikit-learn calls what it checks X.
+        message = re.sub("^Input X ", "", str(error))
+        link = ": " if message == str(error) else " "
+        raise kind(f"Input {name}{link}{message}") from error
 
 
 def check_plain(values: Any, name: str) -> None:
@@ -85,15 +87,6 @@ def check_plain(values: Any, name: str) -> None:
     raise TypeError(
         f"A {kind} tensor was passed for {name}, but tensors have to be dense. {NOT_PLAIN[kind]}"
     )
-
-
-class TakesSparse:
-    """Says in an estimator's tags that X may be sparse."""
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()  # type: ignore[misc]
-        tags.input_tags.sparse = True
-        return tags
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
@@ -121,25 +114,26 @@ def check_X(estimator: Any, X: Any, *, reset: bool, name: str = "X", min_rows: i
         if matrix is not None:
             if matrix.stored.is_floating_point():
                 for run in matrix.runs():
-                    if isinstance(X, Tensor):
-                        as_finite_tensor(run, name)
-                    else:
-                        _check_finite(run, run.numpy(), estimator, name)
+                    as_finite_tensor(run, name)
             return matrix
-        if isinstance(X, Tensor):
-            return check_tensor_X(estimator, X, reset=reset, name=name, min_rows=min_rows)
-        array = check_array_X(
-            estimator,
-            X,
-            reset=reset,
-            order="C",
-            ensure_all_finite=False,
-            ensure_min_samples=min_rows,
-        )
-        sparse = issparse(array)
-        checked = as_tensor(array.data if sparse else array)
-        _check_finite(checked, array, estimator, name)
-        return SparseRows.of(array) if sparse else checked
+        if not isinstance(X, Tensor):
+            array = check_array_X(estimator, X, reset=reset, order="C", ensure_min_samples=min_rows)
+            return SparseRows.of(array) if issparse(array) else as_tensor(array)
+        rows = as_finite_tensor(X.detach(), name)
+        if rows.ndim != 2:
+            raise ValueError(
+                f"Expected 2D array, got {rows.ndim}D array instead. Reshape your data either "
+                "using X.reshape(-1, 1) if it has a single feature or X.reshape(1, -1) if it "
+                "contains a single sample."
+            )
+        for size, what, least in zip(rows.shape, ("sample", "feature"), (min_rows, 1), strict=True):
+            if size < least:
+                raise ValueError(
+                    f"Found array with 0 {what}(s) (shape={tuple(rows.shape)}) while a minimum of "
+                    f"1 is required by {type(estimator).__name__}."
+                )
+        validate_data(estimator, rows, reset=reset, skip_check_array=True)
+        return rows.contiguous()
 
 
 def check_array_X(estimator: Any, X: Any, *, reset: bool, **checks: Any) -> Any:
@@ -229,32 +223,6 @@ def _is_within(indices: np.ndarray, size: int) -> bool:
     # As an unsigned number a negative index is too large as well, so that one look is enough.
     unsigned = indices.view(f"{indices.dtype.byteorder}u{indices.itemsize}")
     return not len(indices) or bool(unsigned.max() < size)
-
-
-def check_tensor_X(
-    estimator: Any, X: Tensor, *, reset: bool, name: str = "X", min_rows: int = 1
-) -> Tensor:
-    """Check a tensor of shape ``(n, D)`` and return it in the dtype to compute in."""
-    rows = as_finite_tensor(X.detach(), name)
-    if rows.ndim != 2:
-        raise ValueError(
-            f"Expected 2D array, got {rows.ndim}D array instead. Reshape your data either "
-            "using X.reshape(-1, 1) if it has a single feature or X.reshape(1, -1) if it "
-            "contains a single sample."
-        )
-    check_not_empty(rows, type(estimator).__name__, min_rows)
-    validate_data(estimator, rows, reset=reset, skip_check_array=True)
-    return rows.contiguous()
-
-
-def _check_finite(numbers: Tensor, array: Any, estimator: Any, name: str) -> None:
-    """Raise ValueError for NaN and infinity among the numbers that an array holds.
-
-    A sum on all cores clears finite data in a fraction of the time of scikit-learn's check, which
-    then only has to find the words.
-    """
-    if not on_enough_threads(numbers.numel(), lambda: bool(numbers.sum().isfinite())):
-        check_array(array, accept_sparse=True, estimator=estimator, input_name=name)
 
 
 def large_matrix(estimator: Any, X: Any, *, reset: bool) -> LargeMatrix | None:
@@ -362,7 +330,6 @@ def _as_weights(sample_weight: Any, n_rows: int, name: str) -> Tensor:
 
 def as_finite_tensor(values: Tensor, name: str) -> Tensor:
     """Widen a tensor to the dtype to compute in and refuse what is not a finite number."""
-    check_plain(values, name)
     values = values.to(COMPUTE_DTYPE.get(values.dtype, torch.float64))
     if not bool(values.sum().isfinite()) and not bool(values.isfinite().all()):
         if bool(values.isnan().any()):
@@ -370,16 +337,6 @@ def as_finite_tensor(values: Tensor, name: str) -> Tensor:
             raise ValueError(f"Input {name} contains NaN. {cure}")
         raise ValueError(f"Input {name} contains infinity or a value too large.")
     return values
-
-
-def check_not_empty(X: Tensor, owner: str, min_rows: int) -> None:
-    """Raise ValueError if X has no rows, where it must have some, or no columns."""
-    for axis, what, least in ((0, "sample", min_rows), (1, "feature", 1)):
-        if X.shape[axis] < least:
-            raise ValueError(
-                f"Found array with 0 {what}(s) (shape={tuple(X.shape)}) while a minimum of 1 is "
-                f"required by {owner}."
-            )
 
 
 def check_lengths(X: Any, other: Any, name: str) -> None:
@@ -402,12 +359,12 @@ def with_rows(values: Any, name: str) -> Any:
         return indexable(values)[0]
 
 
-def check_same_device(X: Matrix, **others: Any) -> None:
-    """Raise ValueError if a tensor among `others` is not where X is."""
+def check_same_device(device: torch.device, **others: Any) -> None:
+    """Raise ValueError if a tensor among `others` is not on the device where X is."""
     for name, other in others.items():
-        if isinstance(other, Tensor) and other.device != X.device:
+        if isinstance(other, Tensor) and other.device != device:
             raise ValueError(
-                f"Input arrays use different devices: {X.device}, {other.device} (X, {name}). "
+                f"Input arrays use different devices: {device}, {other.device} (X, {name}). "
                 f"Move {name} to X's device, or X to {name}'s."
             )
 
@@ -421,45 +378,28 @@ def as_numpy(values: Any, name: str = "y") -> Any:
     return (values.float() if widened else values).numpy(force=True)
 
 
-def numpy_dtype(X: Matrix) -> type[np.floating[Any]]:
-    """NumPy's name for the dtype of X."""
-    return np.float32 if X.dtype == torch.float32 else np.float64
-
-
-def _objects(array: np.ndarray) -> list[Any]:
-    """What is in an array of objects."""
-    objects: list[Any] = array.ravel().tolist() if array.dtype == object else []
-    return objects
-
-
 @without_numpy_warnings
-def real(value: Any, name: str, dtype: Any = np.float64) -> np.ndarray:
+def finite_numbers(value: Any, name: str, dtype: Any = np.float64) -> np.ndarray:
     """Check coefficients, and return them in `dtype`."""
     with named(name):
         array = np.asarray(as_numpy(value, name))
-        if array.dtype.kind == "c" or any(isinstance(n, complex) for n in _objects(array)):
+        if array.dtype.kind == "c":
             raise ValueError("Complex data not supported")
-        return array.astype(dtype)
+        array = array.astype(dtype)
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} must be finite in {array.dtype}. Got {value!r}.")
+        return array
 
 
-@without_numpy_warnings
 def check_coef_init(
     value: Any, name: str, shape: tuple[int, ...], dtype: Any = np.float64, cure: str = ""
 ) -> np.ndarray:
-    """Check weights to start from, and return them in `dtype`; `cure` ends the error of a shape.
-
-    Raises
-    ------
-    ValueError
-        If they are not finite or not of `shape`.
-    """
-    array = real(value, name, dtype)
-    if array.shape != shape and array.size == 1 == int(np.prod(shape)):
+    """Check weights to start from, and return them in `dtype`; `cure` ends the error of a shape."""
+    array = finite_numbers(value, name, dtype)
+    if array.size == 1 == int(np.prod(shape)):
         array = array.reshape(shape)
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}; this data needs {shape}.{cure}")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite in {array.dtype}. Got {value!r}.")
     return array
 
 
@@ -474,12 +414,6 @@ def check_y_classes(y: Any, name: str) -> np.ndarray:
     """
     with named(name):
         check_plain(y, name)
-        if isinstance(y, np.ndarray | Tensor) and y.ndim == 1:
-            labels = np.asarray(as_numpy(y, name))
-            if labels.dtype.kind in "biu":  # always labels, and the checks below are slow
-                return labels
-            if labels.dtype.kind == "f" and bool((np.isfinite(labels) & (labels % 1 == 0)).all()):
-                return labels
         labels = sortable(y, name)
         if labels.dtype.kind not in "biu":
             check_classification_targets(labels)
@@ -598,18 +532,6 @@ def union_of_classes(classes: list[np.ndarray]) -> np.ndarray:
     return together
 
 
-def classes_of(labels: np.ndarray) -> np.ndarray:
-    """Return the different labels, sorted."""
-    whole = _as_int64(labels)
-    if whole is not None and len(whole):
-        lowest, highest = int(whole.min()), int(whole.max())
-        if highest - lowest < len(whole):  # counting is faster than sorting
-            counted = np.bincount(whole - lowest).nonzero()[0] + lowest
-            return np.asarray(counted.astype(labels.dtype))
-    # Sorting, which the inverse asks for, is faster than NumPy's hashing without it.
-    return np.unique(labels, return_inverse=True)[0]
-
-
 def encode(labels: np.ndarray, classes: np.ndarray, name: str) -> Tensor:
     """Return the index of each label among the sorted `classes`, shape ``(n,)``.
 
@@ -618,29 +540,12 @@ def encode(labels: np.ndarray, classes: np.ndarray, name: str) -> Tensor:
     ValueError
         For a label that is not among them.
     """
-    whole, last = _as_int64(labels), len(classes) - 1
-    is_range = whole is not None and classes.dtype.kind in "iu" and last >= 0
-    if whole is not None and is_range and int(classes[-1]) - int(classes[0]) == last:
-        index = whole - int(classes[0])
-        unknown = labels[(index < 0) | (index > last)]
-    elif labels.dtype.kind in "biuf" and classes.dtype.kind in "biuf":
-        index = np.searchsorted(classes, labels).clip(max=last)
-        unknown = labels[classes[index] != labels]
-    else:
-        found, place = np.unique(labels, return_inverse=True)
-        index = np.searchsorted(classes, found)[place]
-        unknown = np.setdiff1d(found, classes)
+    index = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
+    unknown = labels[classes[index] != labels]
     if len(unknown):
         unseen = np.unique(unknown).tolist()
         raise ValueError(f"{name} contains previously unseen labels: {unseen}")
     return torch.from_numpy(index.astype(np.int64, copy=False))
-
-
-def _as_int64(labels: np.ndarray) -> np.ndarray | None:
-    """Whole numbers that int64 holds; None for other labels."""
-    if labels.dtype.kind not in "biu" or labels.dtype == np.uint64:
-        return None
-    return labels.astype(np.int64, copy=False)
 
 
 def labels_at(classes: np.ndarray, index: Tensor) -> np.ndarray | Tensor:

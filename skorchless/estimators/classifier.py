@@ -14,12 +14,10 @@ from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.checks import (
     check_classes,
     check_y_classes,
-    classes_of,
     encode,
     labels_at,
     union_of_classes,
 )
-from skorchless.estimators.dataset import Dataset, Factors, class_weights
 from skorchless.estimators.predictions import score
 from skorchless.estimators.runtime import memory_errors
 
@@ -297,11 +295,15 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
     def _check_target(self, y: Any, name: str) -> Any:
         return check_y_classes(y, name)
 
-    def _encode(self, y: Any, name: str, comm: Communicator, *, reset: bool) -> tuple[Tensor, int]:
-        if reset:
-            announced = self.__dict__.pop("_announced", None)
-            own = classes_of(y) if announced is None else announced
-            self.classes_: np.ndarray = union_of_classes(comm.all_gather_object(own))
+    def _learn_target(self, y: Any, comm: Communicator, classes: np.ndarray | None) -> None:
+        if classes is None:
+            # Sorting is faster than the hashing of `numpy.unique`.
+            ordered, differs = np.sort(y), np.ones(len(y), dtype=bool)
+            differs[1:] = ordered[1:] != ordered[:-1]
+            classes = ordered[differs]
+        self.classes_: np.ndarray = union_of_classes(comm.all_gather_object(classes))
+
+    def _encode(self, y: Any, name: str) -> tuple[Tensor, int]:
         encoded = encode(y, self.classes_, name)
         if len(self.classes_) < 2:
             raise ValueError(
@@ -313,7 +315,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
             return encoded.to(torch.float64).unsqueeze(1), 1
         return encoded, len(self.classes_)
 
-    def _check_pass(self, *, first: bool, classes: Any) -> None:
+    def _check_pass(self, *, first: bool, classes: Any) -> np.ndarray | None:
         super()._check_pass(first=first, classes=classes)
         if self.class_weight == "balanced":
             raise ValueError(
@@ -323,15 +325,9 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
             )
         if first and classes is None:
             raise ValueError("classes must be passed on the first call to partial_fit.")
-        if first:
-            self._announced = check_classes(classes, None)  # until `_encode` learns them
-        elif classes is not None:
-            check_classes(classes, self.classes_)
-
-    def _class_weights(self, data: Dataset, comm: Communicator) -> Factors | None:
-        if self.class_weight is None:
+        if classes is None:
             return None
-        return class_weights(self.class_weight, self.classes_, data, comm)
+        return check_classes(classes, None if first else self.classes_)
 
     def _coef_shape(self, n_outputs: int, n_features: int) -> tuple[int, ...]:
         return (n_outputs, n_features)

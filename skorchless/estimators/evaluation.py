@@ -15,35 +15,15 @@ from torch import Tensor, float64
 from skorchless.data import Moments, Scaling
 from skorchless.data.base import lay_out, room_for_targets, slices
 from skorchless.data.limits import numbers_at_once
-from skorchless.estimators.dataset import Dataset
-from skorchless.estimators.parameters import Parameters
-from skorchless.estimators.predictions import predicted_by
-from skorchless.estimators.problem import FitProblem, FitResult, Task
-from skorchless.estimators.row_space import RowSpace
+from skorchless.estimators import limits
+from skorchless.estimators.predictions import RawPredictor
+from skorchless.estimators.problem import FitProblem, FitResult
+from skorchless.estimators.reduction import RowSpace, as_dense
 from skorchless.losses import NullModel
-from skorchless.objective import LinearObjective
 from skorchless.optimizers.line_search import WORSE, stop_distance
-from skorchless.stack import pack
 from skorchless.training import TrainingResult
 
-#: Numbers of a table that are evaluated at once.
-BLOCK_NUMBERS = 2**22
-#: Rows of the sample that tells the sizes of the columns.
-SAMPLE_ROWS = 1024
-#: Means, in standard deviations, from which the models of larger tables are evaluated too.
-LARGE_MEAN = 1e3
-#: What the rounding of the coefficients may lose, in distances at which training stops, and in
-#: roundings of the objective.
-MOST_LOST, ROUNDING_OF_RETURNED = 8.0, 4.0
-#: Coefficients that are rounded to their dtype are not held to a smaller ``tol``.
-LEAST_TOL = 1e-6
-#: Losses below this one count as zero.
-LEAST_LOSS = 1e-200
-#: To leave out columns that rounding could have made may cost this many times what as many columns
-#: of noise are expected to gain.
-MOST_BY_CHANCE = 5.0
-
-Fit = Callable[[Sequence[Parameters], str, Task], FitResult]
+Fit = Callable[[FitProblem], FitResult]
 Weights = list[np.ndarray | None]
 
 
@@ -61,34 +41,33 @@ class Returned:
         Whether the table is so small that its models are evaluated wherever rounding may matter.
     row_space : RowSpace, optional
         The coordinates of training, where these are not the user's columns.
+    scaling : Scaling, optional
+        The one of training.
+    moments : Moments, optional
+        Of the columns of training.
     """
 
     problem: FitProblem
     dtype: torch.dtype
     is_small: bool = False
     row_space: RowSpace | None = None
+    scaling: Scaling | None = None
+    moments: Moments | None = None
 
-    def fold_back(self, weights: Tensor | None, scaling: Scaling | None) -> np.ndarray | None:
+    def fold_back(self, weights: Tensor | None) -> np.ndarray | None:
         """Convert weights of one model, on the columns of training, to what is returned."""
         if weights is None:
             return None
-        if scaling is None:
+        if self.scaling is None:
             return weights.to(self.dtype).numpy(force=True).copy()
-        folded = scaling.from_scaled(weights.to(scaling.mean.device))
-        mean = scaling.mean.to(float64)
+        folded = self.scaling.from_scaled(weights.to(self.scaling.mean.device))
+        mean = self.scaling.mean.to(float64)
         if self.row_space is not None:
             folded, mean = self.row_space.fold_back(folded), self.row_space.mean
         return self._rounded(folded, mean)
 
     def check(
-        self,
-        results: list[TrainingResult],
-        folded: Weights,
-        scaling: Scaling | None,
-        moments: Moments | None,
-        fit: Fit,
-        *,
-        singular: bool,
+        self, results: list[TrainingResult], folded: Weights, fit: Fit, *, singular: bool
     ) -> Weights:
         """Judge the returned models; return them, or better ones in fewer coordinates.
 
@@ -98,43 +77,40 @@ class Returned:
             They are told what their models have lost.
         folded : list of ndarray
             The weights of each model, on the user's columns.
-        scaling : Scaling, optional
-            The one of training.
-        moments : Moments, optional
-            Of the columns of training.
         fit : callable
-            Trains the same candidates on another task.
+            Trains the candidates of a problem.
         singular : bool
             Whether the Hessian was.
         """
-        centring = self._centring(scaling)
         matters = self.dtype != float64 or singular or self.row_space is not None
         values = np.full(len(folded), np.nan)
-        if (matters and self.is_small) or _has_large_means(scaling):
-            values = self._objectives(folded, centring)
-        predicted = self._where_it_matters(results, folded, moments)
+        if (matters and self.is_small) or self._has_large_means():
+            values = self._objectives(folded)
+        predicted = self._where_it_matters(results, folded)
         self._judge(results, values, predicted)
         whitened = self.row_space is not None and not self.problem.has_penalty
         if whitened and any(result.lost_digits for result in results):
-            return self._within_precision(results, folded, values, predicted, centring, fit)
+            return self._within_precision(results, folded, values, predicted, fit)
         return folded
 
-    def _centring(self, scaling: Scaling | None) -> Scaling | None:
-        """The centre of dense rows, on the user's columns; None for others."""
-        problem = self.problem
-        if scaling is None or not problem.fit_intercept or problem.data.X.is_sparse:
-            return None
-        mean = scaling.mean if self.row_space is None else self.row_space.mean
-        return Scaling(mean, torch.ones_like(mean), float64)
+    def _has_large_means(self) -> bool:
+        """Whether rounding coefficients may change predictions at the mean."""
+        if self.scaling is None or not len(self.scaling.mean):
+            return False
+        return bool((self.scaling.mean * self.scaling.inverse).abs().max() > limits.LARGE_MEAN)
 
-    def _where_it_matters(
-        self, results: Sequence[TrainingResult], weights: Weights, moments: Moments | None
-    ) -> np.ndarray:
+    def _centre(self) -> Tensor | None:
+        """The centre of dense rows, on the user's columns; None for others."""
+        if self.scaling is None or not self.problem.fit_intercept or self.problem.data.X.is_sparse:
+            return None
+        mean = self.scaling.mean if self.row_space is None else self.row_space.mean
+        return mean.to(float64)
+
+    def _where_it_matters(self, results: Sequence[TrainingResult], weights: Weights) -> np.ndarray:
         """Objectives of models as they predict, shape ``(M,)``; NaN where rounding is no matter."""
-        problem = self.problem
+        problem, moments = self.problem, self.moments
         if moments is None or self.row_space is not None:
-            moments = problem.full_batch_loader().sample(SAMPLE_ROWS).moments()
-            moments = moments.over(problem.comm)
+            moments = problem.loader().sample(limits.SAMPLE_ROWS).moments().over(problem.comm)
         size = torch.hypot(moments.mean, (moments.squares / moments.weight).sqrt())
         cancels = may_cancel(
             results,
@@ -146,21 +122,58 @@ class Returned:
         )
         if not cancels.any():
             return np.full(len(weights), np.nan)
-        return np.where(cancels, self._objectives_as_predicted(weights), np.nan)
+        return np.where(cancels, self._objectives(weights, as_predicted=True), np.nan)
 
     def _judge(
         self, results: Sequence[TrainingResult], values: np.ndarray, predicted: np.ndarray
     ) -> None:
-        problem = self.problem
-        judge(
+        """Set `returned_objective` and `lost_digits`, with which a model has not converged.
+
+        Digits are lost if rounding took back what training had gained, or left a model that is
+        worse than the best constant one. Rounding to single precision, which the user has chosen,
+        may cost predictions `tol` times what has been gained, however near to zero the objective
+        is.
+
+        Parameters
+        ----------
+        results : list of TrainingResult
+        values, predicted : ndarray of shape (M,)
+            Objectives of the weights that are returned, as they are and as they predict; NaN where
+            they are not in doubt.
+        """
+        problem, null_model = self.problem, self.problem.null_model
+        is_regression = problem.loss.is_regression
+        rounding = limits.ROUNDING_OF_RETURNED * torch.finfo(float64).eps
+        for result, value, as_predicted, tol, constant, intercept in zip(
             results,
-            values,
-            predicted,
-            problem.tols,
-            problem.null_model,
-            self.dtype,
-            is_regression=problem.loss.is_regression,
-        )
+            values.tolist(),
+            predicted.tolist(),
+            problem.tols.tolist(),
+            null_model.loss.tolist(),
+            null_model.intercept.abs().numpy(force=True),
+            strict=True,
+        ):
+            highest = float(np.fmax(value, as_predicted))
+            if not result.loss_curve or result.diverged or np.isnan(highest):
+                continue
+            # No constant model is nearer to the best one than its intercept can be rounded.
+            of_outputs = np.square(torch.finfo(self.dtype).eps * intercept)
+            reached = result.loss_curve[result.best_iter - 1]
+            near = near_enough(result, tol, constant)
+            noise = rounding * (abs(highest) if is_regression else max(abs(highest), 1.0))
+            if constant - reached <= of_outputs.max():  # rounding would hide all there is to gain
+                noise += min(of_outputs.max(), limits.LEAST_TOL * abs(reached))
+            of_predictions = near
+            if self.dtype != float64:
+                of_predictions = max(near, max(tol, limits.LEAST_TOL) * (constant - reached))
+            lost = value - reached > limits.MOST_LOST * near + noise
+            noise_as_predicted = noise + of_outputs.sum()
+            lost |= as_predicted - reached > limits.MOST_LOST * of_predictions + noise_as_predicted
+            # A log loss is a difference of log-odds, which has their rounding.
+            most = constant * WORSE + noise + limits.LEAST_LOSS
+            most += 0.0 if is_regression else rounding * intercept.max()
+            lost |= value > most or as_predicted > most + of_outputs.sum()
+            result.lost_digits, result.returned_objective = bool(lost), highest
 
     def _within_precision(
         self,
@@ -168,7 +181,6 @@ class Returned:
         folded: Weights,
         values: np.ndarray,
         predicted: np.ndarray,
-        centring: Scaling | None,
         fit: Fit,
     ) -> Weights:
         """Leave out coordinates that the returned coefficients cannot hold, where that is better.
@@ -181,108 +193,75 @@ class Returned:
         held = space.held(problem.data.X, self.dtype)
         if bool(held.all()) or not bool(held.any()) or problem.early_stopping:
             return folded
-        some = replace(problem.data, X=space.rows(problem.data.X)[:, held])
-        start = np.zeros((1, some.n_outputs, some.X.shape[1] + 1), dtype=problem.task.start.dtype)
-        task = replace(problem.task, data=some, start=start, validation=None)
-        outcome = fit(problem.candidates, problem.loss_name, task)
+        inner = space.part(held)
+        some = replace(problem.data, X=inner.rows(problem.data.X))
+        start = np.zeros((1, some.n_outputs, some.X.shape[1] + 1), dtype=problem.start.dtype)
+        outcome = fit(replace(problem, data=some, start=start, validation=None))
         if outcome.interrupt is not None:
             raise outcome.interrupt
-        others = [self._lifted(weights, held) for weights in outcome.weights]
-        of_others = self._objectives(others, centring)
-        worst = np.fmax(values, self._objectives_as_predicted(folded))
-        better = np.fmax(of_others, self._objectives_as_predicted(others)) < worst
+        others: Weights = [
+            None
+            if w is None
+            else self._rounded(inner.fold_back(torch.from_numpy(w).to(held.device)), inner.mean)
+            for w in outcome.weights
+        ]
+        of_others = self._objectives(others)
+        worst = np.fmax(values, self._objectives(folded, as_predicted=True))
+        better = np.fmax(of_others, self._objectives(others, as_predicted=True)) < worst
         if self.dtype == float64:
             # What is left out can be no more than rounding of the data. It is, if leaving it out
             # costs no more than noise would have gained: then nothing has been lost.
             # Residuals are measured with these columns: those of few rows, or without noise, may
             # vanish by them, and then nothing says that they are noise.
             reached = np.array([result.loss_curve[result.best_iter - 1] for result in results])
-            most = MOST_BY_CHANCE * self._gained_by_chance(int((~held).sum()), reached)
+            most = limits.MOST_BY_CHANCE * self._gained_by_chance(int((~held).sum()), reached)
             by_chance = of_others - reached <= most
             better |= by_chance
             for i in np.flatnonzero(by_chance).tolist():
                 results[i] = outcome.results[i]
         values = np.where(better, of_others, values)
-        of_better = self._where_it_matters(results, others, None)
+        of_better = self._where_it_matters(results, others)
         self._judge(results, values, np.where(better, of_better, predicted))
         return [other if b else w for b, other, w in zip(better, others, folded, strict=True)]
 
-    def _objectives(self, weights: Weights, centring: Scaling | None) -> np.ndarray:
+    def _objectives(self, weights: Weights, *, as_predicted: bool = False) -> np.ndarray:
         """Objectives of models, in double precision, shape ``(M,)``; zeros for missing ones.
 
         Dense rows are centred first, and what that does to the intercept is added up in extended
-        precision: with large means the rounding of an intercept is just what is looked for.
+        precision: with large means the rounding of an intercept is just what is looked for. Or raw
+        predictions are taken `as_predicted`: on rows as they come, and rounded.
         """
-        problem, stacked = self.problem, self._stack(weights)
-        wide, objective = stacked.to(float64), LinearObjective(problem.loss, problem.penalty())
-        if centring is not None:
-            mean = centring.mean.numpy(force=True).astype(np.longdouble)
-            stored = wide.numpy(force=True).astype(np.longdouble)
-            shifted = (stored[..., -1] + stored[..., :-1] @ mean).astype(np.float64)
-            wide = pack(wide[..., :-1], torch.from_numpy(shifted).to(wide.device))
-
-        def mean_loss(block: Dataset) -> Tensor:
-            loader = problem.rows_of(block.in_double(), batch_size=len(block.X), mean_weight=None)
-            loader = loader if centring is None else loader.scaled(centring)
-            return objective.mean_loss(loader.chunks(), wide)
-
-        return self._over_blocks(mean_loss, stacked)
-
-    def _objectives_as_predicted(self, weights: Weights) -> np.ndarray:
-        """The same of raw predictions as they are made: on rows as they come, and rounded."""
-        stacked, loss = self._stack(weights), self.problem.loss
-        models, outputs, columns = stacked.shape
-        flat = stacked.view(-1, columns).numpy(force=True)
-        n_logits = None if loss.is_regression else outputs
-
-        def mean_loss(block: Dataset) -> Tensor:
-            rows = block.X.to(stacked.dtype)
-            raw = predicted_by(rows, flat[:, :-1], flat[:, -1], n_logits).to(float64)
-            raw = raw.T.reshape(models, outputs, -1)
-            shape = (1, 1, raw.shape[2])
-            room = room_for_targets(shape, block.target, outputs, raw.dtype)
-            losses = loss.value(raw, lay_out(block.target, room)[0, 0])  # (M, rows)
-            if block.weight is None:
-                return losses.mean(dim=1)
-            share = block.weight.to(float64)
-            return losses @ (share / share.sum())
-
-        return self._over_blocks(mean_loss, stacked)
-
-    def _stack(self, weights: Weights) -> Tensor:
-        """All models' weights, zero for missing ones, shape ``(M, K, D + 1)``."""
-        data = self.problem.data
+        problem, data, loss = self.problem, self.problem.data, self.problem.loss
         nothing = np.zeros((data.n_outputs, data.X.shape[1] + 1))
         stacked = np.stack([nothing if w is None else w for w in weights])
-        return torch.from_numpy(stacked).to(data.X.device)
-
-    def _over_blocks(self, mean_loss: Callable[[Dataset], Tensor], weights: Tensor) -> np.ndarray:
-        """Objectives from the mean loss of each block of rows, shape ``(M,)``."""
-        data = self.problem.data
-        total = torch.zeros(len(weights) + 1, dtype=float64, device=weights.device)
-        numbers = numbers_at_once(BLOCK_NUMBERS, data.X.device)
+        models, outputs, columns = stacked.shape
+        flat = stacked.reshape(-1, columns)
+        centre = None
+        if not as_predicted:
+            flat, centre = flat.astype(np.float64), self._centre()
+        if centre is not None:
+            wide, mean = flat.astype(np.longdouble), centre.numpy(force=True)
+            flat[:, -1] = wide[:, -1] + wide[:, :-1] @ mean.astype(np.longdouble)
+        model = RawPredictor(flat[:, :-1], flat[:, -1], None if loss.is_regression else outputs)
+        total = torch.zeros(models + 1, dtype=float64, device=data.X.device)
+        numbers = numbers_at_once(limits.EVALUATED_NUMBERS, data.X.device)
         rows = max(1, numbers * len(data.X) // max(data.X.numel(), 1))
         for start, stop in slices(len(data.X), rows):
             block = data[start:stop]
-            weight = stop - start if block.weight is None else block.weight.sum()
-            total[:-1] += mean_loss(block) * weight
-            total[-1] += weight
-        self.problem.comm.all_reduce_(total)
-        values, penalty = total[:-1] / total[-1], self.problem.penalty()
+            X = block.X.to(torch.from_numpy(flat).dtype)
+            X = X if centre is None else as_dense(X) - centre
+            raw = model.of_rows(X).to(float64)
+            room = room_for_targets((1, 1, stop - start), block.target, outputs, float64)
+            target = lay_out(block.target, room)[0, 0]
+            losses = loss.value(raw.T.reshape(models, outputs, -1), target)  # (M, rows)
+            total[:-1] += losses @ block.row_weight
+            total[-1] += block.row_weight.sum()
+        problem.comm.all_reduce_(total)
+        values, penalty = total[:-1] / total[-1], problem.penalty()
         if penalty.is_active:
-            values += penalty.value(weights)
+            values += penalty.value(torch.from_numpy(stacked).to(values.device))
         found: np.ndarray = values.numpy(force=True)
         return found
-
-    def _lifted(self, weights: np.ndarray | None, held: Tensor) -> np.ndarray | None:
-        """Weights on some coordinates of the row space, on the user's columns."""
-        assert self.row_space is not None
-        if weights is None:
-            return None
-        mask = torch.cat([held, held.new_ones(1)])
-        whole = torch.zeros(len(weights), len(mask), dtype=float64, device=mask.device)
-        whole[:, mask] = torch.from_numpy(weights).to(whole)
-        return self._rounded(self.row_space.fold_back(whole), self.row_space.mean)
 
     def _gained_by_chance(self, columns: int, objectives: np.ndarray) -> np.ndarray:
         """What objectives are expected to gain from so many columns of noise, shape ``(M,)``.
@@ -295,7 +274,7 @@ class Returned:
         if data.weight is not None:
             sums = torch.stack([data.weight.sum(), data.weight.square().sum()])
         self.problem.comm.all_reduce_(sums)
-        rows = float(sums[0] ** 2 / sums[1]) / data.sets
+        rows = float(sums[0] ** 2 / sums[1])
         if self.problem.loss.is_regression:
             return columns * objectives / rows
         return np.full(len(objectives), 0.5 * columns * data.n_outputs / rows)
@@ -304,13 +283,6 @@ class Returned:
         """Weights on the user's columns, of this `mean`, in the dtype that is returned."""
         coarse = rounded(weights, mean, self.dtype, fit_intercept=self.problem.fit_intercept)
         return coarse.numpy(force=True)
-
-
-def _has_large_means(scaling: Scaling | None) -> bool:
-    """Whether rounding coefficients may change predictions at the mean."""
-    if scaling is None or not len(scaling.mean):
-        return False
-    return bool((scaling.mean * scaling.inverse).abs().max() > LARGE_MEAN)
 
 
 def rounded(weights: Tensor, mean: Tensor, dtype: torch.dtype, *, fit_intercept: bool) -> Tensor:
@@ -327,7 +299,7 @@ def rounded(weights: Tensor, mean: Tensor, dtype: torch.dtype, *, fit_intercept:
 def near_enough(result: TrainingResult, tol: float, constant: float) -> float:
     """Distance to the optimum that `tol` allows at the end of training."""
     reached = result.loss_curve[result.best_iter - 1]
-    enough = np.array(max(tol, LEAST_TOL))
+    enough = np.array(max(tol, limits.LEAST_TOL))
     return float(stop_distance(enough, np.array(reached), np.array(constant)))
 
 
@@ -348,12 +320,15 @@ def may_cancel(
 
     Parameters
     ----------
-    results, tols, null_model, has_units
-        See `judge`.
+    results : list of TrainingResult
     weights : list of ndarray
         That are returned.
     size : ndarray of shape (D,)
         Root of each column's mean square.
+    tols : ndarray of shape (M,)
+    null_model : NullModel
+    is_regression : bool
+        Of the loss. If it is none, losses are differences of log-odds.
     """
     cancels = np.zeros(len(results), dtype=bool)
     for i, (result, model) in enumerate(zip(results, weights, strict=True)):
@@ -366,68 +341,3 @@ def may_cancel(
         near = near_enough(result, tols[i], float(null_model.loss[i]))
         cancels[i] = not slope * moved + 0.5 * moved**2 <= near  # nor where sizes overflow
     return cancels
-
-
-def judge(
-    results: Sequence[TrainingResult],
-    values: np.ndarray,
-    predicted: np.ndarray,
-    tols: np.ndarray,
-    null_model: NullModel,
-    dtype: torch.dtype,
-    *,
-    is_regression: bool,
-) -> None:
-    """Set `returned_objective` and `lost_digits`, with which a model has not converged.
-
-    Digits are lost if rounding took back what training had gained, or left a model that is worse
-    than the best constant one. Rounding to single precision, which the user has chosen, may cost
-    predictions `tol` times what has been gained, however near to zero the objective is.
-
-    Parameters
-    ----------
-    results : list of TrainingResult
-    values, predicted : ndarray of shape (M,)
-        Objectives of the weights that are returned, as they are and as they predict; NaN where
-        they are not in doubt.
-    tols : ndarray of shape (M,)
-    null_model : NullModel
-    dtype : torch.dtype
-        Of the weights that are returned.
-    is_regression : bool
-        Of the loss. If it has none, losses are differences of log-odds.
-    """
-    # No constant model is nearer to the best one than its intercept can be rounded.
-    intercept = null_model.intercept.abs().numpy(force=True)
-    of_outputs = np.square(torch.finfo(dtype).eps * intercept)
-    of_intercepts, of_constants = of_outputs.max(axis=1), of_outputs.sum(axis=1)
-    rounding = ROUNDING_OF_RETURNED * torch.finfo(float64).eps
-    for result, value, as_predicted, tol, constant, of_intercept, of_constant, log_odds in zip(
-        results,
-        values.tolist(),
-        predicted.tolist(),
-        tols.tolist(),
-        null_model.loss.tolist(),
-        of_intercepts.tolist(),
-        of_constants.tolist(),
-        intercept.max(axis=1).tolist(),
-        strict=True,
-    ):
-        highest = float(np.fmax(value, as_predicted))
-        if not result.loss_curve or result.diverged or np.isnan(highest):
-            continue
-        reached = result.loss_curve[result.best_iter - 1]
-        near = near_enough(result, tol, constant)
-        noise = rounding * (abs(highest) if is_regression else max(abs(highest), 1.0))
-        if constant - reached <= of_intercept:  # nothing to gain that rounding would not hide
-            noise += min(of_intercept, LEAST_TOL * abs(reached))
-        of_predictions = near
-        if dtype != float64:
-            of_predictions = max(near, max(tol, LEAST_TOL) * (constant - reached))
-        lost = value - reached > MOST_LOST * near + noise
-        lost |= as_predicted - reached > MOST_LOST * of_predictions + noise + of_constant
-        # A log loss is a difference of log-odds, which has their rounding.
-        most = constant * WORSE + noise + LEAST_LOSS
-        most += 0.0 if is_regression else rounding * log_odds
-        result.lost_digits = bool(lost or value > most or as_predicted > most + of_constant)
-        result.returned_objective = highest

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, float64
 
 from skorchless.data import Moments
+from skorchless.estimators import limits
 from skorchless.optimizers import State
 from skorchless.stack import pack, shared
 
 KeptMoments = tuple[float, np.ndarray, np.ndarray]
-
-#: A weight grows by so much, in deviations of its column, when these turn out to be larger.
-MOST_GROWTH = 2.0
 
 
 @dataclass(eq=False)
@@ -96,7 +94,7 @@ def clip_rescaled_coef(
     growth = torch.where(varied, before.inverse, 1.0) / torch.where(varied, now.inverse, 1.0)
     wide = weights.to(float64)
     coef, intercept = wide[..., :-1], wide[..., -1]
-    held = torch.where(growth > MOST_GROWTH, coef * (MOST_GROWTH / growth), coef)
+    held = torch.where(growth > limits.MOST_GROWTH, coef * (limits.MOST_GROWTH / growth), coef)
     return pack(held, intercept + (coef - held) @ before.mean)
 
 

@@ -10,12 +10,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
+from skorchless.estimators import limits
 from skorchless.optimizers import SCHEDULES
 
 Parameters = dict[str, Any]
-
-#: Samples a batch when the user leaves it to us.
-DEFAULT_BATCH = 256
 
 
 class Constraint(NamedTuple):
@@ -101,19 +99,14 @@ PARAMETERS: dict[str, list[Constraint]] = {
 }
 
 
-def check_parameters(
-    owner: str, parameters: dict[str, Any], names: Collection[str] = PARAMETERS
-) -> None:
-    """Raise if a parameter makes no sense.
+def check_parameters(model: Any, names: Collection[str] = PARAMETERS) -> None:
+    """Raise if a parameter of an estimator makes no sense.
 
     Parameters
     ----------
-    owner : str
-        The estimator's name, for the message.
-    parameters : dict
-        Values of the parameters in PARAMETERS that it has.
+    model : TorchLinearModel
     names : collection of str
-        Those of them to look at; the rest is known to be sound.
+        The parameters to look at; the rest is known to be sound.
 
     Raises
     ------
@@ -121,6 +114,7 @@ def check_parameters(
         Naming the parameter, what it may be and what it is. When the type is at fault this is
         also a TypeError.
     """
+    owner, parameters = type(model).__name__, model._parameters()
     for name, value in parameters.items():
         if name not in names:
             continue
@@ -153,11 +147,14 @@ class InvalidParameterError(ValueError, TypeError):
     """A constructor parameter has a value or type that it may not have."""
 
 
-def chosen_optimizer(parameters: Parameters) -> str:
-    """Return the optimizer that ``optimizer`` and ``learning_rate`` ask for."""
+def chosen_optimizer(parameters: Parameters, *, one_pass: bool = False) -> str:
+    """Return the optimizer that ``optimizer`` and ``learning_rate`` ask for.
+
+    The `one_pass` of ``partial_fit`` is never the quasi-Newton method's.
+    """
     if parameters["optimizer"] != "auto":
         return str(parameters["optimizer"])
-    return "quasi-newton" if parameters["learning_rate"] == "auto" else "adam"
+    return "quasi-newton" if parameters["learning_rate"] == "auto" and not one_pass else "adam"
 
 
 def batch_rows(parameters: Parameters, n: int) -> int:
@@ -165,7 +162,7 @@ def batch_rows(parameters: Parameters, n: int) -> int:
     batch = parameters["batch_size"]
     if batch is None:
         return n
-    return min(n, DEFAULT_BATCH if batch == "auto" else int(batch))
+    return min(n, limits.DEFAULT_BATCH if batch == "auto" else int(batch))
 
 
 class Use(NamedTuple):
@@ -246,7 +243,7 @@ def keep_quiet(model: Any) -> None:
 
 def _text(model: Any, *, one_pass: bool = False) -> str:
     """The warning, without any values, so that it is the same for candidates of a search."""
-    names = unused(model, one_pass=one_pass)
+    names = [name for name, used in uses(model, one_pass=one_pass).items() if not used]
     if not names:
         return ""
     words, chosen = in_words(names), ""
@@ -256,11 +253,6 @@ def _text(model: Any, *, one_pass: bool = False) -> str:
         chosen = f" Here optimizer='auto' is {name}."
     owner = type(model).__name__
     return f"Parameters of this {owner} that have no effect: {words}.{chosen}"
-
-
-def unused(model: Any, *, one_pass: bool = False) -> list[str]:
-    """Names of the parameters of an estimator that are not at their defaults and have no effect."""
-    return [name for name, used in uses(model, one_pass=one_pass).items() if not used]
 
 
 def unused_by_all(models: Iterable[Any]) -> list[str]:
@@ -286,12 +278,10 @@ def uses(model: Any, *, one_pass: bool = False) -> dict[str, bool]:
     if not changed:
         return {}
     try:
-        check_parameters(type(model).__name__, parameters)
+        check_parameters(model)
     except (ValueError, TypeError):
         return {}
-    optimizer = chosen_optimizer(parameters)
-    if one_pass and optimizer == "quasi-newton":
-        optimizer = "adam"
+    optimizer = chosen_optimizer(parameters, one_pass=one_pass)
     return {
         name: USED_WITH[name].holds(optimizer, parameters)
         for name in sorted(changed)

@@ -6,18 +6,18 @@ in forked processes.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from scipy.sparse import issparse
 from sklearn.base import is_classifier
-from sklearn.utils.validation import check_array, check_is_fitted
-from torch import Tensor, nn
+from sklearn.utils.validation import check_array
+from torch import Tensor
 
 from skorchless.data import LargeMatrix, Matrix, SparseRows
-from skorchless.estimators import checks
-from skorchless.estimators.dataset import relative_weights
+from skorchless.estimators import checks, limits
+from skorchless.estimators.problem import Factors
 from skorchless.estimators.runtime import in_full_precision
 from skorchless.restoring import without_numpy_warnings
 from skorchless.stack import shared
@@ -42,223 +42,117 @@ def raw_predictions(
     raw : ndarray or Tensor of shape (n, K)
     """
     n_logits = len(np.atleast_2d(estimator.coef_)) if is_classifier(estimator) else None
+    model = RawPredictor(coef, intercept, n_logits)
     if isinstance(X, Tensor):
         rows = checks.check_X(estimator, X, reset=False)
         assert not isinstance(rows, SparseRows)
-        run = partial(_in_torch, rows, coef, intercept, n_logits)
-        return in_full_precision(rows.device, run)
+        return model.in_torch(rows)
     with checks.named("X"):
         matrix = checks.large_matrix(estimator, X, reset=False)
-        if matrix is not None:
-            return _in_runs(estimator, matrix, coef, intercept, n_logits)
-        array = checks.check_array_X(estimator, X, reset=False)
-    return _in_numpy(array, coef, intercept, n_logits)
+        if matrix is None:
+            return model.in_numpy(checks.check_array_X(estimator, X, reset=False))
+        dtypes = [np.float64, np.float32]  # runs are only checked now
+        check = partial(check_array, dtype=dtypes, estimator=estimator, input_name="X")
+        return np.concatenate([model.in_numpy(check(run.numpy())) for run in matrix.runs()])
 
 
-def predicted_by(
-    rows: Matrix, coef: np.ndarray, intercept: np.ndarray, n_logits: int | None
-) -> Tensor:
-    """What `raw_predictions` gives for checked rows; of those on the host, in NumPy."""
-    if not isinstance(rows, SparseRows) and rows.device.type != "cpu":
-        run = partial(_in_torch, rows, coef, intercept, n_logits)
-        return in_full_precision(rows.device, run)
-    array = rows.matrix if isinstance(rows, SparseRows) else rows[:].numpy()
-    raw = torch.from_numpy(_in_numpy(array, coef, intercept, n_logits))
-    return raw.to(rows.device)
+class RawPredictor(NamedTuple):
+    """Coefficients of models, and how they predict.
 
-
-def _in_numpy(
-    array: Any, coef: np.ndarray, intercept: np.ndarray, n_logits: int | None
-) -> np.ndarray:
-    raw: np.ndarray = array @ coef.T.astype(array.dtype, copy=False)
-    raw += intercept.astype(array.dtype, copy=False)
-    in_range(raw, array, coef, intercept, n_logits)
-    return raw
-
-
-def _in_torch(
-    rows: Tensor | LargeMatrix, coef: np.ndarray, intercept: np.ndarray, n_logits: int | None
-) -> Tensor:
-    if isinstance(rows, LargeMatrix):
-        runs = (run.to(rows.dtype) for run in rows.runs())
-        return torch.cat([_in_torch(run, coef, intercept, n_logits) for run in runs])
-    weights = shared(coef).to(rows.device, rows.dtype).T
-    bias = shared(intercept).to(rows.device, rows.dtype)
-    raw = torch.addmm(bias, rows, weights)
-    in_range(raw, rows, coef, intercept, n_logits)
-    return raw
-
-
-def _in_runs(
-    estimator: Any,
-    matrix: LargeMatrix,
-    coef: np.ndarray,
-    intercept: np.ndarray,
-    n_logits: int | None,
-) -> np.ndarray:
-    """Some rows at a time, which are only checked now."""
-    dtype = np.float32 if matrix.dtype == torch.float32 else np.float64
-    raw = np.empty((len(matrix), len(coef)), dtype=dtype)
-    done = 0
-    for run in matrix.runs():
-        block = check_array(
-            run.numpy(), dtype=[np.float64, np.float32], estimator=estimator, input_name="X"
-        )
-        raw[done : done + len(block)] = _in_numpy(block, coef, intercept, n_logits)
-        done += len(block)
-    return raw
-
-
-#: Products that are made at once.
-BLOCK_NUMBERS = 2**20
-
-#: Powers of two that are left free above the largest logit, so that differences are in range.
-SPARE = 3
-
-
-def in_range(
-    raw: Any, rows: Any, coef: np.ndarray, intercept: np.ndarray, n_logits: int | None
-) -> None:
-    """Make those rows of `raw` anew that are not finite, from scaled products.
-
-    Terms beyond the range that cancel each other then do. Numbers that are beyond it themselves
-    become infinite. Logits do not, as only their differences matter: those of a row are shifted so
-    that the largest is in range, and the others end at the limit, where probabilities are 0 and 1.
-
-    Parameters
+    Attributes
     ----------
-    raw : ndarray or Tensor of shape (n, K)
-        ``X W + b``; written to.
-    rows : ndarray, sparse matrix or Tensor of shape (n, D)
-        Finite.
     coef, intercept : ndarray of shape (K, D) and (K,)
         Finite.
     n_logits : int, optional
         How many of the K belong to one model, if they are logits.
     """
-    if bool(torch.isfinite(raw.sum()) if isinstance(raw, Tensor) else np.isfinite(raw.sum())):
-        return
-    found = checks.as_numpy(raw)
-    bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
-    again = _again(found[bad], checks.as_numpy(rows[bad]), coef, intercept, n_logits)
-    raw[bad] = torch.from_numpy(again).to(raw.device) if isinstance(raw, Tensor) else again
 
+    coef: np.ndarray
+    intercept: np.ndarray
+    n_logits: int | None
 
-def _again(
-    raw: np.ndarray, rows: Any, coef: np.ndarray, intercept: np.ndarray, n_logits: int | None
-) -> np.ndarray:
-    """The same, all of them anew."""
-    weights = np.column_stack([coef, intercept]).astype(np.float64)
-    block = max(1, BLOCK_NUMBERS // weights.size)
-    found = np.empty_like(raw)
-    for start in range(0, len(raw), block):
-        some = rows[start : start + block]
-        some = some.toarray() if issparse(some) else some
-        ones = np.ones((len(some), 1))
-        sums, power = _scaled_products(np.hstack([some, ones]).astype(np.float64), weights)
-        if n_logits is None:
-            found[start : start + block] = np.ldexp(sums, power)
-        else:
-            most = np.finfo(raw.dtype).maxexp - SPARE
-            found[start : start + block] = _logits(sums, power, n_logits, most)
-    return found
+    def of_rows(self, rows: Matrix) -> Tensor:
+        """What `raw_predictions` gives for checked rows; of those on the host, in NumPy."""
+        if not isinstance(rows, SparseRows) and rows.device.type != "cpu":
+            return self.in_torch(rows)
+        array = rows.matrix if isinstance(rows, SparseRows) else rows[:].numpy()
+        return torch.from_numpy(self.in_numpy(array)).to(rows.device)
 
+    def in_numpy(self, array: Any) -> np.ndarray:
+        """``X W + b``, shape ``(n, K)``."""
+        raw: np.ndarray = array @ self.coef.T.astype(array.dtype, copy=False)
+        raw += self.intercept.astype(array.dtype, copy=False)
+        self.keep_in_range(raw, array)
+        return raw
 
-def _scaled_products(rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of products, each up to a power of two: ``(n, K)`` below one, and the exponents."""
-    (x, x_power), (w, w_power) = np.frexp(rows), np.frexp(weights)
-    products = x[:, None, :] * w
-    powers = x_power[:, None, :] + w_power
-    largest = np.where(products != 0, powers, np.iinfo(np.int32).min // 2).max(axis=2)
-    sums, more = np.frexp(np.ldexp(products, powers - largest[:, :, None]).sum(axis=2))
-    return sums, np.where(sums != 0, largest + more, 0)
+    def in_torch(self, rows: Tensor | LargeMatrix) -> Tensor:
+        """``X W + b``, shape ``(n, K)``."""
+        if isinstance(rows, LargeMatrix):
+            return torch.cat([self.in_torch(run.to(rows.dtype)) for run in rows.runs()])
+        weights = shared(self.coef).to(rows.device, rows.dtype).T
+        bias = shared(self.intercept).to(rows.device, rows.dtype)
+        raw = in_full_precision(rows.device, partial(torch.addmm, bias, rows, weights))
+        self.keep_in_range(raw, rows)
+        return raw
 
+    def keep_in_range(self, raw: Any, rows: Any) -> None:
+        """Make those rows of `raw` anew that are not finite, from scaled products.
 
-def _logits(sums: np.ndarray, power: np.ndarray, n_logits: int, most: int) -> np.ndarray:
-    """Logits ``sums * 2**power`` between ``-2**most`` and ``2**most``, by model and row."""
-    limit, shape = 2.0**most, (len(sums), -1, n_logits)
-    sums, power = sums.reshape(shape), power.reshape(shape)
-    largest = np.where(sums > 0, power, most).max(axis=2, keepdims=True)
-    beyond = largest > most
-    aligned = np.ldexp(sums, np.where(beyond, power - largest, 0))
-    below = np.ldexp(aligned - aligned.max(axis=2, keepdims=True), largest)
-    logits: np.ndarray = np.where(beyond, limit + below, np.ldexp(sums, power))
-    return logits.clip(-limit, limit).reshape(len(sums), -1)
+        Terms beyond the range that cancel each other then do. Numbers that are beyond it themselves
+        become infinite. Logits do not, as only their differences matter: those of a row are shifted
+        so that the largest is in range, and the others end at the limit, where probabilities are 0
+        and 1.
+
+        Parameters
+        ----------
+        raw : ndarray or Tensor of shape (n, K)
+            ``X W + b``; written to.
+        rows : ndarray, sparse matrix or Tensor of shape (n, D)
+            Finite.
+        """
+        if bool(torch.isfinite(raw.sum()) if isinstance(raw, Tensor) else np.isfinite(raw.sum())):
+            return
+        found = checks.as_numpy(raw)
+        bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
+        step = max(1, limits.PRODUCTS_AT_ONCE // self.coef.size)
+        for start in range(0, len(bad), step):
+            some = bad[start : start + step]
+            again = self._anew(found[some], checks.as_numpy(rows[some]))
+            raw[some] = torch.from_numpy(again).to(raw.device) if isinstance(raw, Tensor) else again
+
+    def _anew(self, raw: np.ndarray, rows: Any) -> np.ndarray:
+        """The same, each row in units of a power of two near its largest product."""
+        rows = rows.toarray() if issparse(rows) else rows
+        rows = np.column_stack([rows, np.ones(len(rows))]).astype(np.float64)
+        weights = np.column_stack([self.coef, self.intercept]).astype(np.float64)
+        (x, x_power), (_, w_power) = np.frexp(rows), np.frexp(np.abs(weights).max(axis=0))
+        nonzero = (x != 0) & weights.any(axis=0)
+        powers = np.where(nonzero, x_power + w_power, np.iinfo(np.int32).min // 2)
+        unit = powers.max(axis=1, keepdims=True)
+        # No matrix product: with fused operations terms that cancel would leave their rounding.
+        x, w = np.ldexp(x, powers - unit), np.ldexp(weights, -w_power)
+        sums = (x[:, np.newaxis, :] * w).sum(axis=2)
+        if self.n_logits is None:
+            return np.where(np.isfinite(raw), raw, np.ldexp(sums, unit).astype(raw.dtype))
+        limit = 2.0 ** (np.finfo(raw.dtype).maxexp - limits.SPARE_POWERS)
+        shape = len(raw), -1, self.n_logits
+        sums, unit = sums.reshape(shape), unit[:, :, np.newaxis]
+        largest = sums.max(axis=2, keepdims=True)
+        shifted = limit + np.ldexp(sums - largest, unit)
+        logits = np.where(np.ldexp(largest, unit) > limit, shifted, np.ldexp(sums, unit))
+        sound = np.isfinite(raw).reshape(shape).all(axis=2, keepdims=True)
+        logits = logits.clip(-limit, limit).astype(raw.dtype)
+        return np.where(sound, raw.reshape(shape), logits).reshape(raw.shape)
 
 
 @without_numpy_warnings
 def score(metric: Callable[..., float], y: Any, found: Any, sample_weight: Any) -> float:
     """Return a `metric` of scikit-learn of predictions. Tensors come to the CPU."""
-    here = found if isinstance(found, Tensor) else torch.empty(0, device="cpu")
+    here = found.device if isinstance(found, Tensor) else torch.device("cpu")
     checks.check_same_device(here, y=y, sample_weight=sample_weight)
-    weight = relative_weights(checks.as_numpy(sample_weight, "sample_weight"), len(found))
+    weight = checks.check_sample_weight(checks.as_numpy(sample_weight, "sample_weight"), len(found))
+    if weight is not None:  # in units in which their sum is in range
+        weight = Factors.of(weight).relative()
     with checks.named("y"):
         wanted, found, weight = map(checks.as_numpy, (y, found, weight))
         return float(metric(wanted, found, sample_weight=weight))
-
-
-class Portable:
-    """What the estimators need to be pickled and to be handed on."""
-
-    coef_: np.ndarray
-    intercept_: Any
-    n_features_in_: int
-    feature_names_in_: np.ndarray
-
-    #: Attributes that predictions need.
-    _set_by_fit: tuple[str, ...] = ("coef_", "intercept_")
-
-    def _check_is_fitted(self) -> None:
-        """Raise NotFittedError unless there is all that predictions need."""
-        check_is_fitted(self, self._set_by_fit)
-
-    def _weights(self) -> tuple[np.ndarray, np.ndarray]:
-        """Coefficients ``(K, D)`` and intercepts ``(K,)``, which may have been set by hand."""
-        self._check_is_fitted()
-        coef = np.atleast_2d(_numbers(self.coef_, "coef_"))
-        intercept = np.atleast_1d(_numbers(self.intercept_, "intercept_"))
-        classes = self.__dict__.get("classes_")
-        outputs = len(coef) if classes is None else len(classes) - (len(classes) == 2)
-        features = getattr(self, "n_features_in_", coef.shape[-1])
-        if coef.shape != (outputs, features):
-            raise ValueError(
-                f"coef_ has shape {np.shape(self.coef_)}, but there are {features} features and "
-                f"{outputs} outputs."
-            )
-        if intercept.shape != (outputs,):
-            if intercept.size != 1:
-                raise ValueError(
-                    f"intercept_ has shape {np.shape(self.intercept_)}, but there are {outputs} "
-                    "outputs."
-                )
-            intercept = np.full(outputs, intercept.item())
-        return coef, intercept
-
-    def _copy_fit(self, model: Any) -> Any:
-        """Give `model` our coefficients, and with them our predictions."""
-        coef, intercept = self._weights()
-        model.coef_ = coef.reshape(np.shape(self.coef_)).copy()
-        model.intercept_ = intercept.copy() if np.ndim(self.intercept_) else intercept[0]
-        model.n_features_in_ = self.n_features_in_
-        if hasattr(self, "feature_names_in_"):
-            model.feature_names_in_ = self.feature_names_in_.copy()
-        return model
-
-    def _linear_module(self, coef: np.ndarray, intercept: np.ndarray) -> nn.Linear:
-        """A layer that computes ``X coef.T + intercept``."""
-        outputs, features = coef.shape
-        weights = torch.from_numpy(coef.copy())
-        linear = nn.Linear(features, outputs, device="meta", dtype=weights.dtype)
-        linear.weight = nn.Parameter(weights)
-        linear.bias = nn.Parameter(torch.from_numpy(np.array(intercept, dtype=coef.dtype)))
-        return linear
-
-
-def _numbers(value: Any, name: str) -> np.ndarray:
-    """The array that a fit leaves as it is; anything else is checked and converted."""
-    if isinstance(value, np.ndarray | np.floating) and value.dtype.kind == "f":
-        return np.asarray(value)
-    array = checks.real(value, name)
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite. Got {value!r}.")
-    return array

@@ -16,49 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, float64
 
-from skorchless.data import Matrix, SparseRows, are_right_on_threads
+from skorchless.data import Matrix, SparseRows
 from skorchless.distributed import SINGLE_PROCESS, Communicator, Group, local_rank_device
+from skorchless.estimators import limits
 from skorchless.estimators.parameters import Parameters, batch_rows, chosen_optimizer, shown
-from skorchless.optimizers.hessian_estimator import sample_size
 from skorchless.restoring import between, with_setting
 from skorchless.stack import private_generator
 
 T = TypeVar("T")
-
-#: Multiply-adds a batch from which more than one thread pays.
-WORTH_THREADS = 3 * 2**19
-
-#: Of a full-batch optimizer a pass counts for so much less, and the second moments of a sample that
-#: it may take beside for less again. Between small products it does much else: threads save a
-#: quarter of its time at most, and double it where the cores are busy.
-A_PASS, SECOND_MOMENTS = 4, 16
-
-#: What the loss of one raw prediction costs, in multiply-adds.
-LOSS_WORK = 32
-
-
-def work_of_batch(X: Matrix, n_rows: int, stack_width: int, *, full_batch: bool) -> int:
-    """Multiply-adds of one step with `n_rows` rows of X, a weight's being one at least.
-
-    None are counted where X may only be multiplied on one thread.
-
-    Parameters
-    ----------
-    X : Matrix
-    n_rows : int
-    stack_width : int
-        Rows of weights that each row is multiplied with.
-    full_batch : bool
-        Whether an optimizer steps once a pass.
-    """
-    if isinstance(X, SparseRows) and X.device.type == "cpu" and not are_right_on_threads():
-        return 0
-    numbers = X.numel() // max(len(X), 1)
-    work = max(n_rows * (numbers + LOSS_WORK), X.shape[1]) * stack_width
-    if not full_batch:
-        return work
-    second_moments = min(n_rows, sample_size(numbers)) * numbers**2
-    return max(work // A_PASS, second_moments // SECOND_MOMENTS)
 
 
 def own_settings(device: torch.device, work: int, run: Callable[[], T]) -> T:
@@ -194,7 +159,7 @@ def on_enough_threads(work: int, run: Callable[[], T]) -> T:
     What torch has for that, ``torch.set_num_threads``, changes how many threads other threads get
     that use torch for the first time. OpenMP and MKL keep a number for each thread.
     """
-    if torch.get_num_threads() == 1 or work >= WORTH_THREADS:
+    if torch.get_num_threads() == 1 or work >= limits.WORTH_THREADS:
         return run()
     return _on_one_openmp_thread(partial(_on_one_mkl_thread, run))
 
@@ -227,19 +192,13 @@ def _on_one_mkl_thread(run: Callable[[], T]) -> T:
     )
 
 
-#: Multiply-adds from which device="auto" moves to a GPU: of a pass over all rows, which launches
-#: some forty kernels and waits for a few numbers, and of a step of SGD or Adam, which launches some
-#: fifteen.
-WORTH_A_PASS, WORTH_A_STEP = 2**24, 2**22
-
-
 def available_devices() -> list[str]:
     """Names of the devices on this machine."""
-    names = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    counts = {"cuda": torch.cuda.device_count()}
     other = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if other is not None and other.type != "cuda":
-        names += [f"{other.type}:{i}" for i in range(torch.accelerator.device_count())]
-    return names
+    if other is not None:
+        counts[other.type] = torch.accelerator.device_count()
+    return ["cpu", *(f"{kind}:{i}" for kind, count in counts.items() for i in range(count))]
 
 
 def resolve_device(
@@ -271,54 +230,47 @@ def resolve_device(
         If there is no such device here, or no such device at all, or if it has no float64.
     """
     if isinstance(device, str) and device == "auto":
-        if own is not None:
-            return _with_double(own)
-        if not worth_moving or not torch.cuda.is_available():
-            return torch.device("cpu")
-        return local_rank_device() if distributed else _numbered(torch.device("cuda"))
+        here = own or torch.device("cpu")
+        moves = own is None and worth_moving and torch.cuda.is_available()
+        chosen = torch.device("cuda") if moves else here
+    else:
+        chosen = _named_device(device)
+    if chosen.index is None and chosen.type != "cpu":
+        own_gpu = distributed and chosen.type == "cuda"
+        chosen = local_rank_device() if own_gpu else _numbered(chosen)
+    if not has_double(chosen):
+        raise ValueError(
+            f"Training on device {str(chosen)!r} is not possible: it has no float64, in which "
+            "losses and statistics are summed. Set device='cpu'; the model can still predict "
+            "tensors that are there."
+        )
+    return chosen
+
+
+def _named_device(device: str | int | torch.device) -> torch.device:
+    """The device that is meant by a name or a number, if it is here."""
     try:
         chosen = torch.device(device)
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        guess = ""
+        with contextlib.suppress(RuntimeError, AttributeError):
+            meant = device.lower().replace("gpu", "cuda")  # type: ignore[union-attr]
+            guess = f" Did you mean {str(torch.device(meant))!r}?"
         raise ValueError(
-            f"device={shown(device)} is not a device that torch knows.{_guess(device)} "
+            f"device={shown(device)} is not a device that torch knows.{guess} "
             f"Devices here: {available_devices()}."
         ) from error
     if chosen.type == "cpu":
         return chosen
-    names = available_devices()
-    if str(chosen) not in {*names, *(name.split(":")[0] for name in names)}:
-        raise ValueError(
-            f"device={str(chosen)!r} is not available{_reason(chosen)}. Devices here: {names}."
-        )
-    if chosen.index is None:
-        own_gpu = distributed and chosen.type == "cuda"
-        chosen = local_rank_device() if own_gpu else _numbered(chosen)
-    return _with_double(chosen)
-
-
-def _guess(device: str | int | torch.device) -> str:
-    """The device that was meant by another spelling, if there is one."""
-    if not isinstance(device, str):
-        return ""
-    meant = device.lower().replace("gpu", "cuda")
-    try:
-        torch.device(meant)
-    except RuntimeError:
-        return ""
-    return f" Did you mean {meant!r}?"
-
-
-def _reason(device: torch.device) -> str:
-    """Why there is no CUDA device, and what takes one where there is one."""
-    if device.type != "cuda" or torch.cuda.device_count():
-        return ""
-    is_cpu_build = torch.version.cuda is None and torch.version.hip is None
-    why = (
-        "this is a CPU build of torch; install a CUDA build"
-        if is_cpu_build
-        else "torch finds no CUDA device"
-    )
-    return f": {why}. device='auto' uses a GPU where there is one"
+    names, why = available_devices(), ""
+    if str(chosen) in {*names, *(name.split(":")[0] for name in names)}:
+        return chosen
+    if chosen.type == "cuda" and not torch.cuda.device_count():
+        cpu_build = torch.version.cuda is None and torch.version.hip is None
+        why = "this is a CPU build of torch; install a CUDA build"
+        why = f": {why if cpu_build else 'torch finds no CUDA device'}. "
+        why += "device='auto' uses a GPU where there is one"
+    raise ValueError(f"device={str(chosen)!r} is not available{why}. Devices here: {names}.")
 
 
 def _numbered(device: torch.device) -> torch.device:
@@ -336,17 +288,6 @@ def has_double(device: torch.device) -> bool:
     except (TypeError, RuntimeError):
         return False
     return True
-
-
-def _with_double(device: torch.device) -> torch.device:
-    """A device, if it has float64."""
-    if not has_double(device):
-        raise ValueError(
-            f"Training on device {str(device)!r} is not possible: it has no float64, in which "
-            "losses and statistics are summed. Set device='cpu'; the model can still predict "
-            "tensors that are there."
-        )
-    return device
 
 
 def where_double_is(*values: Any) -> list[Any]:
@@ -370,9 +311,9 @@ def is_worth_moving(parameters: Parameters, work: int, n_rows: int, *, one_pass:
     one_pass : bool
         Whether it is a call of ``partial_fit``, which takes steps whatever the optimizer.
     """
-    if chosen_optimizer(parameters) == "quasi-newton" and not one_pass:
-        return work >= WORTH_A_PASS
-    return work * batch_rows(parameters, n_rows) >= WORTH_A_STEP * n_rows
+    if chosen_optimizer(parameters, one_pass=one_pass) == "quasi-newton":
+        return work >= limits.WORTH_A_PASS
+    return work * batch_rows(parameters, n_rows) >= limits.WORTH_A_STEP * n_rows
 
 
 #: Parameters that may differ from rank to rank.
@@ -407,22 +348,20 @@ def check_agreement(comm: Communicator, facts: dict[str, Any]) -> None:
 
 def facts_of(estimator: Any, X: Matrix) -> dict[str, Any]:
     """What all ranks must agree on, by name for a message."""
-    facts = {
+    parameters = {
         f"the parameter {name!r}": value
         for name, value in estimator._parameters().items()
         if name not in OF_A_RANK
     }
-    return (
-        {"the estimator": type(estimator).__name__}
-        | facts
-        | {
-            "having callbacks": bool(getattr(estimator, "_skl_callbacks", None)),
-            "the number of features": X.shape[1],
-            "the names of the features": list(getattr(estimator, "feature_names_in_", ())),
-            "the precision of X": str(X.dtype),
-            "the kind of X": "sparse" if isinstance(X, SparseRows) else "dense",
-        }
-    )
+    return {
+        "the estimator": type(estimator).__name__,
+        **parameters,
+        "having callbacks": bool(getattr(estimator, "_skl_callbacks", None)),
+        "the number of features": X.shape[1],
+        "the names of the features": list(getattr(estimator, "feature_names_in_", ())),
+        "the precision of X": str(X.dtype),
+        "the kind of X": "sparse" if isinstance(X, SparseRows) else "dense",
+    }
 
 
 def check_start(comm: Communicator, start: np.ndarray) -> None:
@@ -470,22 +409,15 @@ def memory_errors() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not _ran_out(error) or CURE in str(error):
+        message = str(error)
+        ran_out = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        ran_out = ran_out or any(words in message for words in WORDS)
+        if not ran_out or CURE in message:
             raise
-        raise MemoryError(f"{_asked_for(str(error))} {CURE}") from error
-
-
-def _ran_out(error: Exception) -> bool:
-    out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return out_of_memory or any(words in str(error) for words in WORDS)
-
-
-def _asked_for(message: str) -> str:
-    """How much memory there was not."""
-    found = ASKED.search(message)
-    if found is None:
-        return f"There is not enough memory: {message}.".replace(": .", ".")
-    size, unit = found.groups()
-    if unit == "bytes":
-        size, unit = f"{int(size) / 2**30:.3g}", "GiB"
-    return f"There is not enough memory: {size} {unit} were asked for."
+        asked, found = f": {message}".rstrip(": "), ASKED.search(message)
+        if found is not None:
+            size, unit = found.groups()
+            if unit == "bytes":
+                size, unit = f"{int(size) / 2**30:.3g}", "GiB"
+            asked = f": {size} {unit} were asked for"
+        raise MemoryError(f"There is not enough memory{asked}. {CURE}") from error

@@ -1,22 +1,23 @@
 """From a user's parameters and checked data to one call of the training loop, and back."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, float64
 
 from skorchless.data import BatchLoader, Moments, Scaling, affords_gram
+from skorchless.data.base import by_weight, spread
+from skorchless.estimators import limits
 from skorchless.estimators.evaluation import Returned
-from skorchless.estimators.head_start import enough_rows, head_of, roughly, start_from
-from skorchless.estimators.memory import Memory, clip_rescaled_coef, go_on, kept
-from skorchless.estimators.parameters import Parameters
-from skorchless.estimators.problem import FitProblem, FitResult, Task
-from skorchless.estimators.row_space import RowSpace, as_dense
+from skorchless.estimators.memory import clip_rescaled_coef, go_on, kept
+from skorchless.estimators.problem import Dataset, FitProblem, FitResult
+from skorchless.estimators.reduction import MakeObserver, Rounds, RowSpace, as_dense, violations
 from skorchless.estimators.runtime import own_settings
-from skorchless.estimators.working_columns import LEAST_COLUMNS, AllColumns, MakeObserver, Rounds
 from skorchless.losses import rough_median
 from skorchless.objective import LinearObjective
 from skorchless.optimizers import (
@@ -35,62 +36,27 @@ from skorchless.restoring import without_numpy_warnings
 from skorchless.stack import shared
 from skorchless.training import TrainingConfig, train
 
-#: A rate that is chosen here has fallen far enough below this share of its first value.
-AUTOMATIC_FLOOR = 1e-3
-#: Steps of ``partial_fit``, of which the mean is returned, are this many times as long as those of
-#: a fit, and fall with this power of the number of calls.
-PASS_SHARE, FALLING = 3.0, 0.25
-#: A rate that is chosen here is lowered after at least this many steps without improvement.
-LEAST_STEPS = 50
-#: Tables of at most so many numbers are trained in double precision on a CPU, and the models that
-#: come of them evaluated once more.
-DOUBLE_NUMBERS = 2**22
-#: Multiply-adds of a pass that are made in double precision there.
-DOUBLE_WORK = 2**24
-#: Numbers up to this one, and from its inverse on, can be squared and added up.
-MOST_SQUARED = 1e100
-#: The rows of a table of at most so many numbers are factored if its columns are dependent.
-MOST_FACTORED = 2**24
-#: Rows of the sample that roughly tells means and deviations: the first of these numbers, or fewer,
-#: but not fewer than the second, if they have more numbers than the third.
-SCALING_ROWS, LEAST_SCALING_ROWS, SCALING_NUMBERS = 1024, 128, 2**20
-
 
 # Losses and weights that leave the range of numbers are noticed, and told in words of our own.
 @without_numpy_warnings
-def fit_stack(
-    candidates: Sequence[Parameters],
-    loss_name: str,
-    task: Task,
-    *,
-    memory: Memory | None = None,
-    make_observer: MakeObserver | None = None,
-) -> FitResult:
+def fit_stack(problem: FitProblem, make_observer: MakeObserver | None = None) -> FitResult:
     """Train candidates on the same data.
 
     Parameters
     ----------
-    candidates, loss_name, task, memory
-        Attributes of `FitProblem`.
+    problem : FitProblem
     make_observer : callable, optional
         Makes the observer of the training, given a function that converts weights of the training
         to those on the user's columns.
     """
-    problem = FitProblem(candidates, loss_name, task, memory)
-    return own_settings(task.data.X.device, problem.work, partial(_run, problem, make_observer))
+    return own_settings(problem.data.X.device, problem.work, partial(_run, problem, make_observer))
 
 
 def _run(problem: FitProblem, make_observer: MakeObserver | None) -> FitResult:
     """Train on a few columns at a time, where L1 leaves few of them, or on all."""
     if not _is_worth_rounds(problem):
         return _run_at_once(problem, make_observer)
-
-    def fit(
-        candidates: Sequence[Parameters], task: Task, make_observer: MakeObserver | None
-    ) -> FitResult:
-        return _run_at_once(FitProblem(candidates, problem.loss_name, task), make_observer)
-
-    return Rounds(problem.candidates, problem.task, _all_columns(problem), fit, make_observer).run()
+    return Rounds(problem, _violations_of(problem), _run_at_once, make_observer).run()
 
 
 def _is_worth_rounds(problem: FitProblem) -> bool:
@@ -100,58 +66,51 @@ def _is_worth_rounds(problem: FitProblem) -> bool:
     """
     if not problem.full_batch or problem.early_stopping or problem.shared["tol"] is None:
         return False
-    many = problem.data.X.shape[1] >= LEAST_COLUMNS
+    many = problem.data.X.shape[1] >= limits.LEAST_COLUMNS
     return many and all(c["alpha"] and c["l1_ratio"] for c in problem.candidates)
 
 
-def _all_columns(problem: FitProblem) -> AllColumns:
-    """The conditions of the optimum in all columns."""
+def _violations_of(problem: FitProblem) -> Callable[[np.ndarray], tuple[Tensor, Tensor]]:
+    """How far weights violate the conditions of the optimum in all columns."""
     problem = _in_training_precision(problem)[0]
     plain = problem.loader()
     scaling = _measure_columns(problem, plain).scaling
-    loader, objective = _scaled(problem, plain, scaling)
-    return AllColumns(
-        loader if objective.scaling is None else plain,
-        objective,
-        scaling,
-        problem.tols,
-        problem.null_model,
-    )
+    assert scaling is not None
+    _, rows, objective = _scaled(problem, plain, scaling)
+    return partial(violations, problem, rows, objective, scaling)
 
 
 def _run_at_once(problem: FitProblem, make_observer: MakeObserver | None) -> FitResult:
     """Choose the start, the precision and the coordinates, and train."""
     dtype = problem.data.X.dtype
     if not problem.full_batch:
-        return _train(problem, Returned(problem, dtype), make_observer)
-    if not problem.task.start.any():
-        problem = problem.on(replace(problem.task, start=_better_start(problem)))
+        return _train(Returned(problem, dtype), problem, make_observer)
+    if not problem.start.any():
+        problem = replace(problem, start=_better_start(problem))
     problem, is_small = _in_training_precision(problem)
     returned = Returned(problem, dtype, is_small)
-    wide = problem.n_rows <= problem.data.X.shape[1] and not problem.penalty().has_l1
-    if not (wide and affords_gram(problem.data.X, problem.n_rows)):
+    wide = problem.shard.total <= problem.data.X.shape[1] and not problem.penalty().has_l1
+    if not (wide and affords_gram(problem.data.X, problem.shard.total)):
         try:
-            outcome = _train(problem, returned, make_observer)
+            outcome = _train(returned, problem, make_observer)
         except DependentColumns:
             pass
         else:
             stuck = any(result.stuck for result in outcome.results) and outcome.interrupt is None
             if stuck and problem.loss.constant_hessian and _may_reduce(problem):
-                return _along_principal_axes(problem, returned, make_observer, outcome)
+                return _along_principal_axes(returned, make_observer, outcome)
             return outcome
-    reduced, space = _in_row_space(problem)
-    return _train(reduced, replace(returned, row_space=space), make_observer)
+    return _train(*_in_row_space(returned), make_observer)
 
 
 def _along_principal_axes(
-    problem: FitProblem, returned: Returned, make_observer: MakeObserver | None, outcome: FitResult
+    returned: Returned, make_observer: MakeObserver | None, outcome: FitResult
 ) -> FitResult:
     """Train models of squared error again whose optimum rounding hides, and keep what converges.
 
     Along the principal axes of the rows second moments are diagonal, whatever their condition.
     """
-    reduced, space = _in_row_space(problem, principal=True)
-    again = _train(reduced, replace(returned, row_space=space), make_observer)
+    again = _train(*_in_row_space(returned, principal=True), make_observer)
     for i, (before, after) in enumerate(zip(outcome.results, again.results, strict=True)):
         if before.stuck and after.converged:
             outcome.results[i], outcome.weights[i] = after, again.weights[i]
@@ -160,15 +119,14 @@ def _along_principal_axes(
 
 def _better_start(problem: FitProblem) -> np.ndarray:
     """Weights that are nearer to the optimum than zero, where it pays to look for some first."""
-    task, candidates, loss_name = problem.task, problem.candidates, problem.loss_name
     if _gains_from_head_start(problem):
-        part = head_of(task, problem.shard, classifies=loss_name in ("softmax", "logistic"))
-        if part is not None:
-            return start_from(fit_stack(roughly(candidates), loss_name, part), task)
-    start = task.start
+        head = head_of(problem)
+        if head is not None:
+            return _start_from(fit_stack(head), problem)
+    start, rough = problem.start, _roughly(problem)
     for delta in _larger_deltas(problem):
-        smoother = [{**c, "delta": max(delta, float(c["delta"]))} for c in roughly(candidates)]
-        start = start_from(fit_stack(smoother, loss_name, replace(task, start=start)), task)
+        smoother = [{**c, "delta": max(delta, float(c["delta"]))} for c in rough.candidates]
+        start = _start_from(fit_stack(replace(rough, candidates=smoother, start=start)), problem)
     return start
 
 
@@ -177,7 +135,7 @@ def _gains_from_head_start(problem: FitProblem) -> bool:
 
     Not where a single pass ends there, nor where early stopping wants to see the whole way.
     """
-    if problem.early_stopping or not enough_rows(problem.data, problem.n_rows):
+    if problem.early_stopping or not _enough_rows(problem):
         return False
     return not problem.loss.constant_hessian or problem.penalty().has_l1
 
@@ -190,7 +148,7 @@ def _larger_deltas(problem: FitProblem) -> list[float]:
     """
     if problem.loss_name != "huber" or problem.early_stopping:
         return []
-    least = min(float(candidate["delta"]) for candidate in problem.candidates)
+    least = float(problem.values("delta").min())
     target = problem.data.target.to(float64)
     centre = rough_median(target, problem.comm)
     spread = float(rough_median((target - centre).abs(), problem.comm).max())
@@ -198,149 +156,183 @@ def _larger_deltas(problem: FitProblem) -> list[float]:
     return [least * 10.0**i for i in range(steps, 0, -1)] if steps > 1 else []
 
 
+def _enough_rows(problem: FitProblem) -> int:
+    """Rows that tell roughly where the optimum is; 0 if these are not far fewer than all."""
+    data, columns = problem.data, problem.data.X.shape[1]
+    least = max(limits.HEAD_ROWS, limits.HEAD_ROWS_A_WEIGHT * data.n_outputs * (columns + 1))
+    most = limits.HEAD_BYTES // (columns * data.X.dtype.itemsize)
+    enough = min(problem.shard.total // limits.HEAD_SHARE, most)
+    return enough if enough >= least else 0
+
+
+def head_of(problem: FitProblem) -> FitProblem | None:
+    """The same problem with so many of the rows, by weight, and of every class some.
+
+    Each process chooses from its own rows. None if a few rows have nearly all the weight.
+    """
+    data, n_rows = problem.data, problem.shard.total
+    share = _enough_rows(problem) / n_rows
+    weight, classifies = data.relative_weight(), not problem.loss.is_regression
+    labels = data.target.view(-1).long() if classifies else torch.zeros_like(weight).long()
+    counts = torch.bincount(labels)
+    even = len(counts) > 0 and share * int(counts.min()) >= limits.LEAST_ROWS_OF_A_CLASS
+    if data.weight is None and problem.comm.size == 1 and even:
+        rows = spread(len(data.X), math.ceil(share * len(data.X)))
+        return _roughly(problem, data=data.take(rows))
+    chosen, weights = [], []
+    for label in counts.nonzero().view(-1).tolist():
+        rows = (labels == label).nonzero().view(-1)
+        wanted = max(math.ceil(share * len(rows)), min(len(rows), limits.LEAST_ROWS_OF_A_CLASS))
+        if data.weight is None:
+            of_class = spread(len(rows), wanted)
+            stands_for = torch.full((wanted,), len(rows) / wanted, dtype=float64, device="cpu")
+        else:
+            of_class, stands_for = by_weight(weight[rows], wanted)
+        chosen.append(rows[of_class.to(rows.device)])
+        weights.append(stands_for.to(rows.device))
+    empty = torch.zeros(0, dtype=torch.long, device=weight.device)
+    rows, order = torch.cat([empty, *chosen]).sort()
+    distinct = torch.tensor(float(len(rows)), dtype=float64, device="cpu")
+    problem.comm.all_reduce_(distinct)
+    if float(distinct) < limits.LEAST_DISTINCT * share * n_rows:
+        return None
+    head = replace(data.take(rows), weight=torch.cat([empty.to(float64), *weights])[order])
+    return _roughly(problem, data=head)
+
+
+def _roughly(problem: FitProblem, **changes: Any) -> FitProblem:
+    """The same problem, changed, whose candidates are content to be near their optimum."""
+    candidates = [{**candidate, "tol": limits.HEAD_TOL} for candidate in problem.candidates]
+    return replace(problem, candidates=candidates, validation=None, **changes)
+
+
+def _start_from(head: FitResult, problem: FitProblem) -> np.ndarray:
+    """Weights to start from, ``(M, K, D + 1)``; a model that failed begins where it would have."""
+    if head.interrupt is not None:
+        raise head.interrupt
+    zeros = np.zeros_like(problem.start[0])
+    return np.stack([zeros if weights is None else weights for weights in head.weights])
+
+
 def _in_training_precision(problem: FitProblem) -> tuple[FitProblem, bool]:
     """A small table in double precision, which hardly costs more on a CPU; whether it is small."""
     X = problem.data.X
     numbers = sum(problem.comm.all_gather_object(X.numel()))
-    is_small = numbers <= DOUBLE_NUMBERS and X.device.type == "cpu"
-    if is_small and numbers * problem.stack_width <= DOUBLE_WORK and X.dtype != float64:
-        return problem.in_double(), is_small
+    is_small = numbers <= limits.DOUBLE_NUMBERS and X.device.type == "cpu"
+    if is_small and numbers * problem.stack_width <= limits.DOUBLE_WORK and X.dtype != float64:
+        return problem.with_rows(Dataset.in_double), is_small
     return problem, is_small
 
 
-def _in_row_space(problem: FitProblem, *, principal: bool = False) -> tuple[FitProblem, RowSpace]:
+def _in_row_space(returned: Returned, *, principal: bool = False) -> tuple[Returned, FitProblem]:
     """The problem in the coordinates of a basis of the rows' span."""
-    task, dtype = problem.task, problem.data.X.dtype
+    problem = returned.problem
     rows = problem.comm.all_gather_rows(as_dense(problem.data.X))
     space = RowSpace.of(rows, centre=problem.fit_intercept, orthonormal=problem.has_penalty)
     if principal:
         space = space.along_principal_axes(rows)
-    data = replace(task.data, X=space.rows(task.data.X).to(dtype))
-    validation = task.validation
-    if validation is not None:
-        validation = replace(validation, X=space.rows(validation.X).to(dtype))
-    start = space.reduce(torch.from_numpy(task.start).to(space.basis)).numpy(force=True)
-    return problem.on(replace(task, data=data, start=start, validation=validation)), space
+    start = space.reduce(torch.from_numpy(problem.start).to(space.basis)).numpy(force=True)
+    reduced = problem.with_rows(
+        lambda data: replace(data, X=space.rows(data.X).to(data.X.dtype)), start=start
+    )
+    return replace(returned, row_space=space), reduced
 
 
 def _train(
-    problem: FitProblem, returned: Returned, make_observer: MakeObserver | None
+    returned: Returned, problem: FitProblem, make_observer: MakeObserver | None
 ) -> FitResult:
     """Train in the coordinates and the precision of `problem`."""
-    memory = problem.memory or Memory()
-    generator = _generator(problem.task.generator, memory)
+    generator = _generator(problem)
     plain = problem.loader()
-    statistics = _measure_columns(problem, plain) if problem.auto_rate else None
-    scaling = None if statistics is None else statistics.scaling
-    loader, objective = _scaled(problem, plain, scaling)
-    weights = _starting_weights(problem, memory, statistics)
-    rates = _rates(problem, memory, loader, objective)
-    targets = _measure_targets(problem, memory, loader)
-    units = None if targets is None else _start_near_targets(problem, memory, targets, weights)
+    statistics = _measure_columns(problem, plain) if problem.auto_rate else Statistics()
+    moments, scaling = statistics.moments, statistics.scaling
+    loader, rows, objective = _scaled(problem, plain, scaling)
+    weights = _starting_weights(problem, statistics)
+    rates = _rates(problem, loader, objective)
+    statistics = replace(statistics, targets=_measure_targets(problem, loader))
+    units = _start_near_targets(problem, statistics.targets, weights)
     may_reduce = returned.row_space is None and _may_reduce(problem)
-    optimizer = _make_optimizer(
-        problem, memory, loader, objective, weights, units, may_reduce=may_reduce
-    )
-    fold_back = partial(returned.fold_back, scaling=scaling)
+    optimizer = _make_optimizer(problem, loader, objective, weights, units, may_reduce)
+    validation = problem.validation_loader()
+    if validation is not None and scaling is not None and objective.scaling is None:
+        validation = validation.scaled(scaling)
+    returned = replace(returned, scaling=scaling, moments=moments)
     results, interrupt = train(
-        loader if objective.scaling is None else plain,
+        rows,
         objective,
         optimizer,
         weights,
-        _training_config(problem, memory, rates, units),
+        _training_config(problem, rates, units),
         generator=generator if problem.shared["shuffle"] else None,
-        validation=_validation_loader(problem, scaling, objective),
-        observer=None if make_observer is None else make_observer(fold_back),
+        validation=validation,
+        observer=None if make_observer is None else make_observer(returned.fold_back),
     )
     if interrupt is not None and (problem.is_partial_fit or problem.comm.size > 1):
         raise interrupt  # half a pass is none, and no rank may be ahead of the others
-    folded = [fold_back(result.weights) for result in results]
+    folded = [returned.fold_back(result.weights) for result in results]
+    memory = problem.memory
     if isinstance(optimizer, QuasiNewton):
-        moments = None if statistics is None else statistics.moments
-        folded = returned.check(
-            results, folded, scaling, moments, fit_stack, singular=optimizer.singular
-        )
-    if problem.is_partial_fit:
+        folded = returned.check(results, folded, fit_stack, singular=optimizer.singular)
+    elif problem.is_partial_fit:
         assert isinstance(optimizer, FirstOrderOptimizer)
-        memory = Memory(
+        memory = replace(
+            memory,
             passes=memory.passes + 1,
             generator=generator.get_state().numpy(),
             rule={name: value.copy() for name, value in optimizer.state_dict().items()},
-            moments=None if statistics is None else kept(statistics.moments),
-            stored=None if statistics is None else statistics.stored.numpy(force=True),
-            targets=kept(targets),
+            **statistics.kept(),
             rates=rates if problem.auto_rate else None,
             mean_weight=plain.mean_weight,
-            optimizer=_state_key(problem),
+            optimizer=problem.state_key,
         )
     return FitResult(results, folded, problem.optimizer, rates, interrupt, memory)
 
 
-def _validation_loader(
-    problem: FitProblem, scaling: Scaling | None, objective: LinearObjective
-) -> BatchLoader | None:
-    """The validation rows, standardised unless the objective standardises the weights."""
-    loader = problem.validation_loader()
-    if loader is None or scaling is None or objective.scaling is not None:
-        return loader
-    return loader.scaled(scaling)
-
-
-def _generator(fresh: torch.Generator, memory: Memory) -> torch.Generator:
+def _generator(problem: FitProblem) -> torch.Generator:
     """What shuffles: a new generator, or one in the state where the last call left it."""
-    if memory.generator is None:
-        return fresh
+    if problem.memory.generator is None:
+        return problem.generator
     generator = torch.Generator(device="cpu")
-    generator.set_state(torch.from_numpy(memory.generator.copy()))
+    generator.set_state(torch.from_numpy(problem.memory.generator.copy()))
     return generator
-
-
-def _state_key(problem: FitProblem) -> str:
-    """Whose state ``partial_fit`` keeps: another optimizer, or other columns, start afresh."""
-    on = " on standardised columns" if problem.auto_rate else ""
-    return problem.optimizer + on
-
-
-def _continues(problem: FitProblem, memory: Memory) -> bool:
-    """Whether an earlier call of ``partial_fit`` left a state of the same optimizer."""
-    return memory.passes > 0 and memory.optimizer == _state_key(problem)
-
-
-def _averages(problem: FitProblem) -> bool:
-    """Whether the model is the mean of the steps, which may then be longer."""
-    return problem.is_partial_fit and problem.auto_rate and problem.optimizer == "adam"
 
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Statistics of the columns, of all calls of ``partial_fit`` so far.
+    """Statistics of the columns, of all calls of ``partial_fit`` so far; None without scaling.
 
     Attributes
     ----------
-    moments : Moments
+    moments : Moments, optional
         Of all rows, or of a sample where that is enough.
-    scaling : Scaling
-    stored : Tensor of shape (D + 1,)
-        Weight of the rows that store each column, and of all; empty for the default optimizer.
+    scaling : Scaling, optional
+    stored : Tensor of shape (D + 1,), optional
+        Weight of the rows that store each column, and of all, for optimizers that step per batch.
+    targets : Moments, optional
+        Of numeric targets, where Adam's rates are chosen here.
     """
 
-    moments: Moments
-    scaling: Scaling
-    stored: Tensor
+    moments: Moments | None = None
+    scaling: Scaling | None = None
+    stored: Tensor | None = None
+    targets: Moments | None = None
+
+    def kept(self) -> dict[str, Any]:
+        """Those that ``partial_fit`` keeps, in NumPy."""
+        stored = None if self.stored is None else self.stored.numpy(force=True)
+        return {"moments": kept(self.moments), "targets": kept(self.targets), "stored": stored}
 
 
 def _measure_columns(problem: FitProblem, loader: BatchLoader) -> Statistics:
     """Measure what the columns are standardised by."""
-    data, memory = problem.data, problem.memory or Memory()
-    moments = _moments(problem, memory, loader)
+    data, memory = problem.data, problem.memory
+    moments = _moments(problem, loader)
     scaling = moments.scaling(centre=problem.fit_intercept, dtype=data.X.dtype)
     scaling = _in_range(problem, loader, moments, scaling)
     if problem.full_batch:
         # Where the span of the rows takes too much memory, steps in it need the user's own units.
         wide = loader.n_rows < loader.n_columns and not loader.affords_gram
-        return Statistics(
-            moments, scaling.centring() if wide else scaling, moments.mean.new_zeros(0)
-        )
+        return Statistics(moments, scaling.centring() if wide else scaling)
     l2 = problem.penalty().l2
     # The columns are scaled by the penalty: `stack_key` gives candidates of one stack the same.
     assert bool((l2 == l2[:1]).all())
@@ -351,19 +343,19 @@ def _measure_columns(problem: FitProblem, loader: BatchLoader) -> Statistics:
     return Statistics(moments, scaling, stored)
 
 
-def _moments(problem: FitProblem, memory: Memory, loader: BatchLoader) -> Moments:
+def _moments(problem: FitProblem, loader: BatchLoader) -> Moments:
     """Means and deviations of the columns.
 
     An optimizer that measures curvature only needs them roughly. A sample is enough for it, unless
     that leaves a column looking constant.
     """
     if problem.full_batch:
-        rows = min(SCALING_ROWS, SCALING_NUMBERS // loader.n_columns)
-        sample = loader.sample(max(rows, LEAST_SCALING_ROWS)).moments().over(problem.comm)
+        rows = min(limits.SCALING_ROWS, limits.SCALING_NUMBERS // loader.n_columns)
+        sample = loader.sample(max(rows, limits.LEAST_SCALING_ROWS)).moments().over(problem.comm)
         if bool(((sample.squares > 0) & sample.squares.isfinite()).all()):
             return sample
     moments = Moments.total(chunk.moments() for chunk in loader.chunks())
-    return go_on(memory.moments, moments.over(problem.comm))
+    return go_on(problem.memory.moments, moments.over(problem.comm))
 
 
 def _in_range(
@@ -377,7 +369,7 @@ def _in_range(
     for chunk in loader.chunks():
         largest = torch.maximum(largest, chunk.largest().to(float64))
     largest = problem.comm.all_gather_rows(largest.unsqueeze(0)).amax(dim=0)
-    odd &= (largest > 0) & ((largest < 1.0 / MOST_SQUARED) | (largest > MOST_SQUARED))
+    odd &= (largest > 0) & ((largest < 1.0 / limits.MOST_SQUARED) | (largest > limits.MOST_SQUARED))
     if not bool(odd.any()):
         return scaling
     power = torch.where(odd, torch.exp2(-torch.frexp(largest).exponent.to(float64)), 1.0)
@@ -398,27 +390,27 @@ def _in_range(
 
 def _scaled(
     problem: FitProblem, plain: BatchLoader, scaling: Scaling | None
-) -> tuple[BatchLoader, LinearObjective]:
-    """Standardised rows, and the objective, which may standardise the weights instead.
+) -> tuple[BatchLoader, BatchLoader, LinearObjective]:
+    """Standardised rows, the rows that passes read, and the objective on the latter.
 
-    That spares a copy per pass. It is not done where rows are copied anyway, nor where means are so
-    large that digits would be lost.
+    The objective may standardise the weights instead of the rows. That spares a copy per pass. It
+    is not done where rows are copied anyway, nor where means are so large that digits get lost.
     """
     if scaling is None:
-        return plain, problem.objective(None, scales_weights=False)
+        return plain, plain, problem.objective()
+    standardised = plain.scaled(scaling)
     large = any(problem.comm.all_gather_object(not plain.fits_chunk))
-    scales_weights = problem.full_batch and large and scaling.is_mild
-    return plain.scaled(scaling), problem.objective(scaling, scales_weights=scales_weights)
+    if problem.full_batch and large and scaling.is_mild:
+        return standardised, plain, problem.objective(scaling, scales_weights=True)
+    return standardised, standardised, problem.objective(scaling)
 
 
-def _starting_weights(problem: FitProblem, memory: Memory, statistics: Statistics | None) -> Tensor:
+def _starting_weights(problem: FitProblem, statistics: Statistics) -> Tensor:
     """Where each candidate starts, on the columns to train on."""
-    start = problem.task.start
-    alike = np.broadcast_to(start, (len(problem.candidates), *start.shape[1:]))
-    weights = torch.from_numpy(alike.copy()).to(problem.data.X.device)
-    if statistics is not None:
+    weights = torch.from_numpy(problem.starts.copy()).to(problem.data.X.device)
+    if statistics.scaling is not None:
         weights = clip_rescaled_coef(
-            weights, memory.moments, statistics.moments, centre=problem.fit_intercept
+            weights, problem.memory.moments, statistics.moments, centre=problem.fit_intercept
         )
         weights = statistics.scaling.to_scaled(weights)
     weights = weights.to(problem.data.X.dtype, copy=True)
@@ -427,33 +419,31 @@ def _starting_weights(problem: FitProblem, memory: Memory, statistics: Statistic
     return weights
 
 
-def _rates(
-    problem: FitProblem, memory: Memory, loader: BatchLoader, objective: LinearObjective
-) -> np.ndarray:
+def _rates(problem: FitProblem, loader: BatchLoader, objective: LinearObjective) -> np.ndarray:
     """Learning rates, shape ``(M,)``."""
     if not problem.auto_rate:
-        return np.array([float(candidate["learning_rate"]) for candidate in problem.candidates])
+        return problem.values("learning_rate")
     if problem.full_batch:
         return np.ones(len(problem.candidates))
-    earlier = memory.rates if _continues(problem, memory) else None
-    if earlier is not None and memory.passes & (memory.passes - 1):  # measured at powers of two
+    passes = problem.memory.passes
+    earlier = problem.memory.rates if problem.continues else None
+    if earlier is not None and passes & (passes - 1):  # measured at powers of two
         return earlier
-    momentum = np.array([float(candidate["momentum"]) for candidate in problem.candidates])
-    rates = safe_rates(problem.optimizer, loader, objective, momentum)
-    rates *= PASS_SHARE if _averages(problem) else 1.0
+    rates = safe_rates(problem.optimizer, loader, objective, problem.values("momentum"))
+    rates *= limits.PASS_SHARE if problem.averages else 1.0
     return rates if earlier is None else np.minimum(rates, earlier)
 
 
-def _measure_targets(problem: FitProblem, memory: Memory, loader: BatchLoader) -> Moments | None:
+def _measure_targets(problem: FitProblem, loader: BatchLoader) -> Moments | None:
     """Mean and deviation of numeric targets, where Adam's rates are chosen here."""
     if not problem.auto_rate or problem.optimizer != "adam" or not problem.loss.is_regression:
         return None
-    return go_on(memory.targets, target_moments(loader, problem.loss, problem.comm))
+    return go_on(problem.memory.targets, target_moments(loader, problem.loss, problem.comm))
 
 
 def _start_near_targets(
-    problem: FitProblem, memory: Memory, targets: Moments, weights: Tensor
-) -> np.ndarray:
+    problem: FitProblem, targets: Moments | None, weights: Tensor
+) -> np.ndarray | None:
     """Begin near the mean of the targets; return the units of Adam's rates, shape ``(K,)``.
 
     Adam's steps are as long as its rate, so it would take as many steps from zero to the targets'
@@ -461,8 +451,10 @@ def _start_near_targets(
     begins one unit short of the mean: at the mean the gradient is pure rounding, which Adam makes
     as large as any other.
     """
+    if targets is None:
+        return None
     mean, size = target_units(targets)
-    if problem.fit_intercept and not _continues(problem, memory) and not bool(weights.any()):
+    if problem.fit_intercept and not problem.continues and not bool(weights.any()):
         weights[..., -1] = torch.from_numpy(mean - size).to(weights)
     return size
 
@@ -474,18 +466,16 @@ def _may_reduce(problem: FitProblem) -> bool:
     """
     if not problem.full_batch or problem.early_stopping or problem.comm.size > 1:
         return False
-    affordable = problem.data.X.numel() <= MOST_FACTORED and affords_gram(problem.data.X)
+    affordable = problem.data.X.numel() <= limits.MOST_FACTORED and affords_gram(problem.data.X)
     return affordable and not problem.penalty().has_l1
 
 
 def _make_optimizer(
     problem: FitProblem,
-    memory: Memory,
     loader: BatchLoader,
     objective: LinearObjective,
     weights: Tensor,
     units: np.ndarray | None,
-    *,
     may_reduce: bool,
 ) -> Optimizer:
     constant_weights = None
@@ -505,17 +495,18 @@ def _make_optimizer(
         units=None if units is None else torch.from_numpy(units).to(weights).view(1, -1, 1),
         refuses_dependent=may_reduce,
     )
-    optimizer = (AveragedAdam if _averages(problem) else problem.optimizer_class)(setup)
-    if _continues(problem, memory):
+    optimizer = (AveragedAdam if problem.averages else problem.optimizer_class)(setup)
+    if problem.continues:
         assert isinstance(optimizer, FirstOrderOptimizer)
-        optimizer.load_state_dict(memory.rule)
+        optimizer.load_state_dict(problem.memory.rule)
     return optimizer
 
 
 def _training_config(
-    problem: FitProblem, memory: Memory, rates: np.ndarray, units: np.ndarray | None
+    problem: FitProblem, rates: np.ndarray, units: np.ndarray | None
 ) -> TrainingConfig:
-    parameters, on_plateau = problem.shared, problem.ends_on_plateau
+    parameters, passes = problem.shared, problem.memory.passes
+    on_plateau = problem.ends_on_plateau
     threshold = constant_loss = None
     judges = problem.early_stopping or not problem.full_batch
     if judges and parameters["tol"] is not None and not problem.is_partial_fit:
@@ -523,17 +514,17 @@ def _training_config(
         threshold = problem.tols * (1.0 if on_plateau else constant_loss)
     patience = int(parameters["n_iter_no_change"])
     if on_plateau:
-        steps = -(-problem.n_rows // problem.batch_size)
-        patience = max(patience, -(-LEAST_STEPS // steps))
+        steps = -(-problem.shard.total // problem.batch_size)
+        patience = max(patience, -(-limits.LEAST_STEPS // steps))
     return TrainingConfig(
         max_iter=1 if problem.is_partial_fit else int(parameters["max_iter"]),
-        rate=rates * (1 + memory.passes) ** -FALLING if _averages(problem) else rates,
+        rate=rates * (1 + passes) ** -limits.PASS_DECAY if problem.averages else rates,
         units=units,
-        floor=AUTOMATIC_FLOOR * rates if problem.auto_rate else ADAPTIVE_FLOOR,
+        floor=limits.AUTOMATIC_FLOOR * rates if problem.auto_rate else ADAPTIVE_FLOOR,
         constant_loss=None if problem.auto_rate else constant_loss,
         schedule=_schedule(problem),
         horizon=int(parameters["max_iter"]),
-        first_pass=memory.passes,
+        first_pass=passes,
         threshold=threshold,
         patience=patience,
         relative_to_gain=constant_loss if on_plateau else None,
@@ -547,7 +538,7 @@ def _schedule(problem: FitProblem) -> str:
         return "constant"
     # A rate that is chosen here shrinks over the calls of partial_fit, which know no plateau.
     if problem.is_partial_fit and problem.auto_rate:
-        return "constant" if _averages(problem) else "invscaling"
+        return "constant" if problem.averages else "invscaling"
     # It has no noise floor to stay on either: its rate falls at each plateau.
     if problem.auto_rate and problem.shared["schedule"] == "constant":
         return "adaptive"

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from skorchless.estimators import limits
 from skorchless.estimators.base import TorchLinearModel
-from skorchless.estimators.batched import SMALL_SAMPLES, BatchedFit, fit_all, has_own_way
+from skorchless.estimators.batched import BatchedFit, fit_all, has_own_way
 from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.candidates import Group, final_of, fit_transformers, with_final
 from skorchless.model_selection.scoring import metrics_of, score_from_predictions
@@ -68,7 +69,7 @@ def folds_at_once(X: Any, n_splits: int, n_jobs: int) -> int:
     if not hasattr(X, "shape"):
         return 1
     n_bytes: int = math.prod(X.shape) * np.dtype(np.float64).itemsize
-    return max(1, min(-(-n_splits // n_jobs), SMALL_SAMPLES // max(n_bytes, 1)))
+    return max(1, min(-(-n_splits // n_jobs), limits.SMALL_SAMPLES // max(n_bytes, 1)))
 
 
 class Fold:

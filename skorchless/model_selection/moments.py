@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import float64
 
+from skorchless.estimators import limits
 from skorchless.estimators.batched import (
-    STACK_BYTES,
     has_own_way,
     may_use_moments,
     solve_from_moments,
 )
-from skorchless.estimators.dataset import Dataset
 from skorchless.estimators.parameters import Parameters, check_parameters
+from skorchless.estimators.problem import Dataset
 from skorchless.estimators.runtime import memory_errors, own_settings
 from skorchless.model_selection.candidates import Group
 from skorchless.model_selection.evaluate import Result, Split
@@ -73,7 +73,11 @@ class FoldMoments:
                 n_bytes = 4 * len(splits) * (d + data.n_outputs) ** 2 * float64.itemsize
                 too_few = not with_l1 and min(len(train) for train, _ in splits) <= d
                 too_few |= sum(map(len, parts)) != len(data.X)  # some may weigh nothing
-                if too_few or n_bytes > STACK_BYTES or not may_use_moments(candidates, data.X):
+                if (
+                    too_few
+                    or n_bytes > limits.STACK_BYTES
+                    or not may_use_moments(candidates, data.X)
+                ):
                     return None
                 run = partial(cls._of_parts, data, parts, len(splits))
                 return own_settings(data.X.device, data.X.numel() * d, run)
@@ -184,7 +188,7 @@ def _wants_moments(group: Group) -> bool:
         return False
     try:
         for final in group.finals:
-            check_parameters(type(final).__name__, final._parameters())
+            check_parameters(final)
     except (ValueError, TypeError):  # each fold will say so for itself
         return False
     return bool(first._parameters().get("loss") == "squared_error")

@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose
 from sklearn.base import clone
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.estimators import batched
+from skorchless.estimators import limits
 from skorchless.estimators.batched import BatchedFit, fit_all, predict_together, stack_key
 
 ATTRIBUTES = ("coef_", "intercept_", "loss_curve_", "n_iter_", "learning_rate_", "optimizer_")
@@ -53,7 +53,7 @@ def test_stacks_that_do_not_fit_are_split(Estimator, data, stacks, monkeypatch):
     X, y = data
     sgd = {"optimizer": "sgd", "max_iter": 3, "tol": None, "batch_size": 16, "random_state": 0}
     models = [Estimator(**sgd, learning_rate=0.01 * i) for i in range(1, 6)]
-    monkeypatch.setattr(batched, "STACK_BYTES", 1000)
+    monkeypatch.setattr(limits, "STACK_BYTES", 1000)
     fit_together(models, X, y)
     assert sum(stacks) == 5 and max(stacks) < 5
     assert_as_alone(models, X, y)
@@ -130,9 +130,9 @@ def test_other_sets_train_one_after_the_other(Estimator, make_data, stacks, opti
     elif option == "auto":
         shared.update(optimizer="auto", learning_rate="auto", tol=0.1, max_iter=100)
     elif option == "large steps":
-        monkeypatch.setattr(batched, "SMALL_STEP", 100)
+        monkeypatch.setattr(limits, "SMALL_STEP", 100)
     else:
-        monkeypatch.setattr(batched, "SMALL_SAMPLES", 100)
+        monkeypatch.setattr(limits, "SMALL_SAMPLES", 100)
     sets = [make_data(seed=seed) for seed in range(2)]
     models, _ = fit_sets(
         lambda: [Estimator(**{differ: v}, random_state=0, **shared) for v in (0.1, 0.2)], sets
@@ -233,7 +233,7 @@ def test_what_is_badly_conditioned_is_refined(case):
 
 @pytest.mark.parametrize("l1_ratio, n", [(0.5, 12), (0.0, 30)])
 def test_a_path_ends_where_single_fits_do(monkeypatch, l1_ratio, n):
-    monkeypatch.setattr(batched, "WORTH_A_PATH", 0)
+    monkeypatch.setattr(limits, "WORTH_A_PATH", 0)
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 5))
     y = (X @ rng.normal(size=(5, 3)) + rng.gumbel(size=(200, 3))).argmax(axis=1)

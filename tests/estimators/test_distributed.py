@@ -21,7 +21,7 @@ from sklearn.metrics import log_loss, mean_squared_error
 import skorchless
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
 from skorchless.distributed import Group
-from skorchless.estimators import solve
+from skorchless.estimators import limits
 from skorchless.objective import LinearObjective
 
 #: Where each of three ranks' rows begin and end: few, none and most of them.
@@ -188,13 +188,13 @@ def test_data_of_many_chunks_begin_at_the_same_head_start(group, problem, parame
 
 def around_a_threshold(rank):
     """Fit float32 rows of which some ranks have more than a small table, and some fewer."""
-    before, solve.DOUBLE_NUMBERS = solve.DOUBLE_NUMBERS, 300
+    before, limits.DOUBLE_NUMBERS = limits.DOUBLE_NUMBERS, 300
     X, y = numbers(dtype=np.float32)
     rows = rows_of(rank, len(X), ((0.0, 0.9), (0.9, 0.95), (0.95, 1.0)))
     try:
         return vars(TorchLinearRegressor(loss="huber", distributed=True).fit(X[rows], y[rows]))
     finally:
-        solve.DOUBLE_NUMBERS = before
+        limits.DOUBLE_NUMBERS = before
 
 
 def test_ranks_agree_on_whether_a_table_is_small(group):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.estimators import head_start, solve
+from skorchless.estimators import limits, solve
 
 ROWS = 3000
 
@@ -12,7 +12,7 @@ ROWS = 3000
 @pytest.fixture
 def eager(monkeypatch):
     """Head starts also for few rows; how many are made."""
-    monkeypatch.setattr(head_start, "HEAD_ROWS", 100)
+    monkeypatch.setattr(limits, "HEAD_ROWS", 100)
     made = []
     whole = solve.head_of
 

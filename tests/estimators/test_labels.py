@@ -10,7 +10,7 @@ from numpy.testing import assert_array_equal
 from sklearn.exceptions import DataConversionWarning
 
 from skorchless import TorchSoftmaxClassifier
-from skorchless.estimators.checks import check_y_classes, classes_of, encode
+from skorchless.estimators.checks import check_y_classes, encode
 
 WHOLE = [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
 FRACTIONAL = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -28,9 +28,7 @@ def test_tensors_are_encoded_as_their_arrays(dtype):
     array = (labels.float() if dtype == torch.bfloat16 else labels).numpy()
     checked = check_y_classes(labels, "y")
     assert_array_equal(checked, array)
-    classes = classes_of(checked)
-    assert_array_equal(classes, np.unique(array))
-    assert classes.dtype == array.dtype
+    classes = np.unique(checked)
     assert_array_equal(encode(checked, classes, "y"), np.searchsorted(classes, array))
 
 
@@ -39,7 +37,7 @@ def test_tensors_are_encoded_as_their_arrays(dtype):
     strange=st.integers(-(2**62), 2**62),
 )
 def test_labels_of_any_size_are_exact_and_strangers_are_named(labels, strange):
-    classes = classes_of(labels)
+    classes = np.unique(labels)
     assert_array_equal(classes[encode(labels, classes, "y")], labels)
     if strange not in classes:
         with pytest.raises(ValueError, match=rf"y contains previously unseen labels: \[{strange}"):

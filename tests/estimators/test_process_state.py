@@ -16,7 +16,7 @@ from numpy.testing import assert_array_equal
 
 import skorchless
 from skorchless import BatchedGridSearchCV
-from skorchless.estimators import runtime, solve
+from skorchless.estimators import limits, runtime, solve
 
 SHORT = {"optimizer": "sgd", "learning_rate": 0.01, "max_iter": 3, "tol": None, "random_state": 0}
 PACKAGE = str(Path(skorchless.__file__).parent)
@@ -90,7 +90,7 @@ def test_a_small_fit_has_one_thread_to_itself(Estimator, make_data, two_threads)
 
 
 def test_a_large_fit_has_all_threads(Estimator, make_data, two_threads, monkeypatch):
-    monkeypatch.setattr(runtime, "WORTH_THREADS", 0)
+    monkeypatch.setattr(limits, "WORTH_THREADS", 0)
     model = Estimator(**SHORT, verbose=1)
     assert set(amid(lambda: model.fit(*make_data()), torch.get_num_threads)) == {2}
 

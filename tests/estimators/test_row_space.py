@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skorchless.estimators.row_space import RowSpace
+from skorchless.estimators.reduction import RowSpace
 
 SHAPES = pytest.mark.parametrize("shape", [(40, 6), (6, 40), (12, 12)])
 CENTRES = pytest.mark.parametrize("centre", [True, False])

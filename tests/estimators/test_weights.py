@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skorchless import BatchedGridSearchCV, TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.estimators.dataset import powers_of_two
+from skorchless.estimators.problem import powers_of_two
 
 ONE_BATCH = {
     "auto": {"tol": 1e-12},

@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skorchless import BatchedGridSearchCV, TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.estimators import batched
+from skorchless.estimators import batched, limits
 from skorchless.model_selection import evaluate
 from skorchless.model_selection.candidates import group_candidates
 from skorchless.model_selection.evaluate import evaluate_folds, folds_at_once
@@ -44,7 +44,7 @@ def test_folds_of_as_many_rows_train_side_by_side(sgd, stacks, n, sizes):
 
 def test_folds_apart_find_the_same(classes, sgd, stacks, monkeypatch):
     as_one = BatchedGridSearchCV(sgd, RATES, cv=3).fit(*classes)
-    monkeypatch.setattr(batched, "SMALL_STEP", 0)
+    monkeypatch.setattr(limits, "SMALL_STEP", 0)
     apart = BatchedGridSearchCV(sgd, RATES, cv=3).fit(*classes)
     assert stacks == [9, 3, 3, 3]
     assert_same(as_one, apart, atol=1e-12)
@@ -144,7 +144,7 @@ def test_memory_bounds_how_many_folds_are_held(classes, sgd, monkeypatch):
     seen = []
     ordinary = evaluate.fit_all
     monkeypatch.setattr(evaluate, "fit_all", lambda fits: (seen.append(fits), ordinary(fits)))
-    monkeypatch.setattr(evaluate, "SMALL_SAMPLES", 2 * classes[0].nbytes)
+    monkeypatch.setattr(limits, "SMALL_SAMPLES", 2 * classes[0].nbytes)
     BatchedGridSearchCV(sgd, RATES, cv=5, refit=False).fit(*classes)
     assert [len(fits) for fits in seen] == [2, 2, 1]
     BatchedGridSearchCV(TorchSoftmaxClassifier(), {}, cv=2, refit=False).fit(*classes)

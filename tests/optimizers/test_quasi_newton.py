@@ -11,8 +11,7 @@ from sklearn.linear_model import ElasticNet, LogisticRegression, Ridge
 from torch import float64
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.estimators.dataset import Dataset
-from skorchless.estimators.problem import Task
+from skorchless.estimators.problem import Dataset, FitProblem
 from skorchless.estimators.solve import fit_stack
 from skorchless.losses import LOSSES
 
@@ -42,7 +41,7 @@ def stretch(data, seed):
 def fit(loss, data, **parameters):
     start = np.zeros((1, n_outputs(loss), data.X.shape[1] + 1), dtype=data.X.numpy().dtype)
     chosen = candidate("quasi-newton", delta=0.7, **parameters)
-    outcome = fit_stack([chosen], loss, Task(data, start, torch.Generator()))
+    outcome = fit_stack(FitProblem([chosen], loss, data, start, torch.Generator()))
     return outcome.results[0], torch.from_numpy(outcome.weights[0]).to(float64)
 
 
