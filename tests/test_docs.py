@@ -133,7 +133,8 @@ def test_every_public_name_has_a_page_of_its_own():
 
 def test_coming_from_shows_code_before_and_after():
     pages = {page.stem: page.read_text() for page in DOCS.glob("coming_from/*.md")}
-    assert set(pages) == {"index", "loop", "skorch", "sgd", "logistic_regression", "keras"}
+    subjects = {"loop", "skorch", "sgd", "logistic_regression", "keras", "lbfgs_probe"}
+    assert set(pages) == subjects | {"index"}
     for name, text in pages.items():
         if name != "index":
             before, after = text.partition("## After")[::2]
@@ -145,7 +146,7 @@ def test_the_gallery_has_each_tutorial_and_each_kind_of_data():
     subjects = [script.stem.removeprefix("plot_") for script in SCRIPTS]
     tutorials = [name.split("_")[1] for name in subjects if name.startswith("tutorial_")]
     assert tutorials == ["1", "2", "3", "4", "5"]
-    assert {"grid", "raw_table", "text", "parquet", "loss_curves"} <= set(subjects)
+    assert {"grid", "probes", "raw_table", "text", "parquet", "loss_curves"} <= set(subjects)
 
 
 @pytest.mark.parametrize("page", ["index", "getting_started", "progress"])

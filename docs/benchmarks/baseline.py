@@ -23,7 +23,7 @@ import numpy as np
 import optimum
 import scale_sparse
 import step
-from problems import bundled, synthetic
+from problems import bundled, labels, rows_of_condition, synthetic
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.preprocessing import StandardScaler
 from tools import PAUSE, print_table
@@ -61,42 +61,42 @@ def optima() -> Iterator[tuple[str, Workload]]:
     """The problems of optimum.py."""
     rng = np.random.default_rng(1)
     for n, d, k, condition in optimum.SOFTMAX:
-        X = optimum.rows_of_condition(rng, n, d, condition)
-        y = optimum.labels(rng, X, k)
+        X = rows_of_condition(rng, n, d, condition)
+        y = labels(rng, X, k)
         name = f"optimum: softmax {n}x{d}x{k}, condition {condition:.0e}"
         yield name, fit(TorchSoftmaxClassifier(), X, y)
     X = rng.standard_normal((100000, 10))
-    y = optimum.labels(rng, X, 2)
+    y = labels(rng, X, 2)
     yield "optimum: binary 100000x10, float64", fit(TorchSoftmaxClassifier(), X, y)
     for load in (load_breast_cancer, load_digits):
         yield f"optimum: {load.__name__[5:]}", fit(TorchSoftmaxClassifier(), *load(return_X_y=True))
     rng = np.random.default_rng(2)
     for n, d, targets in [(200000, 100, 1), (200000, 100, 10), (60000, 784, 1)]:
-        X = optimum.rows_of_condition(rng, n, d, 1e3)
+        X = rows_of_condition(rng, n, d, 1e3)
         Y = X @ rng.standard_normal((d, targets)).astype(np.float32)
         Y += rng.standard_normal(Y.shape, dtype=np.float32)
         name = f"optimum: squares {n}x{d}, {targets} targets"
         yield name, fit(TorchLinearRegressor(), X, Y)
     rng = np.random.default_rng(3)
-    X = optimum.rows_of_condition(rng, 50000, 500, 100, np.float64)
+    X = rows_of_condition(rng, 50000, 500, 100, np.float64)
     coef = np.where(rng.random(500) < 0.1, rng.standard_normal(500), 0.0)
     target = X @ coef + rng.standard_normal(len(X))
     elastic_net = TorchLinearRegressor(alpha=0.05, l1_ratio=0.9)
     yield "optimum: elastic net 50000x500", fit(elastic_net, X, target)
-    X = optimum.rows_of_condition(rng, 20000, 100, 100, np.float64)
+    X = rows_of_condition(rng, 20000, 100, 100, np.float64)
     lasso = TorchSoftmaxClassifier(alpha=1e-3, l1_ratio=1.0)
-    yield "optimum: L1 softmax 20000x100x5", fit(lasso, X, optimum.labels(rng, X, 5))
+    yield "optimum: L1 softmax 20000x100x5", fit(lasso, X, labels(rng, X, 5))
     digits, digit = load_digits(return_X_y=True)
     yield "optimum: L1 digits", fit(lasso, StandardScaler().fit_transform(digits), digit)
     rng = np.random.default_rng(4)
     X = rng.standard_normal((50000, 50)) * 10 ** rng.uniform(-3, 3, 50)
     target = X @ (rng.standard_normal(50) / X.std(axis=0)) + rng.standard_normal(len(X))
-    y = optimum.labels(rng, X / X.std(axis=0), 5)
+    y = labels(rng, X / X.std(axis=0), 5)
     yield "optimum: raw 50000x50x5", fit(TorchSoftmaxClassifier(alpha=0.0), X, y)
     yield "optimum: raw 50000x50 huber", fit(TorchLinearRegressor(loss="huber"), X, target)
     rng = np.random.default_rng(5)
-    X = optimum.rows_of_condition(rng, 500000, 100, 100)
-    y = optimum.labels(rng, X, 2)
+    X = rows_of_condition(rng, 500000, 100, 100)
+    y = labels(rng, X, 2)
     yield "optimum: binary 500000x100", fit(TorchSoftmaxClassifier(), X, y)
 
 

@@ -23,7 +23,7 @@ from unittest import mock
 
 import baseline
 import numpy as np
-import peers
+from problems import largest_alpha, regression
 from size import Size
 from sklearn.datasets import load_digits, load_iris
 from tools import print_setting, print_table
@@ -197,13 +197,13 @@ def workloads() -> Iterator[tuple[str, baseline.Workload]]:
         X += 0.05 * rng.standard_normal(X.shape)
         lasso = TorchSoftmaxClassifier(alpha=1e-3, l1_ratio=1.0)
         yield f"L1: softmax {n}x{d}x{k}", baseline.fit(lasso, X, rng.integers(0, k, n))
-    X, y = peers.regression(2000, 10000)
+    X, y = regression(2000, 10000)
     for divisor in (2, 5, 20):
-        alpha = peers.largest_alpha(X, y, 1.0) / divisor
+        alpha = largest_alpha(X, y, 1.0) / divisor
         lasso = TorchLinearRegressor(alpha=alpha, l1_ratio=1.0)
         yield f"L1: lasso 2000x10000, largest alpha / {divisor}", baseline.fit(lasso, X, y)
-    X, y = peers.regression(20000, 200)
-    strengths = peers.largest_alpha(X, y, 1.0) * np.logspace(0, -3, 50)
+    X, y = regression(20000, 200)
+    strengths = largest_alpha(X, y, 1.0) * np.logspace(0, -3, 50)
     search = BatchedGridSearchCV(TorchLinearRegressor(l1_ratio=1.0), {"alpha": strengths})
     yield "grid: lasso 20000x200", baseline.fit(search, X, y)
     for load in (load_iris, load_digits):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from problems import labels, rows_of_condition
 from reference import gap, objective
 from scipy.linalg import lstsq
 from sklearn.datasets import load_breast_cancer, load_digits
@@ -33,22 +34,6 @@ from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
 
 ALPHA = 1e-4
 REPEATS = 5
-
-
-def rows_of_condition(
-    rng: np.random.Generator, n: int, d: int, condition: float, dtype: type = np.float32
-) -> np.ndarray:
-    """Normal rows whose second moments have this condition number."""
-    basis, _ = np.linalg.qr(rng.standard_normal((d, d)))
-    spectrum = np.logspace(0, -0.5 * np.log10(condition), d)
-    mixing = (basis * spectrum) @ basis.T * np.sqrt(d / np.sum(spectrum**2))
-    return rng.standard_normal((n, d), dtype=np.float32).astype(dtype) @ mixing.astype(dtype)
-
-
-def labels(rng: np.random.Generator, X: np.ndarray, k: int) -> np.ndarray:
-    """Drawn from a softmax model."""
-    scores = 2.0 * X @ (rng.standard_normal((X.shape[1], k)) / np.sqrt(X.shape[1])).astype(X.dtype)
-    return (scores + rng.gumbel(size=scores.shape)).argmax(axis=1)
 
 
 def quiet(fit: Callable[[], object]) -> Callable[[], None]:
@@ -183,9 +168,7 @@ def l1() -> None:
     parameters = {"alpha": 0.05, "l1_ratio": 0.9}
 
     def elastic_net(model: Any) -> float:
-        w = model.coef_.ravel().astype(np.float64)
-        penalty = 0.05 * (0.9 * np.abs(w).sum() + 0.05 * w @ w)
-        return objective(X, y, model.coef_, model.intercept_, 0.0) + float(penalty)
+        return objective(X, y, model.coef_, model.intercept_, **parameters)
 
     models = {"ours": TorchLinearRegressor(**parameters), "ElasticNet": ElasticNet(**parameters)}
     table = compare(X, y, models, elastic_net)
@@ -202,8 +185,7 @@ def l1() -> None:
     ]:
 
         def value(model: Any, X: np.ndarray = rows, y: np.ndarray = y) -> float:
-            penalty = alpha * float(np.abs(model.coef_.astype(np.float64)).sum())
-            return objective(X, y, model.coef_, model.intercept_, 0.0) + penalty
+            return objective(X, y, model.coef_, model.intercept_, alpha, 1.0)
 
         saga = {
             f"saga, tol {tol:.0e}": LogisticRegression(

@@ -89,44 +89,61 @@ def of_optima(tables: list[list[dict[str, str]]]) -> dict[str, float]:
     return times
 
 
-def draw_peers(searches: dict[str, float], specialists: dict[str, float]) -> plt.Figure:
-    """Searches above and solvers for L1 below, in other colours where they are faster than ours."""
-    heights = [len(searches), len(specialists)]
-    figure, both = plt.subplots(
-        2, figsize=(7.2, 1.2 + 0.27 * sum(heights)), height_ratios=heights, layout="constrained"
-    )
-    titles = ["Searches", "Specialists for L1"]
-    for ax, title, times in zip(both, titles, (searches, specialists), strict=True):
-        colours = ["tab:blue" if time >= 1 else "tab:orange" for time in times.values()]
-        bars = ax.barh(list(times), [time - 1 for time in times.values()], left=1, color=colours)
-        ax.bar_label(bars, [f" {time:.3g} " for time in times.values()])
-        ax.axvline(1, color="black", linewidth=1)
-        ax.set_title(title, loc="left", fontweight="bold")
-        ticks = [0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]
-        ax.set(xscale="log", xlim=(0.13, 400))
-        ax.set_xticks(ticks, [str(tick) for tick in ticks])
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.invert_yaxis()
-    figure.supxlabel("time in multiples of skorchless's (above 1: skorchless is faster)", size=10)
+#: Colours of those who are compared, by what their names contain; the first that does decides.
+KINDS = {
+    "specialised packages": (
+        "celer",
+        "cyanure",
+        "glmnet",
+        "glum",
+        "jax",
+        "Keras",
+        "skglm",
+        "sklearnex",
+        "snapml",
+    ),
+    "written by hand": ("hand", "normal equations", "loop", "torch.optim"),
+    "scikit-learn": ("",),
+}
+
+
+def of_peers(tables: list[list[dict[str, str]]]) -> dict[str, dict[str, float]]:
+    """Times of the others, in multiples of ours, for each work of the table of peers.py."""
+    rows = next(table for table in tables if "others, times ours" in table[0])
+    found = {}
+    for row in rows:
+        times = [other.rpartition(" ") for other in row["others, times ours"].split(", ") if other]
+        found[row["work"]] = {name: float(ratio) for name, _, ratio in times}
+    return {work: times for work, times in found.items() if times}
+
+
+def draw_peers(works: dict[str, dict[str, float]]) -> plt.Figure:
+    """A line for each work, a dot for each of the others, and the name of the fastest."""
+    figure, ax = plt.subplots(figsize=(8, 1.5 + 0.26 * len(works)), layout="constrained")
+    dots: dict[str, list[tuple[float, int]]] = {kind: [] for kind in KINDS}
+    for line, times in enumerate(works.values()):
+        for name, ratio in times.items():
+            kind = next(k for k, parts in KINDS.items() if any(part in name for part in parts))
+            dots[kind].append((ratio, line))
+        fastest = min(times, key=lambda name: times[name])
+        place = (min(times.values()), line)
+        offset = {"xytext": (-6, 0), "textcoords": "offset points"}
+        ax.annotate(fastest, place, ha="right", va="center", fontsize="x-small", **offset)
+    for kind, places in dots.items():
+        ax.scatter(*zip(*places, strict=True), s=24, label=kind) if places else None
+    ax.axvline(1, color="black", linewidth=1)
+    ax.axvspan(1, 1e3, color="tab:green", alpha=0.06, zorder=0)
+    ratios = [ratio for times in works.values() for ratio in times.values()]
+    ticks = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100]
+    ax.set(xscale="log", xlim=(min(ratios) / 5, 1.3 * max(ratios)))
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlabel("time in multiples of skorchless's (above 1: skorchless is faster)")
+    ax.set_yticks(range(len(works)), list(works))
+    ax.grid(axis="y", linewidth=0.3)
+    ax.invert_yaxis()
+    figure.legend(loc="outside upper center", ncols=len(KINDS), fontsize="small")
     return figure
-
-
-def of_specialists(tables: list[list[dict[str, str]]]) -> dict[str, float]:
-    """Times of the tables of L1, which are in multiples of ours."""
-    times = {}
-    for table in tables:
-        subject, _, *others = table[0]
-        if others[0].endswith(", times ours"):
-            names = [other.removesuffix(", times ours") for other in others]
-            searches = names[0].partition(", ")[0].split(" or ")  # one per row
-            for (i, row), (other, name) in itertools.product(
-                enumerate(table), zip(others, names, strict=True)
-            ):
-                if "n_jobs" in name:
-                    name = f"{searches[i]}, {name.rpartition(', ')[2]}"
-                if row[other]:
-                    times[f"{row[subject]}: {name}"] = float(row[other])
-    return times
 
 
 def main() -> None:
@@ -136,16 +153,11 @@ def main() -> None:
     folder = parser.parse_args().folder
     matplotlib.rcParams["svg.hashsalt"] = "skorchless"  # the same figures give the same file
     tables = tables_of((HERE / "README.md").read_text())
-    searches = {
-        name: time
-        for name, time in of_searches(tables).items()
-        if "batched" not in name and "skorch" not in name
-    }
     figures = {
         "step": draw_step(next(table for table in tables if "size" in table[0])),
         "grid": draw_times(of_searches(tables)),
         "optimum": draw_times(of_optima(tables)),
-        "peers": draw_peers(searches, of_specialists(tables)),
+        "peers": draw_peers(of_peers(tables)),
     }
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})

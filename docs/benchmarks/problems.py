@@ -1,4 +1,4 @@
-"""Problems that people have: bundled data as it comes, and what makes fits go wrong."""
+"""Problems that people have: bundled data as it comes, what makes fits go wrong, and large ones."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -93,3 +93,70 @@ def synthetic() -> Iterator[Problem]:
     yield Problem("heavy tails, 4 classes", X, _classes(rng, X, 4))
     X = correlated(5000, 40, 1e6).astype(np.float32)
     yield Problem("condition 1e6 in float32, 6 classes", X, _classes(rng, X, 6))
+
+
+def rows_of_condition(
+    rng: np.random.Generator, n: int, d: int, condition: float, dtype: type = np.float32
+) -> np.ndarray:
+    """Normal rows whose second moments have this condition number."""
+    basis, _ = np.linalg.qr(rng.standard_normal((d, d)))
+    spectrum = np.logspace(0, -0.5 * np.log10(condition), d)
+    mixing = (basis * spectrum) @ basis.T * np.sqrt(d / np.sum(spectrum**2))
+    return rng.standard_normal((n, d), dtype=np.float32).astype(dtype) @ mixing.astype(dtype)
+
+
+def labels(rng: np.random.Generator, X: np.ndarray, k: int) -> np.ndarray:
+    """Drawn from a softmax model."""
+    scores = 2.0 * X @ (rng.standard_normal((X.shape[1], k)) / np.sqrt(X.shape[1])).astype(X.dtype)
+    return (scores + rng.gumbel(size=scores.shape)).argmax(axis=1)
+
+
+def sparse_signal(n: int, d: int, outputs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Independent columns, and raw predictions of a few of them, shape ``(n, outputs)``."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((n, d))
+    return X, X[:, : d // 20] @ rng.standard_normal((d // 20, outputs))
+
+
+def regression(n: int, d: int, targets: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and noisy targets; one of shape ``(n,)``."""
+    X, signal = sparse_signal(n, d, targets)
+    noise = np.random.default_rng(1).standard_normal(signal.shape)
+    y = signal + signal.std(axis=0) / 3 * noise
+    return X, y[:, 0] if targets == 1 else y
+
+
+def classification(n: int, d: int, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and classes."""
+    X, signal = sparse_signal(n, d, n_classes)
+    noise = np.random.default_rng(1).gumbel(size=signal.shape)
+    return X, (3.0 * signal / signal.std() + noise).argmax(axis=1)
+
+
+def largest_alpha(X: np.ndarray, y: np.ndarray, l1_ratio: float) -> float:
+    """The least alpha that leaves no coefficient."""
+    target = y[:, np.newaxis] if y.dtype.kind == "f" else np.eye(y.max() + 1)[y]
+    if y.dtype.kind != "f" and y.max() == 1:
+        target = target[:, 1:]
+    covariance = X.T @ (target - target.mean(axis=0)) / len(X)
+    return float(np.abs(covariance).max() / l1_ratio)
+
+
+def embeddings(n: int, d: int, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows in float32 that look like features of an image model, and their classes.
+
+    They have unit norm, a mean in common, noise along few directions, and means of the classes in a
+    subspace of 64 dimensions.
+    """
+    rng = np.random.default_rng(0)
+    basis, _ = np.linalg.qr(rng.standard_normal((d, d)))
+    spectrum = (1.0 + np.arange(d)) ** -0.5
+    mixing = (basis * (spectrum / np.linalg.norm(spectrum))) @ basis.T
+    directions = rng.standard_normal((64, d)) / np.sqrt(64 * d)
+    means = 1.5 * rng.standard_normal(d) / np.sqrt(d)
+    means = means + 0.15 * rng.standard_normal((n_classes, 64)) @ directions
+    y = rng.integers(0, n_classes, n)
+    X = rng.standard_normal((n, d), dtype=np.float32) @ mixing.astype(np.float32)
+    X += means.astype(np.float32)[y]
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    return X, y

@@ -1,5 +1,7 @@
 """Optima to measure gaps against: float64, run to exhaustion, and nothing of ours."""
 
+from typing import Any
+
 import numpy as np
 from scipy.linalg import lstsq, svd
 from scipy.optimize import minimize
@@ -10,12 +12,18 @@ MOST_NEWTON = 700
 
 
 def objective(
-    X: np.ndarray, y: np.ndarray, coef: np.ndarray, intercept: np.ndarray, alpha: float
+    X: Any,
+    y: np.ndarray,
+    coef: np.ndarray,
+    intercept: np.ndarray,
+    alpha: float,
+    l1_ratio: float = 0.0,
 ) -> float:
-    """Penalised mean loss of a linear or softmax model, in float64."""
+    """Penalised mean loss of a linear or softmax model, in float64; X may be sparse."""
     coef = np.atleast_2d(np.asarray(coef, dtype=np.float64))
     raw = X.astype(np.float64) @ coef.T + np.atleast_1d(intercept).astype(np.float64)
-    penalty = 0.5 * alpha * float((coef**2).sum())
+    squares, magnitudes = float((coef**2).sum()), float(np.abs(coef).sum())
+    penalty = alpha * (0.5 * (1.0 - l1_ratio) * squares + l1_ratio * magnitudes)
     if y.dtype.kind == "f":
         residual = y.reshape(len(y), -1) - raw
         return 0.5 * float((residual**2).sum()) / len(y) + penalty

@@ -42,10 +42,15 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
     print()
 
 
-def print_setting() -> None:
-    """Print date, versions and threads."""
-    print(
+def setting() -> str:
+    """Date, versions and threads."""
+    return (
         f"{date.today()}: skorchless {skorchless.__version__}, torch {torch.__version__}, "
         f"scikit-learn {sklearn.__version__}, NumPy {np.__version__}, "
-        f"Python {platform.python_version()}, {torch.get_num_threads()} threads\n"
+        f"Python {platform.python_version()}, {torch.get_num_threads()} threads"
     )
+
+
+def print_setting() -> None:
+    """Print date, versions and threads."""
+    print(f"{setting()}\n")

@@ -381,12 +381,16 @@ class SparseChunk(Chunk):
         full = stored == len(self.rows)
         values = X_t.values().to(float64)
         first = values.new_zeros(len(full), 1)
-        first[full, 0] = values[starts[:-1][full]]
-        values = values - first.view(-1).repeat_interleave(stored)
+        if full.any():
+            first[full, 0] = values[starts[:-1][full]]
+            values = values - first.view(-1).repeat_interleave(stored)
         offset = with_values(X_t, values) @ weight / (total or 1.0)  # (D, 1)
         deviations = values - offset.view(-1).repeat_interleave(stored)
-        missing = total - with_values(X_t, torch.ones_like(values)) @ weight
-        missing = torch.where(full.unsqueeze(1), 0.0, missing).clamp_(min=0.0)
+        if self.weight is None:
+            present = stored.to(float64).unsqueeze(1)
+        else:
+            present = with_values(X_t, torch.ones_like(values)) @ weight
+        missing = torch.where(full.unsqueeze(1), 0.0, total - present).clamp_(min=0.0)
         squares = with_values(X_t, deviations.square_()) @ weight + missing * offset.square()
         columns = self.columns
         return Moments(

@@ -139,13 +139,14 @@ def check_X(estimator: Any, X: Any, *, reset: bool, name: str = "X", min_rows: i
 def check_array_X(estimator: Any, X: Any, *, reset: bool, **checks: Any) -> Any:
     """Check X and return it as an array of shape ``(n, D)``, or a CSR matrix if it is sparse."""
     check_indices(X)
+    half = getattr(X, "dtype", None) == np.float16
     try:
         array = validate_data(
             estimator,
             X,
             reset=reset,
             accept_sparse="csr",
-            dtype=[np.float64, np.float32],
+            dtype=np.float32 if half else [np.float64, np.float32],
             **checks,
         )
     except (ValueError, TypeError) as error:
@@ -247,7 +248,7 @@ def _as_it_lies(X: Any) -> tuple[Tensor | None, torch.dtype]:
         return X.detach() if plain else None, dtype
     if not isinstance(X, np.ndarray) or X.ndim != 2 or X.dtype.kind not in "biuf":
         return None, torch.float64
-    dtype = torch.float32 if X.dtype == np.float32 else torch.float64
+    dtype = torch.float32 if X.dtype in (np.float16, np.float32) else torch.float64
     readable = X.dtype.isnative and X.itemsize <= 8
     if not readable or not _has_steps_of_torch(X):
         return None, dtype

@@ -88,7 +88,11 @@ class FoldMoments:
     def _of_parts(cls, data: Dataset, parts: list[np.ndarray], n_splits: int) -> Self:
         found = []
         for rows in parts:
-            some = data.take(torch.from_numpy(np.ascontiguousarray(rows)))
+            first, last = int(rows[0]), int(rows[-1])
+            if last - first + 1 == len(rows) and (np.diff(rows) == 1).all():
+                some = data[first : last + 1]  # where it lies
+            else:
+                some = data.take(torch.from_numpy(np.ascontiguousarray(rows)))
             found.append(Comoments.of(some.X, some.target, some.weight))
         rest = found.pop() if len(parts) > n_splits else None
         return cls(found, list(of_others(found, rest)), data)

@@ -66,11 +66,14 @@ class Comoments:
 
     @classmethod
     def _of_block(cls, X: Tensor, target: Tensor, weight: Tensor | None) -> "Comoments":
-        rows = torch.cat([X.to(float64), target.to(float64)], dim=1)
-        share = rows.new_ones(len(rows)) if weight is None else weight.to(float64)
+        parts = (X.to(float64), target.to(float64))
+        share = parts[0].new_ones(len(X)) if weight is None else weight.to(float64)
         total = float(share.sum())
-        mean = share @ rows / (total or 1.0)
-        rows.sub_(mean)
+        mean = torch.cat([share @ part for part in parts]) / (total or 1.0)
+        rows = parts[0].new_empty(len(X), len(mean))
+        d = X.shape[1]
+        torch.sub(parts[0], mean[:d], out=rows[:, :d])
+        torch.sub(parts[1], mean[d:], out=rows[:, d:])
         weighted = rows if weight is None else rows * share.unsqueeze(1)
         return cls(total, mean, weighted.T @ rows, target.shape[1])
 

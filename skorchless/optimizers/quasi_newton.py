@@ -663,4 +663,5 @@ class QuasiNewton:
         select_models(self, keep)
         if self._weights is not None:  # else starts were not finite, or others are replaced
             self.history.select(keep)
+            self.curvature.select(keep)
             self._measure()

@@ -154,6 +154,7 @@ def test_the_precision_of_tensors(Estimator, data, given, computed):
 @pytest.mark.parametrize(
     ("given", "computed"),
     [
+        (np.float16, np.float32),
         (np.float32, np.float32),
         (np.float64, np.float64),
         (np.int32, np.float64),

@@ -8,14 +8,19 @@ import numpy as np
 import pytest
 import sklearn
 import torch
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from numpydoc.docscrape import NumpyDocString
 from scipy.stats import loguniform
 from searches import SGD, assert_same, make_classes, search_both
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold, RandomizedSearchCV, cross_val_score
+from sklearn.model_selection import (
+    GroupKFold,
+    PredefinedSplit,
+    RandomizedSearchCV,
+    cross_val_score,
+)
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
@@ -381,3 +386,20 @@ def test_targets_may_be_tensors_that_numpy_cannot_read(scikit_learn_cannot_read)
     found = BatchedGridSearchCV(TorchSoftmaxClassifier(), {"alpha": [0.1, 1.0]}, cv=2)
     found.fit(rows, target)
     assert found.best_score_ == pytest.approx(wanted.best_score_)
+
+
+@pytest.mark.parametrize("kind", ["array", torch.float16, torch.bfloat16], ids=str)
+def test_penalties_of_features_in_half_precision_on_a_validation_part(kind):
+    X, y = make_classes(n=300, d=8, k=4)
+    half = torch.from_numpy(X).to(torch.float16 if kind == "array" else kind)
+    split = PredefinedSplit(np.where(np.arange(300) < 240, -1, 0))
+    searches = [
+        BatchedGridSearchCV(TorchSoftmaxClassifier(), {"alpha": np.logspace(-5, 0, 4)}, cv=split)
+        for _ in range(2)
+    ]
+    found = searches[0].fit(half.numpy() if kind == "array" else half, y)
+    wanted = searches[1].fit(half.float(), y)
+    assert found.best_estimator_.coef_.dtype == np.float32
+    for key in ("mean_test_score", "param_alpha"):
+        assert_array_equal(found.cv_results_[key], wanted.cv_results_[key])
+    assert_array_equal(found.best_estimator_.coef_, wanted.best_estimator_.coef_)
