@@ -657,6 +657,7 @@ class QuasiNewton:
         self.line_search.select(keep)
         if self._home != keep.device:
             self.penalty.select(keep.to(self._home))
+        self.curvature.select(keep)
         select_models(self, keep)
         if self._weights is not None:  # else starts were not finite, or others are replaced
             self.history.select(keep)

@@ -27,8 +27,8 @@ class Record(TorchDispatchMode):
 
     Attributes
     ----------
-    kernels : Counter
-        By operation.
+    kernels, lines : Counter
+        By operation, and by line of the package.
     waits : Counter
         By reason and line of the package. Copies either way wait, as pageable memory makes them.
     sent, fetched : Counter
@@ -42,7 +42,8 @@ class Record(TorchDispatchMode):
     def __init__(self, device):
         super().__init__()
         self.kind = torch.device(device).type
-        self.kernels, self.waits, self.mixed = Counter(), Counter(), Counter()
+        self.kernels, self.lines = Counter(), Counter()
+        self.waits, self.mixed = Counter(), Counter()
         self.sent, self.fetched = Counter(), Counter()
         self.largest_double, self.line_of_largest = 0, ""
 
@@ -74,7 +75,7 @@ class Record(TorchDispatchMode):
     def _write_down(self, name, operation, args, kwargs, given, made):
         line = _line()
         if name in ("_to_copy", "copy_"):
-            self.kernels[name] += 1
+            self._launch(name, line)
             loader, target = (args[1], args[0]) if name == "copy_" else (args[0], made[0])
             if loader.device.type != target.device.type:
                 way = self.sent if target.device.type == self.kind else self.fetched
@@ -84,7 +85,7 @@ class Record(TorchDispatchMode):
             self.fetched[line] += given[0].element_size()
             self.waits["number", line] += 1
         elif name not in NO_KERNEL and not operation.is_view:
-            self.kernels[name] += 1
+            self._launch(name, line)
             indexing = name in ("index", "index_put_", "_index_put_impl_")
             masks = (torch.bool, torch.uint8)
             masked = indexing and any(t.dtype in masks for t in _tensors(args[1]))
@@ -99,9 +100,13 @@ class Record(TorchDispatchMode):
                 if wide and tensor.numel() > self.largest_double:
                     self.largest_double, self.line_of_largest = tensor.numel(), line
 
+    def _launch(self, name, line):
+        self.kernels[name] += 1
+        self.lines[f"{name} {line}"] += 1
+
     def __str__(self):
         parts = [f"{self.n_kernels} kernels, {self.n_waits} waits"]
-        for title in ("kernels", "waits", "sent", "fetched", "mixed"):
+        for title in ("kernels", "lines", "waits", "sent", "fetched", "mixed"):
             parts += [f"{title}: {n} {what}" for what, n in getattr(self, title).most_common(40)]
         parts.append(f"largest in double: {self.largest_double}, {self.line_of_largest}")
         return "\n".join(parts)
