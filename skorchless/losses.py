@@ -161,6 +161,11 @@ def sum_outputs(losses: Tensor) -> Tensor:
     return losses.squeeze(-2) if losses.shape[-2] == 1 else losses.sum(dim=-2)
 
 
+def mean_of_outputs(curvatures: Tensor) -> Tensor:
+    """Means over the outputs, from ``(..., K, rows)``; a view where there is one only."""
+    return curvatures.squeeze(-2) if curvatures.shape[-2] == 1 else curvatures.mean(dim=-2)
+
+
 class HalfSquaredError(Loss):
     r""":math:`\ell = \tfrac12 \sum_k (z_k - y_k)^2`."""
 
@@ -214,7 +219,7 @@ class Huber(Loss):
 
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
         error = (raw - target).abs_()
-        return sum_outputs(self.delta / torch.maximum(error, self.delta)).div_(raw.shape[-2])
+        return mean_of_outputs(self.delta / torch.maximum(error, self.delta))
 
     def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
         return SecondDerivative(((raw - target).abs_() <= self.delta).to(raw.dtype))
@@ -304,7 +309,7 @@ class LogisticLoss(Loss):
         return torch.sigmoid(raw, out=out).sub_(target)
 
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
-        return sum_outputs(torch.sigmoid(raw) * torch.sigmoid(-raw)).div_(raw.shape[-2])
+        return mean_of_outputs(torch.sigmoid(raw) * torch.sigmoid(-raw))
 
     def majorizer(self, raw: Tensor, target: Tensor) -> Tensor:
         return sum_outputs(_logistic_majorizer(raw.abs()))

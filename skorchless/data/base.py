@@ -68,11 +68,11 @@ class Chunk:
         """Return the number of columns, D + 1."""
         raise NotImplementedError
 
-    def shares(self) -> Tensor:
-        """Return the share of each row in a mean over the batch, ``(1, rows)``, in double."""
+    def shares(self, dtype: torch.dtype = float64) -> Tensor:
+        """Return the share of each row in a mean over the batch, ``(1, rows)``."""
         batches, parts, rows = self.shape
         size, device = (1, batches * parts * rows), self.target.device
-        share = torch.full(size, self.scale[0], dtype=float64, device=device)
+        share = torch.full(size, self.scale[0], dtype=dtype, device=device)
         return share if self.weight is None else share * self.weight.view(1, -1)
 
     def moments(self) -> Moments:
@@ -103,18 +103,21 @@ class Chunk:
         -------
         moments : Tensor of shape (M, D + 1, D + 1)
         """
-        moments = share.new_zeros(len(share), self.n_columns, self.n_columns)
+        moments: Tensor | None = None
         for rows, weight in self._wide_blocks(share):
             weighted = rows.T * weight.unsqueeze(1)
-            if rows.dtype == float64:
+            if moments is None:
+                moments = (weighted @ rows).to(float64)
+            elif rows.dtype == float64:
                 moments.baddbmm_(weighted, rows.expand(len(share), -1, -1))
             else:
                 moments += weighted @ rows
+        assert moments is not None
         return moments
 
     def second_squares(self, share: Tensor) -> Tensor:
         """Return the diagonals of `second_moments`, ``(M, D + 1)``."""
-        squares = share.new_zeros(len(share), self.n_columns)
+        squares = torch.zeros(len(share), self.n_columns, dtype=float64, device=share.device)
         for rows, weight in self._wide_blocks(share):
             squares += weight @ rows.square()
         return squares
@@ -124,7 +127,7 @@ class Chunk:
         raise NotImplementedError
 
     def wide_rows(self) -> Tensor:
-        """Return a few rows as one dense matrix of shape ``(rows, D + 1)``, in double."""
+        """Return a few rows as one dense matrix, ``(rows, D + 1)``, in the precision of sums."""
         raise NotImplementedError
 
     def _wide_blocks(self, share: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import repeat
 from typing import Any
 
@@ -130,13 +130,13 @@ class DenseChunk(Chunk):
             weighted = rows if self.weight is None else rows * weight.unsqueeze(1)
             sums = torch.stack([(weighted.T @ rows).diagonal(), weight @ rows]).to(float64)
         else:
-            sums = torch.zeros(2, rows.shape[1], dtype=float64, device=rows.device)
             most = -(-limits.numbers_at_once(limits.SQUARED_NUMBERS, rows.device) // rows.shape[1])
-            squared = torch.empty_like(rows[:most])
+            squared, blocks = torch.empty_like(rows[:most]), []
             for start, stop in slices(len(rows), most):
                 block, share = rows[start:stop], weight[start:stop]
-                sums[0] += share @ torch.mul(block, block, out=squared[: stop - start])
-                sums[1] += share @ block
+                squares = share @ torch.mul(block, block, out=squared[: stop - start])
+                blocks.append(torch.stack([squares, share @ block]))
+            sums = reduce(Tensor.add_, blocks[1:], blocks[0].to(float64))
         if self.ones is None:
             return sums
         last = (self.ones * weight.sum(dtype=float64)).expand(2, 1)
@@ -160,16 +160,21 @@ class DenseChunk(Chunk):
         return squares if self.ones is None else squares + self.ones**2
 
     def wide_rows(self) -> Tensor:
-        """Return the rows in double precision."""
-        return self.rows.to(float64)
+        """Return the rows, in double precision on a CPU."""
+        return self.rows.to(self._precision)
+
+    @property
+    def _precision(self) -> torch.dtype:
+        """Return what sums over rows are computed in.
+
+        Double on a CPU. On other devices, where that may be far slower, products are of the rows'
+        own precision, and only sums of blocks are in double.
+        """
+        return float64 if self.X.device.type == "cpu" else self.X.dtype
 
     def _wide_blocks(self, share: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield blocks of rows with their shares.
-
-        They are in double precision on a CPU. On other devices, where that may be far slower, they
-        are in their own, and only sums are in double.
-        """
-        dtype = float64 if share.device.type == "cpu" else self.X.dtype
+        """Yield blocks of rows with their shares."""
+        dtype = self._precision
         for start, stop in slices(len(self.rows), wide_rows(self.n_columns, share.device)):
             yield self.rows[start:stop].to(dtype), share[:, start:stop].to(dtype)
 
@@ -352,7 +357,7 @@ class DenseLoader(MatrixLoader[Tensor | LargeMatrix, DenseChunk]):
     def _new_chunk(self, shape: tuple[int, int, int]) -> DenseChunk:
         batches, parts, rows = shape
         X = self._empty(*shape, self.n_columns)
-        X[..., -1] = float(self.fit_intercept)
+        X[..., -1].fill_(float(self.fit_intercept))
         target = self._new_target(shape)
         weight = None if self.sample_weight is None else self._empty(batches, parts, 1, 1, rows)
         return DenseChunk(X, target, weight)

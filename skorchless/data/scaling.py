@@ -31,6 +31,10 @@ class Scaling:
     def __init__(self, mean: Tensor, inverse: Tensor, dtype: torch.dtype) -> None:
         self.mean, self.inverse, self.dtype = mean.to(dtype), inverse.to(dtype), dtype
 
+    def to(self, device: torch.device) -> "Scaling":
+        """Return the same scaling on another device."""
+        return Scaling(self.mean.to(device), self.inverse.to(device), self.dtype)
+
     def centring(self) -> "Scaling":
         """Return the same means with every column that varies in its own units."""
         return Scaling(self.mean, self.inverse > 0, self.dtype)

@@ -45,10 +45,10 @@ class FirstOrderOptimizer(ABC):
     def on_chunk(self, chunk: Chunk) -> None:  # noqa: B027 (nothing to do is the usual case)
         """Gradients are all that it needs."""
 
-    def end_epoch(self, weights: Tensor, value: np.ndarray) -> Step:
+    def end_epoch(self, weights: Tensor, value: Tensor) -> Step:
         """Accept the weights as they are."""
         never = np.zeros(len(weights), dtype=bool)
-        return Step(weights.clone(), value, never, never, ~never)
+        return Step(weights.clone(), value.numpy(), never, never, ~never)
 
     @abstractmethod
     def select(self, keep: Tensor) -> None:
@@ -248,11 +248,11 @@ class AveragedAdam(Adam):
         least = self.square.sum(dim=-1, keepdim=True).div_(self._columns_of_a_row)
         return torch.maximum(self.square, least, out=self._metric).sqrt_()
 
-    def end_epoch(self, weights: Tensor, value: np.ndarray) -> Step:
+    def end_epoch(self, weights: Tensor, value: Tensor) -> Step:
         """Accept the mean of the weights."""
         self._ahead = weights - self.average
         never = np.zeros(len(weights), dtype=bool)
-        return Step(self.average.clone(), value, never, never, ~never)
+        return Step(self.average.clone(), value.numpy(), never, never, ~never)
 
     def state_dict(self) -> State:
         """Adam's, and how far the weights are ahead of their mean."""

@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, float64
 
 from skorchless.data.base import slices
 from skorchless.data.dense import wide_rows
@@ -316,18 +316,22 @@ def softmax_hessian(rows: Tensor, share: Tensor, p: Tensor) -> Tensor:
     """
     models, outputs, _ = p.shape
     rank = rows.shape[1]
-    moments = rows.new_zeros(models, outputs * rank, outputs * rank)
+    moments: Tensor | None = None
     for start, stop in slices(len(rows), wide_rows(models * outputs * rank, rows.device)):
         inside = rows[start:stop]
         columns, h = inside.T.contiguous(), share[:, None, None, start:stop]
         scaled = p[..., start:stop].unsqueeze(2) * columns  # (M, K, r, rows)
         weighted = scaled * h
-        moments.baddbmm_(weighted.flatten(1, 2), scaled.flatten(1, 2).mT, alpha=-1.0)
+        product = weighted.flatten(1, 2) @ scaled.flatten(1, 2).mT
+        moments = product.to(float64) if moments is None else moments.add_(product)
+    assert moments is not None
     # As p_k (1 - p_k) is the sum of p_k p_j over all others j, it needs no difference, which would
     # lose the digits of small ones.
     own = own_blocks(moments, outputs)
     own.zero_()
-    own.copy_(moments.view(models, outputs, rank, outputs, rank).sum(dim=3).neg_())
+    of_others = moments.view(models, outputs, rank, outputs, rank).sum(dim=3)
+    moments.neg_()
+    own.copy_(of_others)
     return moments
 
 
