@@ -92,7 +92,7 @@ class Chunk:
         raise NotImplementedError
 
     def second_moments(self, share: Tensor) -> Tensor:
-        r"""Return the sum of :math:`h_{mi} \tilde x_i \tilde x_i^\top` for each model, in double.
+        r"""Return the sum of :math:`h_{mi} \tilde x_i \tilde x_i^\top` for each model.
 
         Parameters
         ----------
@@ -107,11 +107,11 @@ class Chunk:
         for rows, weight in self._wide_blocks(share):
             weighted = rows.T * weight.unsqueeze(1)
             if moments is None:
-                moments = (weighted @ rows).to(float64)
+                moments = weighted @ rows
             elif rows.dtype == float64:
                 moments.baddbmm_(weighted, rows.expand(len(share), -1, -1))
             else:
-                moments += weighted @ rows
+                moments = moments.to(float64).add_(weighted @ rows)
         assert moments is not None
         return moments
 

@@ -128,7 +128,7 @@ class DenseChunk(Chunk):
         rows, weight = self.rows, self._row_weight
         if rows.shape[1] <= limits.NARROW:
             weighted = rows if self.weight is None else rows * weight.unsqueeze(1)
-            sums = torch.stack([(weighted.T @ rows).diagonal(), weight @ rows]).to(float64)
+            sums = torch.stack([(weighted.T @ rows).diagonal(), weight @ rows])
         else:
             most = -(-limits.numbers_at_once(limits.SQUARED_NUMBERS, rows.device) // rows.shape[1])
             squared, blocks = torch.empty_like(rows[:most]), []
@@ -136,7 +136,7 @@ class DenseChunk(Chunk):
                 block, share = rows[start:stop], weight[start:stop]
                 squares = share @ torch.mul(block, block, out=squared[: stop - start])
                 blocks.append(torch.stack([squares, share @ block]))
-            sums = reduce(Tensor.add_, blocks[1:], blocks[0].to(float64))
+            sums = reduce(lambda sums, block: sums.to(float64).add_(block), blocks)
         if self.ones is None:
             return sums
         last = (self.ones * weight.sum(dtype=float64)).expand(2, 1)

@@ -300,14 +300,14 @@ class Factored:
         return apart(columns).view(len(rows), size, size)
 
 
-def softmax_hessian(rows: Tensor, share: Tensor, p: Tensor) -> Tensor:
-    r"""Sum of :math:`h_i (\mathrm{diag}(p_i) - p_i p_i^\top) \otimes x_i x_i^\top` for each model.
+def coupled_moments(rows: Tensor, weight: Tensor | None, p: Tensor) -> Tensor:
+    r"""Sum of :math:`h_i\, p_i p_i^\top \otimes x_i x_i^\top` for each model.
 
     Parameters
     ----------
     rows : Tensor of shape (n, r)
-    share : Tensor of shape (M, n) or (1, n)
-        Weights h of the rows.
+    weight : Tensor of shape (1, n), optional
+        Weights h of the rows, 1 by default.
     p : Tensor of shape (M, K, n)
 
     Returns
@@ -318,13 +318,22 @@ def softmax_hessian(rows: Tensor, share: Tensor, p: Tensor) -> Tensor:
     rank = rows.shape[1]
     moments: Tensor | None = None
     for start, stop in slices(len(rows), wide_rows(models * outputs * rank, rows.device)):
-        inside = rows[start:stop]
-        columns, h = inside.T.contiguous(), share[:, None, None, start:stop]
-        scaled = p[..., start:stop].unsqueeze(2) * columns  # (M, K, r, rows)
-        weighted = scaled * h
+        columns = rows[start:stop].T.contiguous()
+        weighted = scaled = p[..., start:stop].unsqueeze(2) * columns  # (M, K, r, rows)
+        if weight is not None:
+            weighted = scaled * weight[:, None, None, start:stop]
         product = weighted.flatten(1, 2) @ scaled.flatten(1, 2).mT
-        moments = product.to(float64) if moments is None else moments.add_(product)
+        moments = product if moments is None else moments.to(float64).add_(product)
     assert moments is not None
+    return moments
+
+
+def with_own_blocks(moments: Tensor, outputs: int) -> Tensor:
+    r"""The same sums of :math:`(\mathrm{diag}(p_i) - p_i p_i^\top) \otimes x_i x_i^\top`.
+
+    It takes over the moments that `coupled_moments` returned.
+    """
+    models, rank = len(moments), moments.shape[-1] // outputs
     # As p_k (1 - p_k) is the sum of p_k p_j over all others j, it needs no difference, which would
     # lose the digits of small ones.
     own = own_blocks(moments, outputs)

@@ -22,8 +22,9 @@ from skorchless.optimizers.hessian import (
     Diagonal,
     Factored,
     Preconditioner,
+    coupled_moments,
     own_blocks,
-    softmax_hessian,
+    with_own_blocks,
 )
 from skorchless.optimizers.lbfgs import dot
 from skorchless.penalties import ElasticNet
@@ -121,7 +122,6 @@ class HessianEstimator:
         self._least_norm = few_rows and self.constant and not objective.penalty.is_active
         models, squares = len(objective.penalty.l2), min(columns, loader.n_rows) ** 2
         self._shared = models > 1 and models * n_sample * squares > WORTH_SHARING
-        self._measured: tuple[Tensor, Tensor, Tensor] | None = None
         work = loader.n_rows * columns * loader.stack_width
         cheap = self.covers_all_rows and work <= CHEAP_PRODUCT
         self.has_hessian_products = cheap and not (self.constant or self._diagonal)
@@ -135,33 +135,29 @@ class HessianEstimator:
         self.is_exact = self.factors_hessian or squares_are_exact
         self._take_sample(None if exact else loader.sample(n_sample))
         if not (exact or self._diagonal or self.factors_hessian):
-            self._take_gauge(loader.sample(GAUGE_ROWS))
+            self._gauge = loader.sample(GAUGE_ROWS)
         self._scaling = objective.scaling
         if self._scaling is not None:
             self._scaling = self._scaling.to(self._home)
         self._sampled: Tensor | None = None
         if self.wants_pass and self._sample is not None and not self._diagonal:
-            of_columns = self._sample.second_squares(self._share)[0]
-            (self._sampled,) = self._fetch(self._summed(of_columns))
-
-    def _take_gauge(self, gauge: Chunk) -> None:
-        """Take the mean curvature of these rows from now on."""
-        self._gauge, self._gauge_share = gauge, gauge.shares(self._precision)
+            of_columns = self._sample.second_squares(self._sample.shares(self._precision))
+            (self._sampled,) = self._fetch(self._summed(of_columns[0]))
 
     def _take_sample(self, sample: Chunk | None) -> None:
         """Measure the curvature on these rows from now on."""
         self._sample = sample
         if sample is not None:
-            self._share = sample.shares(self._precision)
-            self._take_gauge(sample)
-        self._measured = None
-        #: Of the sample at weights that are known by identity.
+            self._gauge = sample
+            self._scale = sample.scale[0]  # of sums over its rows
+        self._measured: tuple[Tensor, Tensor] | None = None
+        # Of the sample at weights that are known by identity.
         self._raw: tuple[Tensor, Tensor] | None = None
         self._second: tuple[Tensor, SecondDerivative] | None = None
-        self._hessian: tuple[Tensor, Tensor] | None = None
-        #: Of the last pass.
+        self._hessian: tuple[Tensor, list[Tensor]] | None = None
+        # Of the last pass.
         self._raw_of_pass: Tensor | None = None
-        self._hessian_of_pass: Tensor | None = None
+        self._hessian_of_pass: list[Tensor] = []
 
     @staticmethod
     def _saves_work(loader: BatchLoader) -> bool:
@@ -217,12 +213,15 @@ class HessianEstimator:
         if self.wants_pass:
             moments = chunk.gram() if self._sample is None else chunk.squares()
             self._moments = moments if self._moments is None else self._moments.add_(moments)
-            self._scale = chunk.scale[0]
-        self._raw = self._second = None  # weights are moved in place
+            self._scale_of_pass = chunk.scale[0]
+        self._raw = self._second = None
+        self._sent.clear()  # where the rows are, weights are moved in place
         seen = chunk is self._sample
         self._raw_of_pass = self.objective.predictions(chunk) if seen else None
 
-    def read(self, weights: Tensor, *values: Tensor) -> tuple[list[Tensor], Tensor | None]:
+    def read(
+        self, weights: Tensor, *values: Tensor, damped: bool = False
+    ) -> tuple[list[Tensor], Tensor | None]:
         """Take numbers of a pass home, and with them what it says of the curvature.
 
         Parameters
@@ -230,6 +229,8 @@ class HessianEstimator:
         weights : Tensor of shape (M, K, D + 1)
             At which the pass was made, where the rows are.
         *values : Tensor
+        damped : bool
+            Whether preconditioners will be damped.
 
         Returns
         -------
@@ -244,14 +245,16 @@ class HessianEstimator:
         moments = self._moments if self.wants_pass else None
         if moments is not None:
             sums.append(self._summed(moments))
-        # The next that is wanted, if the trial is accepted. On a CPU it can wait until then.
-        looks_ahead = self.factors_hessian and not self._at_home
-        if looks_ahead:
+        n_known, ahead = len(values) + len(sums), self.factors_hessian and not self._at_home
+        if ahead:  # what is wanted next, if the trial is accepted; on a CPU it can wait until then
             sums.append(self._measure_hessian(weights))
+            if damped:
+                sums.append(self._moments_of_sample(self._of_majorizer(weights)))
         fetched = self._fetch(*values, *sums)
-        self._hessian_of_pass = fetched.pop() if looks_ahead else None
+        self._hessian_of_pass = [self._scaled(part) for part in fetched[n_known:]]
+        fetched = fetched[:n_known]
         if moments is not None:
-            self._take_moments(fetched.pop() * self._scale)
+            self._take_moments(fetched.pop() * self._scale_of_pass)
         mean = fetched.pop() if gauges else None
         return fetched, mean
 
@@ -271,16 +274,15 @@ class HessianEstimator:
         ----------
         weights : Tensor of shape (M, K, D + 1)
         there : Tensor of shape (M, K, D + 1)
-            The same numbers where the rows are, which may be overwritten.
+            The same numbers where the rows are, until the next pass.
         """
-        known = weights
-        if not self._at_home:
-            known = self._sent[weights] = there.clone()
+        if self._at_home:
+            there = weights
+        else:
+            self._sent[weights] = there
         if self._raw_of_pass is not None:
-            self._raw = known, self._raw_of_pass
-        if self._second is not None:
-            self._second = known, self._second[1]
-        if self._hessian_of_pass is not None:
+            self._raw = there, self._raw_of_pass
+        if self._hessian_of_pass:
             self._hessian = weights, self._hessian_of_pass
 
     def mean(self, weights: Tensor) -> Tensor:
@@ -290,22 +292,16 @@ class HessianEstimator:
         return mean
 
     def _mean(self, there: Tensor) -> Tensor:
-        if self._sample is None:  # constant
+        if self.constant:
             return torch.ones(len(there), dtype=float64, device=there.device)
         mean = self._row_weights(self._gauge, there).sum(dim=-1, dtype=float64)
-        return self._summed(mean).expand(len(there))
+        return self._summed(mean * self._gauge.scale[0]).expand(len(there))
 
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
         if self._measured is not None:
-            at, moments, total = self._measured
-            if len(moments) == 1:
-                return
-            self._measured = (
-                at.index_select(0, keep),
-                moments.index_select(0, keep),
-                total.index_select(0, keep),
-            )
+            at, moments = self._measured
+            self._measured = at.index_select(0, keep), moments.index_select(0, keep)
 
     def preconditioner(
         self, weights: Tensor, damping: Tensor | None = None, kept: Tensor | None = None
@@ -336,7 +332,7 @@ class HessianEstimator:
             couples = self.objective.loss.shift_invariant
             moments = self._whole_hessian(weights, kept)
             if damping is not None:
-                added = self._majorizer(weights)[0] * damping.view(-1, 1, 1)
+                added = self._majorizer(weights) * damping.view(-1, 1, 1)
                 moments = moments.clone()
                 own = (
                     moments.view(*weights.shape[:2], *added.shape[1:])
@@ -345,25 +341,28 @@ class HessianEstimator:
                 )
                 own.add_(added.unsqueeze(1))
             return self._factored(moments)
-        moments, total = self._measure(weights)
+        moments = self._measure(weights)
         if damping is not None:
-            added, total_added = self._majorizer(weights)
-            moments = moments + added * damping.view(-1, 1, 1)
-            total = total + total_added * damping.unsqueeze(1)
-        return self._factored(self._with_missed(moments, total))
+            moments = moments + self._majorizer(weights) * damping.view(-1, 1, 1)
+        return self._factored(moments)
 
     def _factored(self, moments: Tensor) -> Factored:
         """Second moments and the penalty's part."""
         loss, l2 = self.objective.loss, self.penalty.l2.to(float64)
         return Factored(moments, l2, self.noise, self.loader.n_outputs, loss.shift_invariant)
 
-    def _majorizer(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `_second_moments` with the curvature of quadratics that lie above the loss."""
-        assert self._sample is not None
+    def _majorizer(self, weights: Tensor) -> Tensor:
+        """Second moments with the curvature of quadratics that lie above the loss."""
+        if self._hessian is not None and self._hessian[0] is weights and len(self._hessian[1]) > 1:
+            return self._hessian[1][1]
         (there,) = self._send(weights)
+        return self._second_moments(self._of_majorizer(there))
+
+    def _of_majorizer(self, there: Tensor) -> Tensor:
+        """The curvature of these quadratics for each row of the sample, shape ``(M, n)``."""
+        assert self._sample is not None
         curvature = self.objective.loss.majorizer(self._predicted(there), self._sample.target)
-        of_rows = curvature.to(self._precision).movedim(2, 0).reshape(weights.shape[0], -1)
-        return self._second_moments(of_rows * self._share)
+        return self._weighted(self._sample, self._by_model(curvature))
 
     def of_columns(self, weights: Tensor) -> Factored | None:
         """Second moments with a curvature that no row lacks, where curvature is not constant.
@@ -373,35 +372,43 @@ class HessianEstimator:
         """
         if self.constant or self._diagonal:
             return None
-        return self._factored(self._majorizer(weights)[0])
+        return self._factored(self._majorizer(weights))
 
     def _whole_hessian(self, weights: Tensor, kept: Tensor | None) -> Tensor:
-        """Second derivative of the loss, as `_measure_hessian`; known at the last point."""
-        if kept is None and self._hessian is not None and self._hessian[0] is weights:
-            return self._hessian[1]
-        (there,) = self._send(weights)
-        (moments,) = self._fetch(self._measure_hessian(there, kept))
-        if kept is None:
-            self._hessian = weights, moments
-        return moments
-
-    def _measure_hessian(self, there: Tensor, kept: Tensor | None = None) -> Tensor:
         """Second derivative of the loss in the weights.
 
         In all of each model, shape ``(M, K r, K r)``; or in each output's, ``(M * K, r, r)``, where
-        the loss couples none.
+        the loss couples none. It is known at the last point.
         """
+        if kept is None and self._hessian is not None and self._hessian[0] is weights:
+            return self._hessian[1][0]
+        (there,) = self._send(weights)
+        moments = self._scaled(*self._fetch(self._measure_hessian(there, kept)))
+        if kept is None:
+            self._hessian = weights, [moments]
+        return moments
+
+    def _measure_hessian(self, there: Tensor, kept: Tensor | None = None) -> Tensor:
+        """The sums that it is made of, where the rows are."""
         assert self._sample is not None
         second = self._second_derivative(there)
         of_rows = self._by_model(second.diagonal)  # (M, K, n)
         if kept is not None:
             of_rows = of_rows * kept
         if not second.coupled:
-            share = of_rows.flatten(0, 1) * self._share
-            return self._summed(self._sample.second_moments(share))
+            return self._moments_of_sample(self._weighted(self._sample, of_rows.flatten(0, 1)))
         if kept is not None:
             of_rows /= of_rows.sum(dim=1, keepdim=True).clamp(min=self._tiny)
-        return self._summed(softmax_hessian(self._wide_sample, self._share, of_rows))
+        weight = self._sample.weight
+        weight = None if weight is None else weight.reshape(1, -1).to(self._precision)
+        return self._summed(coupled_moments(self._wide_sample, weight, of_rows))
+
+    def _scaled(self, moments: Tensor) -> Tensor:
+        """Means from sums over the sample that `_measure_hessian` or others return."""
+        moments = moments * self._scale
+        if moments.shape[-1] == self.loader.n_columns:
+            return moments
+        return with_own_blocks(moments, self.loader.n_outputs)
 
     @property
     def _wide_sample(self) -> Tensor:
@@ -477,9 +484,9 @@ class HessianEstimator:
         gains = torch.where(moved.any(dim=1), losses, 0.0)
         if not self.objective.loss.is_regression:
             gains = torch.where(small < SMALL_RESIDUAL, torch.minimum(losses, 2.0 * small), gains)
-        gain = self._summed((gains * self._share).sum(dim=1))
+        gain = self._summed(self._weighted(self._sample, gains).sum(dim=1, dtype=float64))
         gain, largest = self._fetch(gain, largest.squeeze(3).squeeze(2))
-        return gain, largest
+        return gain * self._scale, largest
 
     def lasting(
         self, weights: Tensor, direction: Tensor, negligible: Tensor
@@ -505,26 +512,24 @@ class HessianEstimator:
         """
         assert self._sample is not None
         there, step, least = self._send(weights, direction, negligible)
-        loss, target = self.objective.loss, self._sample.target
-        raw, change = self._predicted(there), raw_predictions(self._sample, step)
+        loss, sample, target = self.objective.loss, self._sample, self._sample.target
+        raw, change = self._predicted(there), raw_predictions(sample, step)
         before, after = self._second_derivative(there), loss.hessian(raw + change, target)
-        now, then = (
-            self._by_model(at.product(change).mul_(change)).sum(dim=1) for at in (before, after)
-        )
-        of_rows = now * self._share
+        now, then = (self._by_model(at.along(change)) for at in (before, after))  # (M, n)
+        of_rows = self._weighted(sample, now)
         both = torch.stack([of_rows, of_rows * (then < LASTING * now)])
         ((whole, lost),) = self._fetch(self._summed(both.sum(dim=2, dtype=float64)))
         pull = self.penalty.l2.to(float64) * direction
-        whole = whole + dot(pull, direction).view(-1)
-        lost = torch.where(lost > 0, lost / torch.where(lost > 0, whole, 1.0), 0.0)
+        whole = whole * self._scale + dot(pull, direction).view(-1)
+        lost = torch.where(lost > 0, lost * self._scale / torch.where(lost > 0, whole, 1.0), 0.0)
 
         def kept() -> Tensor:
             kept = self._by_model(after.diagonal >= LASTING * before.diagonal).bool()
             if not loss.is_regression:
                 # The loss without a class is lower by about its probability.
                 part = before.diagonal if before.coupled else loss.value(raw, target)
-                part = self._by_model(part).view(kept.shape) * self._share.unsqueeze(1)
-                kept &= part * kept[0].numel() >= least.view(-1, 1, 1)
+                part = self._weighted(sample, self._by_model(part).view(kept.shape))
+                kept &= part * (self._scale * kept[0].numel()) >= least.view(-1, 1, 1)
             if before.coupled:
                 kept |= self._by_model(is_class(raw, target)).bool()
             return kept
@@ -565,10 +570,10 @@ class HessianEstimator:
             residual = self.objective.loss.gradient(raw, target, torch.empty_like(raw))
             residual = self._by_model(residual) * ~kept
         gradient, loss = self._fetch(
-            self._summed((residual * self._share.unsqueeze(1)) @ self._wide_sample),
-            self._summed((losses * self._share).sum(dim=1, dtype=float64)),
+            self._summed(self._weighted(self._sample, residual) @ self._wide_sample),
+            self._summed(self._weighted(self._sample, losses).sum(dim=1, dtype=float64)),
         )
-        return gradient, loss.numpy(force=True)
+        return gradient * self._scale, (loss * self._scale).numpy(force=True)
 
     def along(self, weights: Tensor, direction: Tensor, lengths: Tensor) -> Tensor:
         """Objectives without L1 after steps of these `lengths`, where `has_hessian_products`.
@@ -588,8 +593,7 @@ class HessianEstimator:
         change = raw_predictions(sample, step)
         raw = torch.addcmul(self._predicted(there), of_batches.view(-1, 1, 1, 1, 1), change)
         sums = self.objective.sum_of_losses(raw, sample.target, sample.weight)  # (T, M)
-        (loss,) = self._fetch(self._summed(sums))
-        loss = loss * sample.scale[0]
+        loss = self._fetch(self._summed(sums))[0] * self._scale
         pull = self.penalty.l2.to(float64) * direction
         slope, curvature = dot(pull, weights).view(-1), dot(pull, direction).view(-1)
         length = lengths.unsqueeze(1)
@@ -613,8 +617,8 @@ class HessianEstimator:
         l2 = self.penalty.l2.to(float64)
         return Diagonal(squares * total, l2, self.objective.loss.shift_invariant)
 
-    def _measure(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Second moments at `weights`, ``(M, r, r)``, and mean curvatures ``(M, 1)``.
+    def _measure(self, weights: Tensor) -> Tensor:
+        """Second moments at `weights`, ``(M, r, r)``.
 
         Models that are where they were keep theirs, and of those that moved, the ones of about the
         same mean curvature share one measurement.
@@ -633,15 +637,13 @@ class HessianEstimator:
             (there,) = self._send(weights[chosen])
             loss = self.objective.loss.select(chosen.to(there.device))
             share = self._row_weights(self._sample, there, loss)
-            ratio = (mean / mean[representatives][group]).view(-1, 1)
-            moments, total = (measure[group] for measure in self._second_moments(share))
-            moments, total = moments * ratio.view(-1, *[1] * (moments.ndim - 1)), total * ratio
+            moments = self._second_moments(share)[group]
+            moments = moments * (mean / mean[representatives][group]).view(-1, 1, 1)
             if self._measured is not None:
                 moments = self._measured[1].index_copy(0, moved, moments)
-                total = self._measured[2].index_copy(0, moved, total)
-            self._measured = weights.clone(), moments, total
+            self._measured = weights.clone(), moments
         assert self._measured is not None
-        return self._measured[1], self._measured[2]
+        return self._measured[1]
 
     def _with_missed(self, moments: Tensor, total: Tensor) -> Tensor:
         """The sample's second moments, with the squares of the columns that it has missed.
@@ -659,18 +661,19 @@ class HessianEstimator:
         return self._scaling.scale_squares(*self._moments)
 
     def _row_weights(self, chunk: Chunk, there: Tensor, loss: Loss | None = None) -> Tensor:
-        """Share of each row in the curvature, shape ``(M, rows)``, or ``(1, rows)`` for all.
+        """Curvature of each row, times its weight, shape ``(M, rows)``.
 
         Of some of the models if their loss is given.
         """
-        share = self._share if chunk is self._sample else self._gauge_share
-        if self.constant:
-            return share
         known = chunk is self._sample and loss is None
         raw = self._predicted(there) if known else raw_predictions(chunk, there)
         curvature = (loss or self.objective.loss).curvature(raw, chunk.target)
-        of_rows = curvature.to(self._precision)  # (batches, parts, M, rows)
-        return of_rows.movedim(2, 0).reshape(there.shape[0], -1) * share
+        return self._weighted(chunk, self._by_model(curvature))
+
+    def _weighted(self, chunk: Chunk, of_rows: Tensor) -> Tensor:
+        """Numbers of rows, ``(..., rows)``, times the weights of these."""
+        weight = chunk.weight
+        return of_rows if weight is None else of_rows * weight.view(-1).to(of_rows.dtype)
 
     def _predicted(self, there: Tensor) -> Tensor:
         """Raw predictions of the sample, taken once for each tensor of weights."""
@@ -679,13 +682,19 @@ class HessianEstimator:
             self._raw = there, raw_predictions(self._sample, there)
         return self._raw[1]
 
-    def _second_moments(self, share: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the sample for row weights, ``(M, r, r)``, and the sums of these, ``(M, 1)``."""
+    def _second_moments(self, of_rows: Tensor) -> Tensor:
+        """Of the sample for row weights ``(M, rows)``, with the columns that it has missed."""
+        moments = self._moments_of_sample(of_rows)
+        if not self.misses_columns:
+            return self._fetch(moments)[0] * self._scale
+        total = self._summed(of_rows.sum(dim=-1, keepdim=True, dtype=float64))
+        moments, total = (part * self._scale for part in self._fetch(moments, total))
+        return self._with_missed(moments, total)
+
+    def _moments_of_sample(self, of_rows: Tensor) -> Tensor:
+        """Sums over the sample for row weights ``(M, rows)``, where the rows are."""
         assert self._sample is not None
-        moments, total = self._sample.second_moments(share), share.sum(dim=-1, keepdim=True)
-        self.objective.comm.all_reduce_(moments, total)
-        moments, total = self._fetch(moments, total)
-        return moments, total
+        return self._summed(self._sample.second_moments(of_rows))
 
     @property
     def _at_home(self) -> bool:

@@ -142,7 +142,9 @@ class QuasiNewton:
     def end_epoch(self, weights: Tensor, value: Tensor) -> Step:
         """Accept the trial or shorten the step, and move `weights` to the next trial."""
         trial = self._trial
-        (gradient, loss), mean = self.curvature.read(weights, self._batch_gradient, value)
+        (gradient, loss), mean = self.curvature.read(
+            weights, self._batch_gradient, value, damped=self._may_be_damped
+        )
         self._batch_gradient = self._with_penalty(gradient, trial)
         objective = (loss + self.penalty.value(trial)).numpy(force=True)
         if self._weights is None:
@@ -253,6 +255,11 @@ class QuasiNewton:
         self._damping = np.where(models, more, self._damping)
         self.history.forget(self._mask(models))
         self.curvature.take_whole_hessian()
+
+    @property
+    def _may_be_damped(self) -> bool:
+        """Whether any Hessian is damped, or will be if the step that is tried is short."""
+        return bool(self._damping.any() or self.line_search.rejected.any())
 
     def _adapt_damping(self, accepted: np.ndarray, rejected: np.ndarray) -> None:
         """Damp less where the first trial was good enough, and more where only a short step was."""
@@ -427,12 +434,12 @@ class QuasiNewton:
         such a step is too short to tell, but may say which rows are better left out.
         """
         distance: np.ndarray = np.where(sure, missing - slope, np.inf)
-        near = -slope <= self.line_search.stop_distance
+        log_loss = not (self.curvature.objective.loss.is_regression or self.penalty.has_l1)
+        near = (sure | log_loss) & (-slope <= self.line_search.stop_distance)
         if self.curvature.constant or not near.any():
             return distance
         lost, kept = self._lasting(direction, LITTLE)
         fades = near & (lost > MOST_FADING)
-        log_loss = not (self.curvature.objective.loss.is_regression or self.penalty.has_l1)
         unsure = fades | (near & (distance > self.line_search.stop_distance) & log_loss)
         if not unsure.any():
             return distance
