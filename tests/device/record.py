@@ -35,8 +35,8 @@ class Record(TorchDispatchMode):
         Bytes to the device and back, by line.
     mixed : Counter
         Operations on the device with a single number of the host's, by line.
-    largest_double : int
-        Most numbers of double precision that an operation wrote.
+    doubles : Counter
+        Most numbers of double precision that an operation on the device wrote, by line.
     """
 
     def __init__(self, device):
@@ -45,11 +45,15 @@ class Record(TorchDispatchMode):
         self.kernels, self.lines = Counter(), Counter()
         self.waits, self.mixed = Counter(), Counter()
         self.sent, self.fetched = Counter(), Counter()
-        self.largest_double, self.line_of_largest = 0, ""
+        self.doubles = Counter()
 
     @property
     def n_kernels(self):
         return self.kernels.total()
+
+    @property
+    def largest_double(self):
+        return max(self.doubles.values(), default=0)
 
     @property
     def n_waits(self):
@@ -97,8 +101,8 @@ class Record(TorchDispatchMode):
                     (self.waits if indexing else self.mixed)["host's " + name, line] += 1
             for tensor in made:
                 wide = tensor.dtype == torch.float64 and tensor.device.type == self.kind
-                if wide and tensor.numel() > self.largest_double:
-                    self.largest_double, self.line_of_largest = tensor.numel(), line
+                if wide:
+                    self.doubles[line] = max(self.doubles[line], tensor.numel())
 
     def _launch(self, name, line):
         self.kernels[name] += 1
@@ -106,9 +110,8 @@ class Record(TorchDispatchMode):
 
     def __str__(self):
         parts = [f"{self.n_kernels} kernels, {self.n_waits} waits"]
-        for title in ("kernels", "lines", "waits", "sent", "fetched", "mixed"):
+        for title in ("kernels", "lines", "waits", "sent", "fetched", "mixed", "doubles"):
             parts += [f"{title}: {n} {what}" for what, n in getattr(self, title).most_common(40)]
-        parts.append(f"largest in double: {self.largest_double}, {self.line_of_largest}")
         return "\n".join(parts)
 
 
