@@ -105,13 +105,13 @@ class Chunk:
         """
         moments: Tensor | None = None
         for rows, weight in self._wide_blocks(share):
-            weighted = rows.T * weight.unsqueeze(1)
+            weighted, each = rows.T * weight.unsqueeze(1), rows.expand(len(share), -1, -1)
             if moments is None:
-                moments = weighted @ rows
+                moments = torch.bmm(weighted, each)
             elif rows.dtype == float64:
-                moments.baddbmm_(weighted, rows.expand(len(share), -1, -1))
+                moments.baddbmm_(weighted, each)
             else:
-                moments = moments.to(float64).add_(weighted @ rows)
+                moments = moments.to(float64).add_(torch.bmm(weighted, each))
         assert moments is not None
         return moments
 

@@ -166,7 +166,7 @@ class Adam(FirstOrderOptimizer):
                 self._counter = torch.empty(self.GROUP, dtype=torch.int64, device=rate.device)
             self._table.copy_(table)
             if on_cpu:  # where walking through them costs less than picking
-                yield from (factors.unbind() for factors in self._table.unbind())
+                yield from zip(*(each.unbind() for each in self._table.unbind(dim=1)), strict=True)
             else:
                 torch.arange(self.GROUP, out=self._counter)
                 group = [factors.unbind() for factors in self._now.unbind()]
@@ -185,7 +185,8 @@ class Adam(FirstOrderOptimizer):
 
     def step(self, weights: Tensor, gradient: Tensor) -> None:
         """Take one step."""
-        minus_correction, rate, eps, *_ = self._step_factors = next(self._corrections)
+        factors = self._step_factors = next(self._corrections)
+        minus_correction, rate, eps = factors[:3]
         self.steps += 1
         self.mean.lerp_(gradient, 1.0 - self.betas[0])
         self.square.mul_(self._decay).addcmul_(gradient, gradient, value=1.0 - self.betas[1])
