@@ -57,6 +57,10 @@ class SecondDerivative:
         mean = (self.diagonal * tangent).sum(dim=-2, keepdim=True)
         return (tangent - mean).mul_(self.diagonal)
 
+    def along(self, tangent: Tensor) -> Tensor:
+        """The curvature along a vector for each row, shape ``(..., rows)``."""
+        return sum_outputs(self.product(tangent).mul_(tangent))
+
 
 class NullModel(NamedTuple):
     """The best model that ignores X: an intercept alone, or zero where there is none.
@@ -161,6 +165,11 @@ def sum_outputs(losses: Tensor) -> Tensor:
     return losses.squeeze(-2) if losses.shape[-2] == 1 else losses.sum(dim=-2)
 
 
+def mean_of_outputs(curvatures: Tensor) -> Tensor:
+    """Means over the outputs, from ``(..., K, rows)``; a view where there is one only."""
+    return curvatures.squeeze(-2) if curvatures.shape[-2] == 1 else curvatures.mean(dim=-2)
+
+
 class HalfSquaredError(Loss):
     r""":math:`\ell = \tfrac12 \sum_k (z_k - y_k)^2`."""
 
@@ -206,7 +215,7 @@ class Huber(Loss):
     def value(self, raw: Tensor, target: Tensor) -> Tensor:
         error = (raw - target).abs_()
         inside = torch.minimum(error, self.delta)
-        return sum_outputs(inside * (error - 0.5 * inside))
+        return sum_outputs(inside * torch.sub(error, inside, alpha=0.5))
 
     def gradient(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
         torch.sub(raw, target, out=out)
@@ -214,10 +223,10 @@ class Huber(Loss):
 
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
         error = (raw - target).abs_()
-        return sum_outputs(self.delta / torch.maximum(error, self.delta)).div_(raw.shape[-2])
+        return mean_of_outputs(self.delta / torch.maximum(error, self.delta))
 
     def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
-        return SecondDerivative(((raw - target).abs_() <= self.delta).to(raw.dtype))
+        return SecondDerivative((raw - target).abs_().le_(self.delta))
 
     def best_constant(self, y: Tensor, share: Tensor, comm: Communicator) -> Tensor:
         delta, centre = self.delta.to(float64), rough_median(y.T, comm).view(1, -1, 1)
@@ -264,7 +273,8 @@ class SoftmaxCrossEntropy(Loss):
         return p.scatter_(-2, _of_models(target, raw), -1.0, reduce="add")
 
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
-        return (1.0 - torch.softmax(raw, dim=-2).square_().sum(dim=-2)).div_(raw.shape[-2])
+        share = 1.0 / raw.shape[-2]
+        return torch.rsub(torch.softmax(raw, dim=-2).square_().sum(dim=-2), share, alpha=share)
 
     def majorizer(self, raw: Tensor, target: Tensor) -> Tensor:
         return 2.0 * _logistic_majorizer(raw.amax(dim=-2) - raw.amin(dim=-2))
@@ -304,7 +314,7 @@ class LogisticLoss(Loss):
         return torch.sigmoid(raw, out=out).sub_(target)
 
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
-        return sum_outputs(torch.sigmoid(raw) * torch.sigmoid(-raw)).div_(raw.shape[-2])
+        return mean_of_outputs(torch.sigmoid(raw) * torch.sigmoid(-raw))
 
     def majorizer(self, raw: Tensor, target: Tensor) -> Tensor:
         return sum_outputs(_logistic_majorizer(raw.abs()))

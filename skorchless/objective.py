@@ -37,6 +37,12 @@ class LinearObjective:
         is of set i. The loss is that of one set's models.
     comm : Communicator
         Adds up what the chunks of several processes give.
+
+    Attributes
+    ----------
+    has_penalty : bool
+        Whether values and gradients have the penalty in them, rather than leave it to the
+        optimizer.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class LinearObjective:
         self.scaling = scaling
         self.sets = sets
         self.comm = comm
+        self.has_penalty = True
         self._raw: dict[tuple[int, int, int], _RawPredictions] = {}
         self._gradient: Tensor | None = None
         self._constant = True  # as most fits begin: models without coefficients need no product
@@ -70,11 +77,12 @@ class LinearObjective:
         _, parts, rows = chunk.shape
         if self._gradient is None:
             self._gradient = torch.empty_like(weights)
-            self._penalty_sum = PenaltySum(self.penalty, weights)
-            self._loss = torch.zeros(models, dtype=float64, device=weights.device)
-            self._losses = torch.zeros_like(self._loss)
+            if self.has_penalty and self.penalty.is_active:
+                self._penalty_sum = PenaltySum(self.penalty, weights)
+            if self.comm.size > 1:
+                self._loss = torch.zeros(models, dtype=float64, device=weights.device)
+                self._losses = torch.zeros_like(self._loss)
         gradient, penalty_sum = self._gradient, self._penalty_sum
-        assert penalty_sum is not None
         flat = by_row_block(self._on_rows(weights), parts, self.sets)
         residual = weights.new_empty(parts, models, outputs, rows)
         residual_rows = residual.view(parts, width, rows)
@@ -86,7 +94,9 @@ class LinearObjective:
         )
 
         if chunk.starts and self._constant:
-            self._constant = len(chunk.batches) == 1 and not bool(flat[..., :-1].any())
+            # Elsewhere looking costs more than the product.
+            alone = len(chunk.batches) == 1 and weights.device.type == "cpu"
+            self._constant = alone and not bool(flat[..., :-1].any())
         for batch, (raw, raw_rows), scale in zip(
             chunk.batches, self._raw_predictions(chunk, weights).batches, chunk.scale, strict=True
         ):
@@ -108,7 +118,7 @@ class LinearObjective:
                     self._over_processes(gradient)
                 if self.scaling is not None:
                     gradient.copy_(self.scaling.scale_gradient(gradient))
-                if self.penalty.is_active:
+                if penalty_sum is not None:
                     penalty_sum.add(weights)
                     self.penalty.add_gradient_(weights, gradient)
                 yield gradient
@@ -119,12 +129,11 @@ class LinearObjective:
         Each is taken at the weights that its gradient was taken at. Batches that span chunks add
         their share with each of them; of several processes, all at the end.
         """
-        assert self._penalty_sum is not None
         if self.comm.size > 1:
             losses, self._losses = self._losses, torch.zeros_like(self._losses)
         else:
             losses = self._weighted_loss(self.predictions(chunk), chunk)
-        return losses + self._penalty_sum.take()
+        return losses if self._penalty_sum is None else losses + self._penalty_sum.take()
 
     def predictions(self, chunk: Chunk) -> Tensor:
         """Raw predictions that a chunk's gradients came from, ``(batches, parts, M, K, rows)``.

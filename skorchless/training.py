@@ -8,6 +8,7 @@ keeps as many.
 """
 
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Protocol
 
 import numpy as np
@@ -241,15 +242,17 @@ class _Run:
         started = self.optimizer.started
         rates = self._rates()
         begun = self.weights.clone() if self.config.keeps_best else self.weights
-        total = torch.zeros(self.weights.shape[0], dtype=float64, device=self.weights.device)
+        values = []
         for chunk in loader.chunks(generator):
             for gradient in self.objective.gradients(chunk, self.weights):
                 self.optimizer.step(self.weights, gradient)
             self.optimizer.on_chunk(chunk)
-            total += self.objective.value(chunk)
+            values.append(self.objective.value(chunk))
+        mean = reduce(torch.add, values)
         if loader.n_batches > 1:  # processes cut their batches into chunks of their own
-            self.objective.comm.broadcast_(total)
-        outcome, largest = self._end_pass(total / loader.n_batches)
+            self.objective.comm.broadcast_(mean)
+            mean = mean / loader.n_batches
+        outcome, largest = self._end_pass(mean)
         moved = self.running & (outcome.moved | outcome.converged | outcome.stuck)
         if not moved.any():
             return False
@@ -289,10 +292,10 @@ class _Run:
         the weights as they are, so one look is enough.
         """
         if self.optimizer.full_batch:
-            outcome = self.optimizer.end_epoch(self.weights, mean.numpy(force=True))
+            outcome = self.optimizer.end_epoch(self.weights, mean)
             return outcome, _largest(outcome.accepted).numpy(force=True)
-        seen, largest = torch.stack([mean, _largest(self.weights)]).numpy(force=True)
-        return self.optimizer.end_epoch(self.weights, seen), largest
+        seen, largest = torch.stack([mean, _largest(self.weights)]).cpu()
+        return self.optimizer.end_epoch(self.weights, seen), largest.numpy()
 
     def stop(self, wish: bool) -> None:
         """End the training of the model if that is wished for here or in another process."""
@@ -322,6 +325,8 @@ class _Run:
         epoch = config.first_pass + int(self.n_iter.max())
         factor = SCHEDULES[config.schedule](epoch, config.horizon)
         rates = self.rate * factor
+        if self.optimizer.full_batch:  # it finds the length of its steps itself
+            return rates
         if self._told is None or not np.array_equal(rates, self._told[0]):
             device = self.weights.device
             if self._base_rate is None:

@@ -105,7 +105,7 @@ MECHANISMS = [
     Mechanism(
         "whole Hessian",
         ((HessianEstimator, "_affords_hessian", no),),
-        (curvature.softmax_hessian, HessianEstimator._softmax_hessian),
+        (curvature.coupled_moments, curvature.with_own_blocks),
     ),
     Mechanism(
         "any Hessian on all rows",

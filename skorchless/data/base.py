@@ -68,11 +68,11 @@ class Chunk:
         """Return the number of columns, D + 1."""
         raise NotImplementedError
 
-    def shares(self) -> Tensor:
-        """Return the share of each row in a mean over the batch, ``(1, rows)``, in double."""
+    def shares(self, dtype: torch.dtype = float64) -> Tensor:
+        """Return the share of each row in a mean over the batch, ``(1, rows)``."""
         batches, parts, rows = self.shape
         size, device = (1, batches * parts * rows), self.target.device
-        share = torch.full(size, self.scale[0], dtype=float64, device=device)
+        share = torch.full(size, self.scale[0], dtype=dtype, device=device)
         return share if self.weight is None else share * self.weight.view(1, -1)
 
     def moments(self) -> Moments:
@@ -92,7 +92,7 @@ class Chunk:
         raise NotImplementedError
 
     def second_moments(self, share: Tensor) -> Tensor:
-        r"""Return the sum of :math:`h_{mi} \tilde x_i \tilde x_i^\top` for each model, in double.
+        r"""Return the sum of :math:`h_{mi} \tilde x_i \tilde x_i^\top` for each model.
 
         Parameters
         ----------
@@ -103,27 +103,32 @@ class Chunk:
         -------
         moments : Tensor of shape (M, D + 1, D + 1)
         """
-        moments = share.new_zeros(len(share), self.n_columns, self.n_columns)
-        by_panels = takes_panels(moments)
-        for rows, weight in self._blocks(share):
-            if by_panels:
-                for own, of_rows in zip(moments, weight, strict=True):
+        if takes_panels(self.n_columns, share.device):
+            size = (len(share), self.n_columns, self.n_columns)
+            panels = torch.zeros(size, dtype=float64, device=share.device)
+            for rows, weight in self._blocks(share):
+                for own, of_rows in zip(panels, weight, strict=True):
                     add_upper_product(rows * of_rows.unsqueeze(1), rows, own)
-                continue
-            weighted = rows.T * weight.unsqueeze(1)
-            if rows.dtype == float64:
-                moments.baddbmm_(weighted, rows.expand(len(share), -1, -1))
+            mirror(panels)
+            return panels
+        moments: Tensor | None = None
+        for rows, weight in self._blocks(share):
+            weighted, each = rows.T * weight.unsqueeze(1), rows.expand(len(share), -1, -1)
+            if moments is None:
+                moments = torch.bmm(weighted, each)
+            elif rows.dtype == float64:
+                moments.baddbmm_(weighted, each)
             else:
-                moments += weighted @ rows
-        if by_panels:
-            mirror(moments)
+                moments = moments.to(float64).add_(torch.bmm(weighted, each))
+        assert moments is not None
         return moments
 
     def second_squares(self, share: Tensor) -> Tensor:
         """Return the diagonals of `second_moments`, ``(M, D + 1)``."""
-        squares = share.new_zeros(len(share), self.n_columns)
+        squares = torch.zeros(len(share), self.n_columns, dtype=float64, device=share.device)
         for rows, weight in self._blocks(share):
-            squares += weight.to(float64) @ rows.to(float64).square()
+            dtype = float64 if share.device.type == "cpu" else rows.dtype
+            squares += weight.to(dtype) @ rows.to(dtype).square()
         return squares
 
     def row_squares(self) -> Tensor:
@@ -131,7 +136,7 @@ class Chunk:
         raise NotImplementedError
 
     def wide_rows(self) -> Tensor:
-        """Return a few rows as one dense matrix of shape ``(rows, D + 1)``, in double."""
+        """Return a few rows as one dense matrix, ``(rows, D + 1)``, in the precision of sums."""
         raise NotImplementedError
 
     def _blocks(self, share: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -324,9 +329,9 @@ def slices(n: int, size: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + size, n)
 
 
-def takes_panels(product: Tensor) -> bool:
-    """Whether a symmetric product ``(..., D, D)`` is worth computing in panels of one half."""
-    return product.shape[-1] >= 2 * limits.PANEL and product.device.type == "cpu"
+def takes_panels(n_columns: int, device: torch.device) -> bool:
+    """Whether a symmetric product of so many columns is computed in panels of one half."""
+    return n_columns >= 2 * limits.PANEL and device.type == "cpu"
 
 
 def add_upper_product(left: Tensor, right: Tensor, out: Tensor) -> None:

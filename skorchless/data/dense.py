@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import repeat
 from typing import Any
 
@@ -137,15 +137,15 @@ class DenseChunk(Chunk):
         rows, weight = self.rows, self._row_weight
         if rows.shape[1] <= limits.NARROW:
             weighted = rows if self.weight is None else rows * weight.unsqueeze(1)
-            sums = torch.stack([(weighted.T @ rows).diagonal(), weight @ rows]).to(float64)
+            sums = torch.stack([(weighted.T @ rows).diagonal(), weight @ rows])
         else:
-            sums = torch.zeros(2, rows.shape[1], dtype=float64, device=rows.device)
             most = -(-limits.numbers_at_once(limits.SQUARED_NUMBERS, rows.device) // rows.shape[1])
-            squared = torch.empty_like(rows[:most])
+            squared, blocks = torch.empty_like(rows[:most]), []
             for start, stop in slices(len(rows), most):
                 block, share = rows[start:stop], weight[start:stop]
-                sums[0] += share @ torch.mul(block, block, out=squared[: stop - start])
-                sums[1] += share @ block
+                squares = share @ torch.mul(block, block, out=squared[: stop - start])
+                blocks.append(torch.stack([squares, share @ block]))
+            sums = reduce(lambda sums, block: sums.to(float64).add_(block), blocks)
         if self.ones is None:
             return sums
         last = (self.ones * weight.sum(dtype=float64)).expand(2, 1)
@@ -169,8 +169,17 @@ class DenseChunk(Chunk):
         return squares if self.ones is None else squares + self.ones**2
 
     def wide_rows(self) -> Tensor:
-        """Return the rows in double precision."""
-        return self.rows.to(float64)
+        """Return the rows, in double precision on a CPU."""
+        return self.rows.to(self._precision)
+
+    @property
+    def _precision(self) -> torch.dtype:
+        """Return what sums over rows are computed in.
+
+        Double on a CPU. On other devices, where that may be far slower, products are of the rows'
+        own precision, and only sums of blocks are in double.
+        """
+        return float64 if self.X.device.type == "cpu" else self.X.dtype
 
     def _blocks(self, share: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield blocks of rows with their shares, in the rows' own dtype."""
@@ -356,7 +365,7 @@ class DenseLoader(MatrixLoader[Tensor | LargeMatrix, DenseChunk]):
     def _new_chunk(self, shape: tuple[int, int, int]) -> DenseChunk:
         batches, parts, rows = shape
         X = self._empty(*shape, self.n_columns)
-        X[..., -1] = float(self.fit_intercept)
+        X[..., -1].fill_(float(self.fit_intercept))
         target = self._new_target(shape)
         weight = None if self.sample_weight is None else self._empty(batches, parts, 1, 1, rows)
         return DenseChunk(X, target, weight)
@@ -392,9 +401,9 @@ def even_slices(n: int, size: int) -> Iterator[tuple[int, int]]:
 
 def symmetric_product(left: Tensor, right: Tensor) -> Tensor:
     """Return ``left.T @ right``, where that is symmetric."""
-    product = right.new_zeros(right.shape[1], right.shape[1])
-    if not takes_panels(product):
+    if not takes_panels(right.shape[1], right.device):
         return left.T @ right
+    product = right.new_zeros(right.shape[1], right.shape[1])
     add_upper_product(left, right, product)
     mirror(product)
     return product

@@ -31,6 +31,10 @@ class Scaling:
     def __init__(self, mean: Tensor, inverse: Tensor, dtype: torch.dtype) -> None:
         self.mean, self.inverse, self.dtype = mean.to(dtype), inverse.to(dtype), dtype
 
+    def to(self, device: torch.device) -> "Scaling":
+        """Return the same scaling on another device."""
+        return Scaling(self.mean.to(device), self.inverse.to(device), self.dtype)
+
     def centring(self) -> "Scaling":
         """Return the same means with every column that varies in its own units."""
         return Scaling(self.mean, self.inverse > 0, self.dtype)
@@ -144,14 +148,36 @@ class Moments:
         """Compute them for `rows` of shape ``(n, D)`` with weights of shape ``(n,)``.
 
         The first row is subtracted first, so that an offset costs no digits and a constant column
-        has a deviation of exactly 0.
+        has a deviation of exactly 0. Deviations are in double precision on a CPU. On other devices,
+        where that may be far slower, they are in the rows' own, in units of the largest, and only
+        sums are in double.
         """
+        if rows.device.type != "cpu":
+            return cls._in_own_precision(rows, weight)
         first = rows[0].to(float64)
         rows = rows.to(float64) - first
         weight = rows.new_ones(len(rows)) if weight is None else weight.to(float64)
         total = float(weight.sum())
         offset = weight @ rows / (total or 1.0)
         return cls(total, first + offset, weight @ (rows - offset).square_())
+
+    @classmethod
+    def _in_own_precision(cls, rows: Tensor, weight: Tensor | None) -> "Moments":
+        first, n_rows = rows[0], float(len(rows))
+        total = n_rows if weight is None else float(weight.sum(dtype=float64))
+
+        def summed(deviations: Tensor) -> Tensor:
+            if weight is not None:
+                deviations.mul_(weight.to(rows.dtype).unsqueeze(1))
+            return deviations.sum(dim=0, dtype=float64)
+
+        rows = rows - first
+        size = rows.abs().amax(dim=0).clamp_(min=torch.finfo(rows.dtype).tiny)
+        offset = summed(rows.div_(size).clone() if weight is not None else rows.div_(size))
+        offset /= total or 1.0
+        squares = summed((rows - offset.to(rows.dtype)).square_())
+        unit = size.to(float64)
+        return cls(total, first + offset * unit, squares * unit.square())
 
     @classmethod
     def total(cls, parts: Iterable["Moments"]) -> "Moments":

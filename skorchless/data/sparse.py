@@ -418,6 +418,7 @@ class SparseChunk(Chunk):
     def _sums(self, share: Tensor) -> tuple[Tensor, Tensor]:
         """Sums of squares and of rows with weights `share`, each of shape ``(M, D + 1)``."""
         X_t, columns = self.rows.by_column, self.columns
+        share = share.to(float64)
         values, weights = X_t.values().to(float64), share.T.contiguous()
         mean, inverse = columns.mean.to(float64), columns.inverse.to(float64)
         total = share.sum(dim=1)
@@ -455,7 +456,7 @@ class SparseChunk(Chunk):
             rows = self.rows[start:stop].to_dense()
             rows.sub_(columns.mean.T).mul_(columns.inverse.T)
             last = rows.new_full((len(rows), 1), columns.ones)
-            yield torch.cat([rows, last], dim=1), share[:, start:stop]
+            yield torch.cat([rows, last], dim=1), share[:, start:stop].to(float64)
 
 
 class SparseLoader(MatrixLoader[SparseRows, SparseChunk]):

@@ -93,7 +93,7 @@ class Optimizer(Protocol):
         """Get ready for the first pass."""
 
     def set_learning_rate(self, rate: Tensor) -> None:
-        """Take the learning rates of the coming pass, of shape ``(M, 1, 1)``."""
+        """Take the learning rates of the coming pass, of shape ``(M, 1, 1)``, not if full batch."""
 
     def on_chunk(self, chunk: Chunk) -> None:
         """See the rows of a chunk, after its gradients: what else a pass should add up."""
@@ -101,8 +101,11 @@ class Optimizer(Protocol):
     def step(self, weights: Tensor, gradient: Tensor) -> None:
         """Take the gradient of a batch at `weights`; SGD and Adam move `weights` in place."""
 
-    def end_epoch(self, weights: Tensor, value: np.ndarray) -> Step:
-        """See the objective of the pass, of shape ``(M,)``, after its last batch."""
+    def end_epoch(self, weights: Tensor, value: Tensor) -> Step:
+        """See the objective of the pass, of shape ``(M,)``, after its last batch.
+
+        It is where the weights are if the optimizer is `full_batch`, and on the CPU otherwise.
+        """
 
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""

@@ -5,7 +5,7 @@ other metric L1 converges to the wrong point.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -45,10 +45,10 @@ class FirstOrderOptimizer(ABC):
     def on_chunk(self, chunk: Chunk) -> None:  # noqa: B027 (nothing to do is the usual case)
         """Gradients are all that it needs."""
 
-    def end_epoch(self, weights: Tensor, value: np.ndarray) -> Step:
+    def end_epoch(self, weights: Tensor, value: Tensor) -> Step:
         """Accept the weights as they are."""
         never = np.zeros(len(weights), dtype=bool)
-        return Step(weights.clone(), value, never, never, ~never)
+        return Step(weights.clone(), value.numpy(), never, never, ~never)
 
     @abstractmethod
     def select(self, keep: Tensor) -> None:
@@ -128,10 +128,11 @@ class Adam(FirstOrderOptimizer):
     """
 
     EPS = 1e-8
-    #: Bias corrections are tensors, made for this many steps at once, always in the same place: a
-    #: tensor made or a Python number passed at every step costs as much as the update, and no step
-    #: that is recorded, as in a CUDA graph, could have other ones.
-    AHEAD = 128
+    #: Numbers that change from step to step are made for this many steps at once, as tensors: one
+    #: made or a Python number passed at every step costs as much as the update. On an accelerator a
+    #: counter there picks those of each group of steps, always into the same place, so that steps
+    #: that are recorded, as in a CUDA graph, can be played again.
+    AHEAD, GROUP = 128, 8
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -144,7 +145,7 @@ class Adam(FirstOrderOptimizer):
         self._metric, self._step = torch.empty_like(like), torch.empty_like(like)
         self._decay = torch.as_tensor(self.betas[1], dtype=like.dtype, device=like.device)
         self._rate: Tensor | None = None
-        self._tables: list[Tensor] = []
+        self._table: Tensor | None = None
 
     def set_learning_rate(self, rate: Tensor) -> None:
         """Take the learning rates of the coming pass, of shape ``(M, 1, 1)``."""
@@ -152,25 +153,40 @@ class Adam(FirstOrderOptimizer):
             self._rate = rate
             self._corrections = self._correct(rate)
 
-    def _correct(self, rate: Tensor) -> Iterator[tuple[Tensor, ...]]:
-        """Minus the factor of m, rate and epsilon of each coming step, corrections included."""
-        steps = self.steps
+    def _correct(self, rate: Tensor) -> Iterator[Sequence[Tensor]]:
+        """What `_factors` makes for each coming step."""
+        steps, on_cpu = self.steps, rate.device.type == "cpu"
         while True:
             t = torch.arange(steps + 1, steps + 1 + self.AHEAD, dtype=float64, device=rate.device)
-            first = (-1.0 / (1.0 - self.betas[0] ** t)).to(rate).view(-1, 1, 1, 1)
-            second = (1.0 - self.betas[1] ** t).sqrt()
-            shared = (second * self._share_of_rate(t)).to(rate).view(-1, 1, 1, 1)
-            tables = [first, shared * rate, second.to(rate).view(-1, 1, 1, 1) * self._eps]
-            if not self._tables:
-                self._tables = tables
-            for table, values in zip(self._tables, tables, strict=True):
-                table.copy_(values)
-            yield from zip(*(table.unbind() for table in self._tables), strict=True)
+            minus_correction, rates, *others = self._factors(t, rate)
+            others = [factor.expand_as(rates) for factor in (minus_correction, *others)]
+            table = torch.stack([others[0], rates, *others[1:]], dim=1)
+            if self._table is None:
+                self._table, self._now = table, torch.empty_like(table[: self.GROUP])
+                self._counter = torch.empty(self.GROUP, dtype=torch.int64, device=rate.device)
+            self._table.copy_(table)
+            if on_cpu:  # where walking through them costs less than picking
+                yield from zip(*(each.unbind() for each in self._table.unbind(dim=1)), strict=True)
+            else:
+                torch.arange(self.GROUP, out=self._counter)
+                group = [factors.unbind() for factors in self._now.unbind()]
+                for _ in range(self.AHEAD // self.GROUP):
+                    torch.index_select(self._table, 0, self._counter, out=self._now)
+                    self._counter.add_(self.GROUP)
+                    yield from group
             steps += self.AHEAD
+
+    def _factors(self, t: Tensor, rate: Tensor) -> list[Tensor]:
+        """Minus the factor of m, rate and epsilon of steps t, corrections included."""
+        first = (-1.0 / (1.0 - self.betas[0] ** t)).to(rate).view(-1, 1, 1, 1)
+        second = (1.0 - self.betas[1] ** t).sqrt()
+        shared = (second * self._share_of_rate(t)).to(rate).view(-1, 1, 1, 1)
+        return [first, shared * rate, second.to(rate).view(-1, 1, 1, 1) * self._eps]
 
     def step(self, weights: Tensor, gradient: Tensor) -> None:
         """Take one step."""
-        minus_correction, rate, eps = next(self._corrections)
+        factors = self._step_factors = next(self._corrections)
+        minus_correction, rate, eps = factors[:3]
         self.steps += 1
         self.mean.lerp_(gradient, 1.0 - self.betas[0])
         self.square.mul_(self._decay).addcmul_(gradient, gradient, value=1.0 - self.betas[1])
@@ -193,7 +209,7 @@ class Adam(FirstOrderOptimizer):
         self.mean = self.mean.index_select(0, keep)
         self.square = self.square.index_select(0, keep)
         self._metric, self._step = torch.empty_like(self.mean), torch.empty_like(self.mean)
-        self._rate, self._tables = None, []
+        self._rate = self._table = None
 
     def state_dict(self) -> State:
         """Both moments and the number of steps."""
@@ -239,7 +255,11 @@ class AveragedAdam(Adam):
     def step(self, weights: Tensor, gradient: Tensor) -> None:
         """Take one step."""
         super().step(weights, gradient)
-        self.average.lerp_(weights, (FORGETTING + 1.0) / (self.steps + FORGETTING))
+        self.average.lerp_(weights, self._step_factors[3])
+
+    def _factors(self, t: Tensor, rate: Tensor) -> list[Tensor]:
+        share = ((FORGETTING + 1.0) / (t + FORGETTING)).to(rate).view(-1, 1, 1, 1)
+        return [*super()._factors(t, rate), share]
 
     def _share_of_rate(self, steps: Tensor) -> Tensor:
         return (RISE * (steps / self._columns_of_a_row).sqrt()).clamp_(max=1.0)
@@ -248,11 +268,11 @@ class AveragedAdam(Adam):
         least = self.square.sum(dim=-1, keepdim=True).div_(self._columns_of_a_row)
         return torch.maximum(self.square, least, out=self._metric).sqrt_()
 
-    def end_epoch(self, weights: Tensor, value: np.ndarray) -> Step:
+    def end_epoch(self, weights: Tensor, value: Tensor) -> Step:
         """Accept the mean of the weights."""
         self._ahead = weights - self.average
         never = np.zeros(len(weights), dtype=bool)
-        return Step(self.average.clone(), value, never, never, ~never)
+        return Step(self.average.clone(), value.numpy(), never, never, ~never)
 
     def state_dict(self) -> State:
         """Adam's, and how far the weights are ahead of their mean."""

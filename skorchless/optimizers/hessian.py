@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, float64
 
 from skorchless.data.base import slices
 from skorchless.data.dense import wide_rows
@@ -300,14 +300,14 @@ class Factored:
         return apart(columns).view(len(rows), size, size)
 
 
-def softmax_hessian(rows: Tensor, share: Tensor, p: Tensor) -> Tensor:
-    r"""Sum of :math:`h_i (\mathrm{diag}(p_i) - p_i p_i^\top) \otimes x_i x_i^\top` for each model.
+def coupled_moments(rows: Tensor, weight: Tensor | None, p: Tensor) -> Tensor:
+    r"""Sum of :math:`h_i\, p_i p_i^\top \otimes x_i x_i^\top` for each model.
 
     Parameters
     ----------
     rows : Tensor of shape (n, r)
-    share : Tensor of shape (M, n) or (1, n)
-        Weights h of the rows.
+    weight : Tensor of shape (1, n), optional
+        Weights h of the rows, 1 by default.
     p : Tensor of shape (M, K, n)
 
     Returns
@@ -316,18 +316,31 @@ def softmax_hessian(rows: Tensor, share: Tensor, p: Tensor) -> Tensor:
     """
     models, outputs, _ = p.shape
     rank = rows.shape[1]
-    moments = rows.new_zeros(models, outputs * rank, outputs * rank)
+    moments: Tensor | None = None
     for start, stop in slices(len(rows), wide_rows(models * outputs * rank, rows.device)):
-        inside = rows[start:stop]
-        columns, h = inside.T.contiguous(), share[:, None, None, start:stop]
-        scaled = p[..., start:stop].unsqueeze(2) * columns  # (M, K, r, rows)
-        weighted = scaled * h
-        moments.baddbmm_(weighted.flatten(1, 2), scaled.flatten(1, 2).mT, alpha=-1.0)
+        columns = rows[start:stop].T.contiguous()
+        weighted = scaled = p[..., start:stop].unsqueeze(2) * columns  # (M, K, r, rows)
+        if weight is not None:
+            weighted = scaled * weight[:, None, None, start:stop]
+        product = weighted.flatten(1, 2) @ scaled.flatten(1, 2).mT
+        moments = product if moments is None else moments.to(float64).add_(product)
+    assert moments is not None
+    return moments
+
+
+def with_own_blocks(moments: Tensor, outputs: int) -> Tensor:
+    r"""The same sums of :math:`(\mathrm{diag}(p_i) - p_i p_i^\top) \otimes x_i x_i^\top`.
+
+    It takes over the moments that `coupled_moments` returned.
+    """
+    models, rank = len(moments), moments.shape[-1] // outputs
     # As p_k (1 - p_k) is the sum of p_k p_j over all others j, it needs no difference, which would
     # lose the digits of small ones.
     own = own_blocks(moments, outputs)
     own.zero_()
-    own.copy_(moments.view(models, outputs, rank, outputs, rank).sum(dim=3).neg_())
+    of_others = moments.view(models, outputs, rank, outputs, rank).sum(dim=3)
+    moments.neg_()
+    own.copy_(of_others)
     return moments
 
 

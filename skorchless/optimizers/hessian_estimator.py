@@ -1,9 +1,14 @@
-"""Measures of the curvature of the loss, and the preconditioners that are made of them."""
+"""Measures of the curvature of the loss, and the preconditioners that are made of them.
+
+Where rows are on another device and weights are few, the algebra between two passes is the CPU's. A
+full-batch optimizer makes some hundred small operations between two passes, and often looks at what
+came of them. A CPU makes them in less time than it takes to tell a GPU of them. So only what goes
+through the rows stays where these are: weights are sent there, and sums over the rows are fetched,
+in as few transfers as possible, since each makes the CPU wait.
+"""
 
 import math
 from collections.abc import Callable
-from functools import partial
-from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,16 +16,18 @@ from torch import Tensor, float64
 from torch.utils.weak import WeakIdKeyDictionary
 
 from skorchless.data import BatchLoader, Chunk
-from skorchless.losses import SecondDerivative, is_class
+from skorchless.losses import Loss, SecondDerivative, is_class
 from skorchless.objective import LinearObjective, raw_predictions
 from skorchless.optimizers.hessian import (
     Diagonal,
     Factored,
     Preconditioner,
+    coupled_moments,
     own_blocks,
-    softmax_hessian,
+    with_own_blocks,
 )
 from skorchless.optimizers.lbfgs import dot
+from skorchless.penalties import ElasticNet
 
 #: Rows a column of a sample that tells curvature, and of one that least squares are solved from.
 CURVATURE_ROWS, SOLVING_ROWS = 8, 16
@@ -80,13 +87,16 @@ class HessianEstimator:
     rows are taken, once, as the first pass goes by, so that the preconditioner is exact; unless
     there are so many columns that a sample and the passes it then takes are less work.
 
+    Tensors of the weights' shape are given and returned where the penalty is.
+
     Parameters
     ----------
     loader : BatchLoader
         Rows as the weights see them.
     objective : LinearObjective
-    home : torch.device, optional
-        Where preconditioners are wanted; with the rows by default.
+    penalty : ElasticNet, optional
+        That of the objective, on the device where preconditioners are wanted; by default where the
+        rows are.
 
     Attributes
     ----------
@@ -100,10 +110,14 @@ class HessianEstimator:
     """
 
     def __init__(
-        self, loader: BatchLoader, objective: LinearObjective, home: torch.device | None = None
+        self, loader: BatchLoader, objective: LinearObjective, penalty: ElasticNet | None = None
     ) -> None:
         self.loader, self.objective = loader, objective
-        self.home = loader.device if home is None else home
+        self.penalty = objective.penalty if penalty is None else penalty
+        self._home, on_cpu = self.penalty.l2.device, loader.device.type == "cpu"
+        # What there is a number of for each row; double may be far slower on other devices.
+        self._precision = float64 if on_cpu else loader.dtype
+        self._sent = WeakIdKeyDictionary()
         self.noise = float(torch.finfo(loader.dtype).eps ** 0.8)
         self.constant = objective.loss.constant_hessian
         columns = loader.n_columns
@@ -118,13 +132,9 @@ class HessianEstimator:
         self.wants_pass = exact or not self.covers_all_rows
         self._moments: Tensor | None = None
         self.misses_columns = False
-        self._sample = None if exact else loader.sample(n_sample)
         self._least_norm = few_rows and self.constant and not objective.penalty.is_active
         models, squares = len(objective.penalty.l2), min(columns, loader.n_rows) ** 2
         self._shared = models > 1 and models * n_sample * squares > WORTH_SHARING
-        self._measured: tuple[Tensor, Tensor, Tensor] | None = None
-        self._raw: tuple[Tensor, Tensor] | None = None
-        self._of_pass: Tensor | None = None
         work = loader.n_rows * columns * loader.stack_width
         cheap = self.covers_all_rows and work <= CHEAP_PRODUCT
         self.has_hessian_products = cheap and not (self.constant or self._diagonal)
@@ -134,12 +144,37 @@ class HessianEstimator:
             self.cost = measured * second_moments_in_passes(loader)
         # One output shares its preconditioner with no other: where it is measured, it is exact.
         self.factors_hessian = self.has_hessian_products and self._affords_hessian(
-            models, CHEAP_HESSIAN
+            models, CHEAP_HESSIAN if on_cpu else DEAR_HESSIAN
         )
+        if not on_cpu:  # a product at a time is a launch and a wait at a time
+            self.has_hessian_products = self.factors_hessian
         squares_are_exact = self.constant and self.covers_all_rows and not self._diagonal
         self.is_exact = self.factors_hessian or squares_are_exact
-        gauges = not (exact or self._diagonal or self.factors_hessian)
-        self._gauge = loader.sample(GAUGE_ROWS) if gauges else self._sample
+        self._take_sample(None if exact else loader.sample(n_sample))
+        if not (exact or self._diagonal or self.factors_hessian):
+            self._gauge = loader.sample(GAUGE_ROWS)
+        self._scaling = objective.scaling
+        if self._scaling is not None:
+            self._scaling = self._scaling.to(self._home)
+        self._sampled: Tensor | None = None
+        if self.wants_pass and self._sample is not None and not self._diagonal:
+            of_columns = self._sample.second_squares(self._sample.shares(self._precision))
+            (self._sampled,) = self._fetch(self._summed(of_columns[0]))
+
+    def _take_sample(self, sample: Chunk | None) -> None:
+        """Measure the curvature on these rows from now on."""
+        self._sample = sample
+        if sample is not None:
+            self._gauge = sample
+            self._scale = sample.scale[0]  # of sums over its rows
+        self._measured: tuple[Tensor, Tensor] | None = None
+        # Of the sample at weights that are known by identity.
+        self._raw: tuple[Tensor, Tensor] | None = None
+        self._second: tuple[Tensor, SecondDerivative] | None = None
+        self._hessian: tuple[Tensor, list[Tensor]] | None = None
+        # Of the last pass.
+        self._raw_of_pass: Tensor | None = None
+        self._hessian_of_pass: list[Tensor] = []
 
     @staticmethod
     def _saves_work(loader: BatchLoader) -> bool:
@@ -170,8 +205,7 @@ class HessianEstimator:
             return False
         if not self._affords_hessian(len(self.objective.penalty.l2), DEAR_HESSIAN):
             return False
-        self._sample = self._gauge = self.loader.sample(self.loader.n_rows)
-        self._measured = self._raw = self._of_pass = None
+        self._take_sample(self.loader.sample(self.loader.n_rows))
         self.covers_all_rows = self.has_hessian_products = True
         self.take_whole_hessian()
         return True
@@ -185,45 +219,103 @@ class HessianEstimator:
         return models * (self.loader.n_rows + weights) * weights**2 <= most
 
     def see(self, chunk: Chunk) -> None:
-        """Take what is of use of a chunk of a pass: sums, and predictions of the whole sample."""
-        if self.wants_pass:
-            self._add(chunk)
-        self._raw = None
-        self._of_pass = self.objective.predictions(chunk) if chunk is self._sample else None
-
-    def is_at(self, weights: Tensor) -> None:
-        """The last pass was at these `weights`."""
-        if self._of_pass is not None:
-            self._raw = weights, self._of_pass
-
-    def _add(self, chunk: Chunk) -> None:
-        """Add a chunk of the pass that `wants_pass` asks for.
+        """Take what is of use of a chunk of a pass: sums, and predictions of the whole sample.
 
         Constant curvature takes all second moments. Otherwise the squares of the columns are
         enough, to see which of them the sample has missed.
         """
-        moments = chunk.gram() if self._sample is None else chunk.squares()
-        moments = moments.mul_(chunk.scale[0])
-        self._moments = moments if self._moments is None else self._moments.add_(moments)
+        if self.wants_pass:
+            moments = chunk.gram() if self._sample is None else chunk.squares()
+            self._moments = moments if self._moments is None else self._moments.add_(moments)
+            self._scale_of_pass = chunk.scale[0]
+        self._raw = self._second = None
+        self._sent.clear()  # where the rows are, weights are moved in place
+        seen = chunk is self._sample
+        self._raw_of_pass = self.objective.predictions(chunk) if seen else None
+
+    def read(
+        self, weights: Tensor, *values: Tensor, damped: bool = False
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """Take numbers of a pass home, and with them what it says of the curvature.
+
+        Parameters
+        ----------
+        weights : Tensor of shape (M, K, D + 1)
+            At which the pass was made, where the rows are.
+        *values : Tensor
+        damped : bool
+            Whether preconditioners will be damped.
+
+        Returns
+        -------
+        values : list of Tensor
+        mean : Tensor of shape (M,), or None
+            That of `mean`, where it tells when to measure the curvature anew.
+        """
+        if self._raw_of_pass is not None:
+            self._raw = weights, self._raw_of_pass
+        gauges = not (self.constant or self.factors_hessian)
+        sums = [self._mean(weights)] if gauges else []
+        moments = self._moments if self.wants_pass else None
+        if moments is not None:
+            sums.append(self._summed(moments))
+        n_known, ahead = len(values) + len(sums), self.factors_hessian and not self._at_home
+        if ahead:  # what is wanted next, if the trial is accepted; on a CPU it can wait until then
+            sums.append(self._measure_hessian(weights))
+            if damped:
+                sums.append(self._moments_of_sample(self._of_majorizer(weights)))
+        fetched = self._fetch(*values, *sums)
+        self._hessian_of_pass = [self._scaled(part) for part in fetched[n_known:]]
+        fetched = fetched[:n_known]
+        if moments is not None:
+            self._take_moments(fetched.pop() * self._scale_of_pass)
+        mean = fetched.pop() if gauges else None
+        return fetched, mean
+
+    def _take_moments(self, moments: Tensor) -> None:
+        """Take sums over all rows, of a pass that `wants_pass`."""
+        self._moments, self.wants_pass = moments, False
+        if self._sampled is not None:
+            squares = self._all_squares()
+            missed = torch.where(squares > 2.0 * self._sampled, squares - self._sampled, 0.0)
+            self.misses_columns = bool(missed.any())
+            self._missed = missed
+
+    def is_at(self, weights: Tensor, there: Tensor) -> None:
+        """Take it that the last pass was at these `weights`.
+
+        Parameters
+        ----------
+        weights : Tensor of shape (M, K, D + 1)
+        there : Tensor of shape (M, K, D + 1)
+            The same numbers where the rows are, until the next pass.
+        """
+        if self._at_home:
+            there = weights
+        else:
+            self._sent[weights] = there
+        if self._raw_of_pass is not None:
+            self._raw = there, self._raw_of_pass
+        if self._hessian_of_pass:
+            self._hessian = weights, self._hessian_of_pass
 
     def mean(self, weights: Tensor) -> Tensor:
         """Roughly the mean curvature of each model, to see whether it moves, shape ``(M,)``."""
-        if self._gauge is None:
-            return torch.ones(len(weights), dtype=float64, device=weights.device)
-        mean = self._summed(self._row_weights(self._gauge, weights).sum(dim=-1))
-        return mean.expand(len(weights))
+        (there,) = self._send(weights)
+        (mean,) = self._fetch(self._mean(there))
+        return mean
+
+    def _mean(self, there: Tensor) -> Tensor:
+        if self.constant:
+            return torch.ones(len(there), dtype=float64, device=there.device)
+        mean = self._row_weights(self._gauge, there).sum(dim=-1, dtype=float64)
+        return self._summed(mean * self._gauge.scale[0]).expand(len(there))
 
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
         if self._measured is not None:
-            at, moments, total = self._measured
-            if len(moments) == 1:
-                return
-            self._measured = (
-                at.index_select(0, keep),
-                moments.index_select(0, keep),
-                total.index_select(0, keep),
-            )
+            at, moments = self._measured
+            self._measured = at.index_select(0, keep), moments.index_select(0, keep)
 
     def preconditioner(
         self, weights: Tensor, damping: Tensor | None = None, kept: Tensor | None = None
@@ -239,25 +331,23 @@ class HessianEstimator:
         kept : Tensor of bool, shape (M, K, n), optional
             Outputs of the rows of the sample that count, where it is the Hessian; as of `lasting`.
         """
-        if self.wants_pass and self._moments is not None:
-            self._summed(self._moments)
         self.wants_pass = False
         if self._diagonal:
             return self._diagonal_preconditioner(weights, damping)
         if self._sample is None:
             assert self._moments is not None
-            scaling = self.objective.scaling
+            scaling = self._scaling
             gram = self._moments if scaling is None else scaling.scale_gram(self._moments)
             return self._factored(gram.unsqueeze(0))
         if self.constant:
-            gram = self._summed(self._sample.gram().unsqueeze(0) * self._sample.scale[0])
-            return self._factored(self._with_missed(gram, 1.0))
+            (gram,) = self._fetch(self._summed(self._sample.gram() * self._sample.scale[0]))
+            return self._factored(self._with_missed(gram.unsqueeze(0), torch.ones(1, 1)))
         if self.factors_hessian:
             couples = self.objective.loss.shift_invariant
-            measure = self._softmax_hessian if couples else self._hessian_by_output
-            moments = measure(weights, kept)
+            moments = self._whole_hessian(weights, kept)
             if damping is not None:
-                added = self._majorizer(weights)[0] * damping.view(-1, 1, 1)
+                added = self._majorizer(weights) * damping.view(-1, 1, 1)
+                moments = moments.clone()
                 own = (
                     moments.view(*weights.shape[:2], *added.shape[1:])
                     if not couples
@@ -265,25 +355,28 @@ class HessianEstimator:
                 )
                 own.add_(added.unsqueeze(1))
             return self._factored(moments)
-        moments, total = self._measure(weights)
+        moments = self._measure(weights)
         if damping is not None:
-            added, total_added = self._majorizer(weights)
-            moments = moments + added * damping.view(-1, 1, 1)
-            total = total + total_added * damping.unsqueeze(1)
-        return self._factored(self._with_missed(moments, total))
+            moments = moments + self._majorizer(weights) * damping.view(-1, 1, 1)
+        return self._factored(moments)
 
     def _factored(self, moments: Tensor) -> Factored:
-        """Second moments and the penalty's part, where preconditioners are wanted."""
-        loss, l2 = self.objective.loss, self.objective.penalty.l2.to(self.home, float64)
-        outputs = self.loader.n_outputs
-        return Factored(moments.to(self.home), l2, self.noise, outputs, loss.shift_invariant)
+        """Second moments and the penalty's part."""
+        loss, l2 = self.objective.loss, self.penalty.l2.to(float64)
+        return Factored(moments, l2, self.noise, self.loader.n_outputs, loss.shift_invariant)
 
-    def _majorizer(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `_second_moments` with the curvature of quadratics that lie above the loss."""
+    def _majorizer(self, weights: Tensor) -> Tensor:
+        """Second moments with the curvature of quadratics that lie above the loss."""
+        if self._hessian is not None and self._hessian[0] is weights and len(self._hessian[1]) > 1:
+            return self._hessian[1][1]
+        (there,) = self._send(weights)
+        return self._second_moments(self._of_majorizer(there))
+
+    def _of_majorizer(self, there: Tensor) -> Tensor:
+        """The curvature of these quadratics for each row of the sample, shape ``(M, n)``."""
         assert self._sample is not None
-        curvature = self.objective.loss.majorizer(self._predicted(weights), self._sample.target)
-        of_rows = curvature.to(float64).movedim(2, 0).reshape(weights.shape[0], -1)
-        return self._second_moments(of_rows * self._sample.shares())
+        curvature = self.objective.loss.majorizer(self._predicted(there), self._sample.target)
+        return self._weighted(self._sample, self._by_model(curvature))
 
     def of_columns(self, weights: Tensor) -> Factored | None:
         """Second moments with a curvature that no row lacks, where curvature is not constant.
@@ -293,48 +386,80 @@ class HessianEstimator:
         """
         if self.constant or self._diagonal:
             return None
-        return self._factored(self._majorizer(weights)[0])
+        return self._factored(self._majorizer(weights))
 
-    def _hessian_by_output(self, weights: Tensor, kept: Tensor | None) -> Tensor:
-        """Second derivative of the loss in each output's weights, shape ``(M * K, r, r)``."""
+    def _whole_hessian(self, weights: Tensor, kept: Tensor | None) -> Tensor:
+        """Second derivative of the loss in the weights.
+
+        In all of each model, shape ``(M, K r, K r)``; or in each output's, ``(M * K, r, r)``, where
+        the loss couples none. It is known at the last point.
+        """
+        if kept is None and self._hessian is not None and self._hessian[0] is weights:
+            return self._hessian[1][0]
+        (there,) = self._send(weights)
+        moments = self._scaled(*self._fetch(self._measure_hessian(there, kept)))
+        if kept is None:
+            self._hessian = weights, [moments]
+        return moments
+
+    def _measure_hessian(self, there: Tensor, kept: Tensor | None = None) -> Tensor:
+        """The sums that it is made of, where the rows are."""
         assert self._sample is not None
-        of_rows = _by_model(self._second_derivative(weights).diagonal)  # (M, K, n)
+        second = self._second_derivative(there)
+        of_rows = self._by_model(second.diagonal)  # (M, K, n)
         if kept is not None:
             of_rows = of_rows * kept
-        return self._second_moments(of_rows.flatten(0, 1) * self._sample.shares())[0]
+        if not second.coupled:
+            return self._moments_of_sample(self._weighted(self._sample, of_rows.flatten(0, 1)))
+        if kept is not None:
+            of_rows /= of_rows.sum(dim=1, keepdim=True).clamp(min=self._tiny)
+        weight = self._sample.weight
+        weight = None if weight is None else weight.reshape(1, -1).to(self._precision)
+        return self._summed(coupled_moments(self._wide_sample, weight, of_rows))
 
-    def _second_derivative(self, weights: Tensor) -> SecondDerivative:
+    def _scaled(self, moments: Tensor) -> Tensor:
+        """Means from sums over the sample that `_measure_hessian` or others return."""
+        moments = moments * self._scale
+        if moments.shape[-1] == self.loader.n_columns:
+            return moments
+        return with_own_blocks(moments, self.loader.n_outputs)
+
+    @property
+    def _wide_sample(self) -> Tensor:
+        """Rows of a small sample as one dense matrix, in the precision of sums."""
+        assert self._sample is not None
+        return self._sample.wide_rows().to(self._precision)
+
+    @property
+    def _tiny(self) -> float:
+        return torch.finfo(self._precision).tiny
+
+    def _second_derivative(self, there: Tensor) -> SecondDerivative:
         """Of the loss in the raw predictions of the sample."""
         assert self._sample is not None
-        return self.objective.loss.hessian(self._predicted(weights), self._sample.target)
-
-    def _softmax_hessian(self, weights: Tensor, kept: Tensor | None) -> Tensor:
-        """Second derivative of the loss in all weights of each model, shape ``(M, K r, K r)``."""
-        assert self._sample is not None
-        rows = self._sample.wide_rows()
-        p = _by_model(self._second_derivative(weights).diagonal)  # (M, K, n)
-        if kept is not None:
-            p = p * kept
-            p /= p.sum(dim=1, keepdim=True).clamp(min=torch.finfo(float64).tiny)
-        return self._summed(softmax_hessian(rows, self._sample.shares(), p))
+        if self._second is None or self._second[0] is not there:
+            raw, target = self._predicted(there), self._sample.target
+            self._second = there, self.objective.loss.hessian(raw, target)
+        return self._second[1]
 
     def hessian(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
         """Return ``v -> H v`` at `weights`, both ``(M, K, D + 1)``; for `has_hessian_products`."""
         assert self._sample is not None
-        sample, dtype, l2 = self._sample, weights.dtype, self.objective.penalty.l2.to(float64)
+        sample, l2, (there,) = self._sample, self.penalty.l2.to(float64), self._send(weights)
         (batch,), (scale,) = sample.batches, sample.scale
-        of_rows = self._second_derivative(weights).product
+        of_rows = self._second_derivative(there).product
         models, outputs, columns = weights.shape
         _, parts, rows = sample.shape
-        sums = weights.new_empty(parts, models * outputs, columns)
+        sums = there.new_empty(parts, models * outputs, columns)
 
         def product(vector: Tensor) -> Tensor:
-            pulled = of_rows(raw_predictions(sample, vector.to(dtype)))
+            (tangent,) = self._send(vector)
+            pulled = of_rows(raw_predictions(sample, tangent))
             if sample.weight is not None:
                 pulled *= sample.weight
             batch.rmatmul(pulled.view(parts, models * outputs, rows), scale, out=sums)
-            total = self._summed(sums.sum(dim=0, dtype=float64).view_as(vector))
-            return torch.addcmul(total, l2, vector)
+            (total,) = self._fetch(self._summed(sums.sum(dim=0, dtype=float64)))
+            return torch.addcmul(total.view_as(vector), l2, vector)
 
         return product
 
@@ -356,29 +481,30 @@ class HessianEstimator:
             Largest change of a raw prediction along each direction.
         """
         assert self._sample is not None
-        raw, target = self._predicted(weights), self._sample.target
-        losses = _by_model(self.objective.loss.value(raw, target))  # (M, rows)
+        there, along = self._send(weights, directions)
+        raw, target = self._predicted(there), self._sample.target
+        losses = self._by_model(self.objective.loss.value(raw, target))  # (M, rows)
         residual = self.objective.loss.gradient(raw, target, torch.empty_like(raw))
-        flat = directions.flatten(0, 1).to(weights.dtype)
-        change = _by_model(raw_predictions(self._sample, flat).abs())
+        change = self._by_model(raw_predictions(self._sample, along.flatten(0, 1)).abs())
         change = change.view(*directions.shape[:2], *change.shape[1:])  # (M, U, K, rows)
         largest = self._largest(change.amax(dim=(2, 3))).view(*change.shape[:2], 1, 1)
         # A change that rounding alone would make is none.
-        size = self._largest(self._sample.wide_rows().abs().amax(dim=0))
-        most = (directions.abs() * size).sum(dim=3).amax(dim=2)  # (M, U)
+        size = self._largest(self._wide_sample.abs().amax(dim=0))
+        most = (along.abs() * size).sum(dim=3).amax(dim=2)  # (M, U)
         largest = torch.where(largest > UNSEEN * most.view(*most.shape, 1, 1), largest, 0.0)
         change = torch.where(largest > 0, change, 0.0)
         moved = (change > UNMOVED * largest).any(dim=1)
-        small = (_by_model(residual.abs()) * moved).sum(dim=1)  # (M, rows)
+        small = (self._by_model(residual.abs()) * moved).sum(dim=1)  # (M, rows)
         gains = torch.where(moved.any(dim=1), losses, 0.0)
         if not self.objective.loss.is_regression:
             gains = torch.where(small < SMALL_RESIDUAL, torch.minimum(losses, 2.0 * small), gains)
-        gain = self._summed((gains * self._sample.shares()).sum(dim=1))
-        return gain, largest.squeeze(3).squeeze(2)
+        gain = self._summed(self._weighted(self._sample, gains).sum(dim=1, dtype=float64))
+        gain, largest = self._fetch(gain, largest.squeeze(3).squeeze(2))
+        return gain * self._scale, largest
 
     def lasting(
         self, weights: Tensor, direction: Tensor, negligible: Tensor
-    ) -> tuple[np.ndarray, Tensor]:
+    ) -> tuple[np.ndarray, Callable[[], Tensor]]:
         """How much of the curvature along a direction a full step takes away, where `is_exact`.
 
         Parameters
@@ -392,34 +518,36 @@ class HessianEstimator:
         lost : ndarray of shape (M,)
             Share of the curvature along `direction`, the penalty's included, that lies on rows
             which keep less than `LASTING` of theirs after the step.
-        kept : Tensor of bool, shape (M, K, n)
-            Outputs of the rows of the sample that keep more, by the diagonal of the second
-            derivative, and whose loss is not negligible. Of softmax, classes that keep as much of
-            their probability, and the true ones.
+        kept : callable
+            Returns which outputs of the rows of the sample keep more, by the diagonal of the second
+            derivative, and have a loss that is not negligible, where the rows are, of shape
+            ``(M, K, n)``. Of softmax, classes that keep as much of their probability, and the true
+            ones.
         """
         assert self._sample is not None
-        loss, target = self.objective.loss, self._sample.target
-        raw = self._predicted(weights)
-        change = raw_predictions(self._sample, direction.to(weights.dtype))
-        before, after = loss.hessian(raw, target), loss.hessian(raw + change, target)
-        now, then = (
-            _by_model(at.product(change).mul_(change)).sum(dim=1) for at in (before, after)
-        )
-        shares = self._sample.shares()
-        fading = then < LASTING * now
-        of_rows, lost = (now * shares).sum(dim=1), (now * fading * shares).sum(dim=1)
-        self.objective.comm.all_reduce_(of_rows, lost)
-        pull = self.objective.penalty.l2.to(float64) * direction
-        whole = of_rows + dot(pull, direction).view(-1)
-        lost = torch.where(lost > 0, lost / torch.where(lost > 0, whole, 1.0), 0.0)
-        kept = _by_model(after.diagonal >= LASTING * before.diagonal).bool()
-        if not loss.is_regression:
-            # The loss without a class is lower by about its probability.
-            part = _by_model(before.diagonal if before.coupled else loss.value(raw, target))
-            part = part.view(kept.shape) * shares.unsqueeze(1)
-            kept &= part * kept[0].numel() >= negligible.view(-1, 1, 1)
-        if before.coupled:
-            kept |= _by_model(is_class(raw, target)).bool()
+        there, step, least = self._send(weights, direction, negligible)
+        loss, sample, target = self.objective.loss, self._sample, self._sample.target
+        raw, change = self._predicted(there), raw_predictions(sample, step)
+        before, after = self._second_derivative(there), loss.hessian(raw + change, target)
+        now, then = (self._by_model(at.along(change)) for at in (before, after))  # (M, n)
+        of_rows = self._weighted(sample, now)
+        both = torch.stack([of_rows, of_rows * (then < LASTING * now)])
+        ((whole, lost),) = self._fetch(self._summed(both.sum(dim=2, dtype=float64)))
+        pull = self.penalty.l2.to(float64) * direction
+        whole = whole * self._scale + dot(pull, direction).view(-1)
+        lost = torch.where(lost > 0, lost * self._scale / torch.where(lost > 0, whole, 1.0), 0.0)
+
+        def kept() -> Tensor:
+            kept = self._by_model(after.diagonal >= LASTING * before.diagonal).bool()
+            if not loss.is_regression:
+                # The loss without a class is lower by about its probability.
+                part = before.diagonal if before.coupled else loss.value(raw, target)
+                part = self._weighted(sample, self._by_model(part).view(kept.shape))
+                kept &= part * (self._scale * kept[0].numel()) >= least.view(-1, 1, 1)
+            if before.coupled:
+                kept |= self._by_model(is_class(raw, target)).bool()
+            return kept
+
         return lost.numpy(force=True), kept
 
     def of_others(self, weights: Tensor, kept: Tensor) -> tuple[Tensor, np.ndarray]:
@@ -441,22 +569,25 @@ class HessianEstimator:
             The difference of the losses.
         """
         assert self._sample is not None
-        raw, target, shares = self._predicted(weights), self._sample.target, self._sample.shares()
-        second = self.objective.loss.hessian(raw, target)
+        (there,) = self._send(weights)
+        raw, target = self._predicted(there), self._sample.target
+        second = self._second_derivative(there)
         if second.coupled:
-            p = _by_model(second.diagonal)
+            p = self._by_model(second.diagonal)
             others = (p * ~kept).sum(dim=1, keepdim=True)
-            whole = (p * kept).sum(dim=1, keepdim=True).clamp(min=torch.finfo(float64).tiny)
+            whole = (p * kept).sum(dim=1, keepdim=True).clamp(min=self._tiny)
             # Both are the same number, each without the rounding of small ones.
             losses = torch.where(others < 0.5, -torch.log1p(-others), -whole.log()).squeeze(1)
             residual = torch.where(kept, -p * others / whole, p)
         else:
-            losses = _by_model(self.objective.loss.value(raw, target)) * ~kept.squeeze(1)
-            residual = _by_model(self.objective.loss.gradient(raw, target, torch.empty_like(raw)))
-            residual *= ~kept
-        rows = self._sample.wide_rows()
-        gradient = self._summed((residual * shares.unsqueeze(1)) @ rows)
-        return gradient, self._summed((losses * shares).sum(dim=1)).numpy(force=True)
+            losses = self._by_model(self.objective.loss.value(raw, target)) * ~kept.squeeze(1)
+            residual = self.objective.loss.gradient(raw, target, torch.empty_like(raw))
+            residual = self._by_model(residual) * ~kept
+        gradient, loss = self._fetch(
+            self._summed(self._weighted(self._sample, residual) @ self._wide_sample),
+            self._summed(self._weighted(self._sample, losses).sum(dim=1, dtype=float64)),
+        )
+        return gradient * self._scale, (loss * self._scale).numpy(force=True)
 
     def along(self, weights: Tensor, direction: Tensor, lengths: Tensor) -> Tensor:
         """Objectives without L1 after steps of these `lengths`, where `has_hessian_products`.
@@ -472,12 +603,12 @@ class HessianEstimator:
             But for a term that is the same at all lengths; infinite beyond the finite numbers.
         """
         assert self._sample is not None
-        sample, of_batches = self._sample, lengths.view(-1, 1, 1, 1, 1).to(weights.dtype)
-        change = raw_predictions(sample, direction.to(weights.dtype))
-        raw = torch.addcmul(self._predicted(weights), of_batches, change)
+        sample, (there, step, of_batches) = self._sample, self._send(weights, direction, lengths)
+        change = raw_predictions(sample, step)
+        raw = torch.addcmul(self._predicted(there), of_batches.view(-1, 1, 1, 1, 1), change)
         sums = self.objective.sum_of_losses(raw, sample.target, sample.weight)  # (T, M)
-        loss = self._summed(sums * sample.scale[0])
-        pull = self.objective.penalty.l2.to(float64) * direction
+        loss = self._fetch(self._summed(sums))[0] * self._scale
+        pull = self.penalty.l2.to(float64) * direction
         slope, curvature = dot(pull, weights).view(-1), dot(pull, direction).view(-1)
         length = lengths.unsqueeze(1)
         values = loss + length * (slope + 0.5 * length * curvature)
@@ -489,110 +620,136 @@ class HessianEstimator:
         Where the solution of least norm is asked for, the same number for all columns: steps then
         stay in the span of the rows.
         """
-        assert self._gauge is not None
         total = self.mean(weights).unsqueeze(1)
         if damping is not None:
-            most = self._summed(self._gauge.shares().sum()) * self.objective.loss.hessian_bound
+            (whole,) = self._fetch(self._summed(self._gauge.shares().sum()))
+            most = whole * self.objective.loss.hessian_bound
             total = total + most * damping.view(-1, 1)
         squares = self._all_squares().clone()
         if self._least_norm:
             squares[:-1] = squares[:-1].mean()
-        diagonal, l2 = (squares * total).to(self.home), self.objective.penalty.l2
-        return Diagonal(diagonal, l2.to(self.home, float64), self.objective.loss.shift_invariant)
+        l2 = self.penalty.l2.to(float64)
+        return Diagonal(squares * total, l2, self.objective.loss.shift_invariant)
 
-    def _measure(self, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Second moments at `weights`, ``(M, r, r)``, and mean curvatures ``(M, 1)``.
+    def _measure(self, weights: Tensor) -> Tensor:
+        """Second moments at `weights`, ``(M, r, r)``.
 
         Models that are where they were keep theirs, and of those that moved, the ones of about the
         same mean curvature share one measurement.
         """
         assert self._sample is not None
-        if self.constant or not self._shared:
-            share = self._row_weights(self._sample, weights)
-            return self._second_moments(share)
+        if not self._shared:
+            (there,) = self._send(weights)
+            return self._second_moments(self._row_weights(self._sample, there))
         moved = torch.arange(len(weights), device=weights.device)
         if self._measured is not None:
             moved = (weights != self._measured[0]).any(dim=2).any(dim=1).nonzero().view(-1)
         if len(moved):
             mean = self.mean(weights)[moved]
             representatives, group = cluster_by_curvature(mean)
-            share = self._row_weights(self._sample, weights, moved[representatives])
-            ratio = (mean / mean[representatives][group]).view(-1, 1)
-            moments, total = (measure[group] for measure in self._second_moments(share))
-            moments, total = moments * ratio.view(-1, *[1] * (moments.ndim - 1)), total * ratio
+            chosen = moved[representatives]
+            (there,) = self._send(weights[chosen])
+            loss = self.objective.loss.select(chosen.to(there.device))
+            share = self._row_weights(self._sample, there, loss)
+            moments = self._second_moments(share)[group]
+            moments = moments * (mean / mean[representatives][group]).view(-1, 1, 1)
             if self._measured is not None:
                 moments = self._measured[1].index_copy(0, moved, moments)
-                total = self._measured[2].index_copy(0, moved, total)
-            self._measured = weights.clone(), moments, total
+            self._measured = weights.clone(), moments
         assert self._measured is not None
-        return self._measured[1], self._measured[2]
+        return self._measured[1]
 
-    def _with_missed(self, moments: Tensor, total: Tensor | float) -> Tensor:
+    def _with_missed(self, moments: Tensor, total: Tensor) -> Tensor:
         """The sample's second moments, with the squares of the columns that it has missed.
 
         Those of which it has less than half of the mean square over all rows, times the `total`
         curvature, of shape ``(M, 1)``.
         """
-        if self._moments is None:
-            return moments
-        assert self._sample is not None
-        squares = self._all_squares()
-        sampled = self._summed(self._sample.second_squares(self._sample.shares()))
-        missed = torch.where(squares > 2.0 * sampled, squares - sampled, 0.0)
-        self.misses_columns = bool(missed.any())
-        return moments + torch.diag_embed(missed * total)
+        return moments + torch.diag_embed(self._missed * total) if self.misses_columns else moments
 
     def _all_squares(self) -> Tensor:
         """Mean square of each column over all rows, shape ``(D + 1,)``."""
         assert self._moments is not None
-        scaling = self.objective.scaling
-        if scaling is None:
+        if self._scaling is None:
             return self._moments[0]
-        return scaling.scale_squares(*self._moments)
+        return self._scaling.scale_squares(*self._moments)
 
-    def _row_weights(self, chunk: Chunk, weights: Tensor, models: Tensor | None = None) -> Tensor:
-        """Share of each row in the curvature, shape ``(M, rows)``, or ``(1, rows)`` for all.
+    def _row_weights(self, chunk: Chunk, there: Tensor, loss: Loss | None = None) -> Tensor:
+        """Curvature of each row, times its weight, shape ``(M, rows)``.
 
-        Of some of the models if their numbers are given.
+        Of some of the models if their loss is given.
         """
-        if self.constant:
-            return chunk.shares()
-        loss = self.objective.loss
-        if models is not None:
-            weights, loss = weights.index_select(0, models), loss.select(models)
-        known = chunk is self._sample and models is None
-        raw = self._predicted(weights) if known else raw_predictions(chunk, weights)
-        curvature = loss.curvature(raw, chunk.target).to(float64)  # (batches, parts, M, rows)
-        return curvature.movedim(2, 0).reshape(weights.shape[0], -1) * chunk.shares()
+        known = chunk is self._sample and loss is None
+        raw = self._predicted(there) if known else raw_predictions(chunk, there)
+        curvature = (loss or self.objective.loss).curvature(raw, chunk.target)
+        return self._weighted(chunk, self._by_model(curvature))
 
-    def _predicted(self, weights: Tensor) -> Tensor:
+    def _weighted(self, chunk: Chunk, of_rows: Tensor) -> Tensor:
+        """Numbers of rows, ``(..., rows)``, times the weights of these."""
+        weight = chunk.weight
+        return of_rows if weight is None else of_rows * weight.view(-1).to(of_rows.dtype)
+
+    def _predicted(self, there: Tensor) -> Tensor:
         """Raw predictions of the sample, taken once for each tensor of weights."""
         assert self._sample is not None
-        if self._raw is None or self._raw[0] is not weights:
-            self._raw = weights, raw_predictions(self._sample, weights)
+        if self._raw is None or self._raw[0] is not there:
+            self._raw = there, raw_predictions(self._sample, there)
         return self._raw[1]
 
-    def _second_moments(self, share: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the sample for row weights, ``(M, r, r)``, and the sums of these, ``(M, 1)``."""
+    def _second_moments(self, of_rows: Tensor) -> Tensor:
+        """Of the sample for row weights ``(M, rows)``, with the columns that it has missed."""
+        moments = self._moments_of_sample(of_rows)
+        if not self.misses_columns:
+            return self._fetch(moments)[0] * self._scale
+        total = self._summed(of_rows.sum(dim=-1, keepdim=True, dtype=float64))
+        moments, total = (part * self._scale for part in self._fetch(moments, total))
+        return self._with_missed(moments, total)
+
+    def _moments_of_sample(self, of_rows: Tensor) -> Tensor:
+        """Sums over the sample for row weights ``(M, rows)``, where the rows are."""
         assert self._sample is not None
-        moments = self._sample.second_moments(share)
-        total = share.sum(dim=-1, keepdim=True)
-        self.objective.comm.all_reduce_(moments, total)
-        return moments, total
+        return self._summed(self._sample.second_moments(of_rows))
+
+    @property
+    def _at_home(self) -> bool:
+        """Whether the rows are where tensors of the weights' shape are wanted."""
+        return self._home == self.loader.device
+
+    def _send(self, *values: Tensor) -> list[Tensor]:
+        """Numbers where the rows are, and in their dtype; each is sent once."""
+        dtype, device = self.loader.dtype, self.loader.device
+        if self._at_home:
+            return [value.to(dtype) for value in values]
+        fresh = [value for value in values if value not in self._sent]
+        if fresh:
+            flat = torch.cat([value.reshape(-1).to(dtype) for value in fresh]).to(device)
+            parts = torch.split(flat, [value.numel() for value in fresh])
+            for value, part in zip(fresh, parts, strict=True):
+                self._sent[value] = part.view(value.shape)
+        return [self._sent[value] for value in values]
+
+    def _fetch(self, *values: Tensor) -> list[Tensor]:
+        """Numbers where they are wanted, in double precision; all in one transfer."""
+        if self._at_home:
+            return [value.to(float64) for value in values]
+        flat = [value.reshape(-1) for value in values]
+        whole = flat[0] if len(flat) == 1 else torch.cat(flat)
+        whole = whole.to(self._home).to(float64)
+        parts = torch.split(whole, [part.numel() for part in flat])
+        return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
 
     def _summed(self, own: Tensor) -> Tensor:
         """Of all processes together."""
         self.objective.comm.all_reduce_(own)
         return own
 
+    def _by_model(self, of_rows: Tensor) -> Tensor:
+        """From ``(1, parts, M, ..., rows)`` to ``(M, ..., parts * rows)``, for sums over rows."""
+        return of_rows.to(self._precision).squeeze(0).movedim(0, -2).flatten(-2)
+
     def _largest(self, own: Tensor) -> Tensor:
         """The largest of all processes, entry by entry."""
         return self.objective.comm.all_gather_rows(own.unsqueeze(0)).amax(dim=0)
-
-
-def _by_model(of_rows: Tensor) -> Tensor:
-    """From ``(1, parts, M, ..., rows)`` to ``(M, ..., parts * rows)``, in double."""
-    return of_rows.to(float64).squeeze(0).movedim(0, -2).flatten(-2)
 
 
 def cluster_by_curvature(mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -615,14 +772,6 @@ def cluster_by_curvature(mean: Tensor) -> tuple[Tensor, Tensor]:
     return first.to(torch.int8).argmax(dim=1), group
 
 
-# The algebra between two passes on the CPU, where rows are on another device and weights are few.
-#
-# A full-batch optimizer makes some hundred small operations between two passes, and often looks at
-# what came of them. A CPU makes them in less time than it takes to tell a GPU of them. So only what
-# goes through the rows stays where these are: the weights are sent there, and their gradient and
-# second moments are fetched.
-
-
 def home_of(loader: BatchLoader, weights: Tensor) -> torch.device:
     """Where the algebra of these weights is made: on the CPU, or where the rows are.
 
@@ -636,53 +785,3 @@ def home_of(loader: BatchLoader, weights: Tensor) -> torch.device:
     small = weights.numel() * of_each <= MOST_WORK
     small &= columns <= MOST_COLUMNS or not loader.affords_gram
     return torch.device("cpu") if small else weights.device
-
-
-class RemoteHessianEstimator:
-    """A `HessianEstimator` whose rows are on another device than those who ask it.
-
-    Numbers that it is asked about are sent, once each, and what it says of them is fetched. Which
-    rows or outputs count, which only it asks for again, stays where it is.
-
-    Parameters
-    ----------
-    curvature : HessianEstimator
-    device : torch.device
-        Of the rows.
-    """
-
-    def __init__(self, curvature: HessianEstimator, device: torch.device) -> None:
-        self._curvature, self._device = curvature, device
-        self._sent = WeakIdKeyDictionary()
-
-    @classmethod
-    def of(cls, curvature: HessianEstimator, device: torch.device) -> HessianEstimator:
-        """What can be asked as a `HessianEstimator` is."""
-        elsewhere = device != curvature.home
-        return cast("HessianEstimator", cls(curvature, device)) if elsewhere else curvature
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._curvature, name)
-        return partial(self._ask, value) if callable(value) else value
-
-    def has(self, here: Tensor, there: Tensor) -> None:
-        """The same numbers are there already."""
-        self._sent[here] = there
-
-    def _ask(self, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        named = {name: self._send(value) for name, value in named.items()}
-        return self._fetch(method(*map(self._send, arguments), **named))
-
-    def _send(self, value: Any) -> Any:
-        if not isinstance(value, Tensor) or not value.is_floating_point():
-            return value
-        if value not in self._sent:
-            self._sent[value] = value.to(self._device)
-        return self._sent[value]
-
-    def _fetch(self, value: Any) -> Any:
-        if isinstance(value, Tensor) and value.is_floating_point():
-            return value.to(self._curvature.home)
-        if isinstance(value, tuple):
-            return tuple(map(self._fetch, value))
-        return partial(self._ask, value) if callable(value) else value

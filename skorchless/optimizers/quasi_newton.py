@@ -28,11 +28,7 @@ from skorchless.data import Chunk
 from skorchless.optimizers.base import Setup, Step
 from skorchless.optimizers.conjugate_gradients import conjugate_gradients
 from skorchless.optimizers.hessian import Preconditioner
-from skorchless.optimizers.hessian_estimator import (
-    HessianEstimator,
-    RemoteHessianEstimator,
-    home_of,
-)
+from skorchless.optimizers.hessian_estimator import HessianEstimator, home_of
 from skorchless.optimizers.lbfgs import LBFGSMemory, dot
 from skorchless.optimizers.line_search import WORSE, LineSearch
 from skorchless.optimizers.proximal_newton import Block, Operator, minimise_model
@@ -101,18 +97,18 @@ class QuasiNewton:
     full_batch = True
 
     def __init__(self, setup: Setup) -> None:
-        device = setup.weights.device
         self._home = home = home_of(setup.loader, setup.weights)
-        curvature = HessianEstimator(setup.loader, setup.objective, home)
-        self.curvature = RemoteHessianEstimator.of(curvature, device)
+        # It is this optimizer's part, in double precision and without the rows.
+        setup.objective.has_penalty = False
         self.penalty = setup.objective.penalty
-        if home != device:
+        if home != setup.weights.device:
             self.penalty = self.penalty.to(home)
+        self.curvature = HessianEstimator(setup.loader, setup.objective, self.penalty)
         self.shift_invariant = setup.objective.loss.shift_invariant
         self.solves_squares = self.curvature.constant and not self.penalty.has_l1
         assert setup.constant_loss is not None and setup.constant_weights is not None
         self._dtype, self._eps = setup.weights.dtype, torch.finfo(setup.weights.dtype).eps
-        self._constant_weights: Tensor | None = setup.constant_weights
+        self._constant_weights: Tensor | None = setup.constant_weights.to(home)
         self.line_search = LineSearch(
             setup.tolerance.numpy(force=True),
             setup.constant_loss.numpy(force=True),
@@ -124,8 +120,8 @@ class QuasiNewton:
         self.history = LBFGSMemory()
         self.singular = False
         self._refuses_dependent = setup.refuses_dependent
-        self._batch_gradient: Tensor | None = None
-        self._trial: Tensor | None = None
+        self._batch_gradient: Tensor
+        self._trial = setup.weights.to(home, float64, copy=True)
         self._preconditioner: Preconditioner | None = None
         self._weights: Tensor | None = None
 
@@ -143,29 +139,30 @@ class QuasiNewton:
 
     def step(self, weights: Tensor, gradient: Tensor) -> None:
         """Keep the gradient until the pass's objective is known."""
-        self._batch_gradient = gradient.to(self._home, float64, copy=True)
+        self._batch_gradient = gradient
 
-    def end_epoch(self, weights: Tensor, value: np.ndarray) -> Step:
+    def end_epoch(self, weights: Tensor, value: Tensor) -> Step:
         """Accept the trial or shorten the step, and move `weights` to the next trial."""
         trial = self._trial
-        if trial is None:
-            trial = weights.to(self._home, float64, copy=True)
+        (gradient, loss), mean = self.curvature.read(
+            weights, self._batch_gradient, value, damped=self._may_be_damped
+        )
+        self._batch_gradient = self._with_penalty(gradient, trial)
+        objective = (loss + self.penalty.value(trial)).numpy(force=True)
         if self._weights is None:
-            if self._replaces_start(weights, value):
-                never = np.zeros(len(value), dtype=bool)
-                return Step(trial.to(self._dtype), value, never, never, ~never)
-            accepted = self._begin(trial, value)
+            if self._replaces_start(weights, objective):
+                never = np.zeros(len(objective), dtype=bool)
+                return Step(trial.to(self._dtype), objective, never, never, ~never)
+            accepted = self._begin(trial, objective)
         else:
-            accepted = self._accept_or_reject(trial, value)
+            accepted = self._accept_or_reject(trial, objective)
         assert self._weights is not None
         damped = self._damp_where_trials_fail()
         if accepted.any():
             self._point = self._weights.to(self._dtype)
             if accepted.all():
-                if isinstance(self.curvature, RemoteHessianEstimator):
-                    self.curvature.has(self._point, weights.clone())
-                self.curvature.is_at(self._point)
-        self._follow_curvature(anew=bool(damped.any()))
+                self.curvature.is_at(self._point, weights)
+        self._follow_curvature(mean, accepted, anew=bool(damped.any()))
         aims = accepted | damped
         distance = self._update_directions(aims)
         refining = REFINING if self.solves_squares else None
@@ -176,17 +173,17 @@ class QuasiNewton:
         if not converged.all():
             self._choose_length(aims, LENGTHS)
             self._choose_length(~(aims | converged), SHORT_LENGTHS)
-        length = torch.from_numpy(self.line_search.length).to(self._weights)
-        trial = (self._weights + length.view(-1, 1, 1) * self._direction).to(self._dtype)
-        weights.copy_(trial)
-        self._trial = trial.to(float64)
+            length = torch.from_numpy(self.line_search.length).to(self._weights)
+            trial = (self._weights + length.view(-1, 1, 1) * self._direction).to(self._dtype)
+            weights.copy_(trial)
+            self._trial = trial.to(float64)
         return Step(
             self._point, self.line_search.value, converged, self.line_search.stuck, accepted
         )
 
     def _begin(self, start: Tensor, value: np.ndarray) -> np.ndarray:
         """Take the starts as the current points; return that all are."""
-        self._weights, self._gradient = start, self._gradient_at(start)
+        self._weights, self._gradient = start, self._batch_gradient
         self._direction = torch.zeros_like(start)
         self._measured_at = start.to(self._dtype)
         self._mean_curvature = np.zeros_like(value)
@@ -233,11 +230,12 @@ class QuasiNewton:
         worse &= value > self.line_search.constant_loss + np.finfo(np.float64).tiny
         if not worse.any():
             return False
-        mask = torch.from_numpy(worse).to(weights.device).view(-1, 1, 1)
-        moved = torch.where(mask, constant, weights)
-        if torch.equal(moved, weights):
+        mask, start = torch.from_numpy(worse).to(self._home), self._trial
+        moved = torch.where(mask.view(-1, 1, 1), constant.to(float64), start)
+        if torch.equal(moved, start):
             return False
         weights.copy_(moved)
+        self._trial = moved
         return True
 
     def _damp_where_trials_fail(self) -> np.ndarray:
@@ -260,6 +258,11 @@ class QuasiNewton:
         self.history.forget(self._mask(models))
         self.curvature.take_whole_hessian()
 
+    @property
+    def _may_be_damped(self) -> bool:
+        """Whether any Hessian is damped, or will be if the step that is tried is short."""
+        return bool(self._damping.any() or self.line_search.rejected.any())
+
     def _adapt_damping(self, accepted: np.ndarray, rejected: np.ndarray) -> None:
         """Damp less where the first trial was good enough, and more where only a short step was."""
         if self._damping.any():
@@ -272,17 +275,14 @@ class QuasiNewton:
         if short.any() and self.curvature.has_hessian_products:
             self._damp_more(short)
 
-    def _gradient_at(self, weights: Tensor) -> Tensor:
-        """Gradient of the last pass, without the rounding along what all outputs have in common.
+    def _with_penalty(self, gradient: Tensor, weights: Tensor) -> Tensor:
+        """Gradient of the objective, without the rounding along what all outputs have in common.
 
         Where a loss cannot tell, only the penalty has a slope there, and hardly any curvature.
         """
-        gradient = self._batch_gradient
-        assert gradient is not None
-        if not self.shift_invariant:
-            return gradient
-        drift = torch.addcmul(gradient, self.penalty.l2.to(float64), weights, value=-1.0)
-        return gradient.sub_(drift.mean(dim=1, keepdim=True))
+        if self.shift_invariant:
+            gradient = gradient - gradient.mean(dim=1, keepdim=True)
+        return torch.addcmul(gradient, self.penalty.l2.to(float64), weights)
 
     def _mask(self, models: np.ndarray) -> Tensor:
         """`models` where the weights are."""
@@ -297,7 +297,7 @@ class QuasiNewton:
     def _accept_or_reject(self, trial: Tensor, value: np.ndarray) -> np.ndarray:
         """Make the trial the current point of the models that it is good for; return which."""
         assert self._weights is not None
-        rejected, gradient = self.line_search.rejected, self._gradient_at(trial)
+        rejected, gradient = self.line_search.rejected, self._batch_gradient
         accepted = self.line_search.accept(value)
         if accepted.any() and not self.curvature.has_hessian_products:
             self.history.add(self._mask(accepted), trial - self._weights, gradient - self._gradient)
@@ -306,8 +306,11 @@ class QuasiNewton:
         self._adapt_damping(accepted, rejected)
         return accepted
 
-    def _follow_curvature(self, *, anew: bool) -> None:
-        """Measure the preconditioner of models whose mean curvature has moved, or of all `anew`."""
+    def _follow_curvature(self, mean: Tensor | None, accepted: np.ndarray, *, anew: bool) -> None:
+        """Measure the preconditioner of models whose mean curvature has moved, or of all `anew`.
+
+        `mean` is that of the last trials.
+        """
         if self.curvature.constant and self._preconditioner is not None:
             if anew:
                 self._measure()
@@ -316,12 +319,14 @@ class QuasiNewton:
             self._measure()
             return
         before = self._mean_curvature
-        mean = self.curvature.mean(self._point).numpy(force=True)
-        factor = max(REFRESH, 1.0 + self.curvature.cost / PASSES_SAVED)
-        moved = (factor * mean < before) | (mean > factor * before)
+        moved, now = np.zeros_like(accepted), before
+        if mean is not None:
+            now = mean.numpy(force=True)
+            factor = max(REFRESH, 1.0 + self.curvature.cost / PASSES_SAVED)
+            moved = accepted & ((factor * now < before) | (now > factor * before))
         if moved.any() or anew or self._preconditioner is None:
             self._measured_at = self._choose(moved, self._point, self._measured_at)
-            self._mean_curvature = np.where(moved, mean, before)
+            self._mean_curvature = np.where(moved, now, before)
             self._measure()
 
     def _measure(self) -> None:
@@ -431,24 +436,24 @@ class QuasiNewton:
         such a step is too short to tell, but may say which rows are better left out.
         """
         distance: np.ndarray = np.where(sure, missing - slope, np.inf)
-        near = -slope <= self.line_search.stop_distance
+        log_loss = not (self.curvature.objective.loss.is_regression or self.penalty.has_l1)
+        near = (sure | log_loss) & (-slope <= self.line_search.stop_distance)
         if self.curvature.constant or not near.any():
             return distance
         lost, kept = self._lasting(direction, LITTLE)
         fades = near & (lost > MOST_FADING)
-        log_loss = not (self.curvature.objective.loss.is_regression or self.penalty.has_l1)
         unsure = fades | (near & (distance > self.line_search.stop_distance) & log_loss)
         if not unsure.any():
             return distance
         if not log_loss:
-            hessian = self.curvature.preconditioner(self._measured_at, kept=kept)
+            hessian = self.curvature.preconditioner(self._measured_at, kept=kept())
             _, slope, missing = self._step_by(hessian, self._gradient)
             return np.where(unsure, np.maximum(distance, missing - slope), distance)
         distance = np.where(fades, np.inf, distance)
-        distance = np.where(unsure, np.minimum(distance, self._distance_of(kept)), distance)
+        distance = np.where(unsure, np.minimum(distance, self._distance_of(kept())), distance)
         if (unsure & (distance > self.line_search.stop_distance)).any():
             _, kept = self._lasting(direction, VERY_LITTLE)
-            distance = np.where(unsure, np.minimum(distance, self._distance_of(kept)), distance)
+            distance = np.where(unsure, np.minimum(distance, self._distance_of(kept())), distance)
         return distance
 
     def _distance_of(self, kept: Tensor) -> np.ndarray:
@@ -460,7 +465,7 @@ class QuasiNewton:
         distance: np.ndarray = np.where(lost > MOST_FADING, np.inf, loss + missing - slope)
         return distance
 
-    def _lasting(self, direction: Tensor, little: float) -> tuple[np.ndarray, Tensor]:
+    def _lasting(self, direction: Tensor, little: float) -> tuple[np.ndarray, Callable[[], Tensor]]:
         """Return `HessianEstimator.lasting` at the current points, `little` in stop distances."""
         negligible = torch.from_numpy(little * self.line_search.stop_distance).to(self._weights)
         return self.curvature.lasting(self._point, direction, negligible)
@@ -659,7 +664,8 @@ class QuasiNewton:
         """Keep only some of the models."""
         self.line_search.select(keep)
         if self._home != keep.device:
-            self.penalty.select(keep.to(self._home))
+            keep = keep.to(self._home)
+            self.penalty.select(keep)
         select_models(self, keep)
         if self._weights is not None:  # else starts were not finite, or others are replaced
             self.history.select(keep)

@@ -27,28 +27,33 @@ class Record(TorchDispatchMode):
 
     Attributes
     ----------
-    kernels : Counter
-        By operation.
+    kernels, lines : Counter
+        By operation, and by line of the package.
     waits : Counter
         By reason and line of the package. Copies either way wait, as pageable memory makes them.
     sent, fetched : Counter
         Bytes to the device and back, by line.
     mixed : Counter
         Operations on the device with a single number of the host's, by line.
-    largest_double : int
-        Most numbers of double precision that an operation wrote.
+    doubles : Counter
+        Most numbers of double precision that an operation on the device wrote, by line.
     """
 
     def __init__(self, device):
         super().__init__()
         self.kind = torch.device(device).type
-        self.kernels, self.waits, self.mixed = Counter(), Counter(), Counter()
+        self.kernels, self.lines = Counter(), Counter()
+        self.waits, self.mixed = Counter(), Counter()
         self.sent, self.fetched = Counter(), Counter()
-        self.largest_double, self.line_of_largest = 0, ""
+        self.doubles = Counter()
 
     @property
     def n_kernels(self):
         return self.kernels.total()
+
+    @property
+    def largest_double(self):
+        return max(self.doubles.values(), default=0)
 
     @property
     def n_waits(self):
@@ -74,7 +79,7 @@ class Record(TorchDispatchMode):
     def _write_down(self, name, operation, args, kwargs, given, made):
         line = _line()
         if name in ("_to_copy", "copy_"):
-            self.kernels[name] += 1
+            self._launch(name, line)
             loader, target = (args[1], args[0]) if name == "copy_" else (args[0], made[0])
             if loader.device.type != target.device.type:
                 way = self.sent if target.device.type == self.kind else self.fetched
@@ -84,7 +89,7 @@ class Record(TorchDispatchMode):
             self.fetched[line] += given[0].element_size()
             self.waits["number", line] += 1
         elif name not in NO_KERNEL and not operation.is_view:
-            self.kernels[name] += 1
+            self._launch(name, line)
             indexing = name in ("index", "index_put_", "_index_put_impl_")
             masks = (torch.bool, torch.uint8)
             masked = indexing and any(t.dtype in masks for t in _tensors(args[1]))
@@ -96,14 +101,17 @@ class Record(TorchDispatchMode):
                     (self.waits if indexing else self.mixed)["host's " + name, line] += 1
             for tensor in made:
                 wide = tensor.dtype == torch.float64 and tensor.device.type == self.kind
-                if wide and tensor.numel() > self.largest_double:
-                    self.largest_double, self.line_of_largest = tensor.numel(), line
+                if wide:
+                    self.doubles[line] = max(self.doubles[line], tensor.numel())
+
+    def _launch(self, name, line):
+        self.kernels[name] += 1
+        self.lines[f"{name} {line}"] += 1
 
     def __str__(self):
         parts = [f"{self.n_kernels} kernels, {self.n_waits} waits"]
-        for title in ("kernels", "waits", "sent", "fetched", "mixed"):
+        for title in ("kernels", "lines", "waits", "sent", "fetched", "mixed", "doubles"):
             parts += [f"{title}: {n} {what}" for what, n in getattr(self, title).most_common(40)]
-        parts.append(f"largest in double: {self.largest_double}, {self.line_of_largest}")
         return "\n".join(parts)
 
 

@@ -10,6 +10,7 @@ from torch import float64
 
 from skorchless import TorchLinearRegressor
 from skorchless.data import LargeMatrix, Scaling, make_loader
+from skorchless.data.scaling import Moments
 from skorchless.estimators.checks import check_X
 
 pytestmark = pytest.mark.usefixtures("everything_is_large")
@@ -104,3 +105,22 @@ def test_standardised_rows_are_brought_too(device, tmp_path):
     expected = here.scaled(Scaling(mean, inverse, float64)).chunks()
     for rows, wanted in zip(found, (chunk.features for chunk in expected), strict=False):
         torch.testing.assert_close(rows[:7], wanted[:7])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_statistics_of_columns_need_no_row_in_double(weighted, device):
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(5000, 8, generator=generator)
+    X *= torch.tensor([1.0, 1e-25, 1e25, 1.0, 1.0, 0.0, 1e-3, 1.0])  # squares leave float32
+    X += torch.tensor([0.0, 0.0, 0.0, 1e4, -7.0, 3.0, 1.0, 0.0])
+    weight = torch.rand(5000, generator=generator) if weighted else None
+    here = Moments.of(X, weight)
+    there = X.to(device), None if weight is None else weight.to(device)
+    with Record(device) as record:
+        found = Moments.of(*there)
+    assert record.largest_double <= X.shape[1], record
+    assert found.weight == pytest.approx(here.weight)
+    deviation = (here.squares / here.weight).sqrt()
+    assert deviation[5] == 0.0 and found.squares[5] == 0.0
+    torch.testing.assert_close(found.squares.cpu(), here.squares, rtol=1e-5, atol=0.0)
+    assert ((found.mean.cpu() - here.mean).abs() <= 1e-5 * deviation).all()

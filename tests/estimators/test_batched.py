@@ -260,3 +260,18 @@ def test_measurements_are_shared_only_among_alike_models():
     ratio = mean / mean[representatives][group]
     assert len(representatives) < len(mean)
     assert (ratio < 1.4).all() and (ratio > 1 / 1.4).all()
+
+
+def test_models_leave_a_stack_that_shares_measurements(monkeypatch):
+    estimator = "skorchless.optimizers.hessian_estimator."
+    for name in ("WORTH_SHARING", "CHEAP_PRODUCT"):
+        monkeypatch.setattr(estimator + name, 0)
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(20_000, 5))
+    y = (X @ rng.normal(size=(5, 3)) + rng.gumbel(size=(20_000, 3))).argmax(axis=1)
+    models = [TorchSoftmaxClassifier(alpha=alpha, tol=1e-8) for alpha in (1e-6, 1e-3, 0.1, 10.0)]
+    fit_together(models, X, y)
+    assert len({model.n_iter_ for model in models}) > 1
+    for model in models:
+        alone = clone(model).fit(X, y)
+        assert model.loss_curve_[-1] == pytest.approx(alone.loss_curve_[-1], rel=2e-8)

@@ -148,3 +148,11 @@ def test_predicting_needs_all_that_a_fit_sets(Estimator, data, missing):
         for call in (lambda: model.predict(X), model.to_sklearn, model.to_torch):
             with pytest.raises(NotFittedError, match=f"This {Estimator.__name__} instance"):
                 call()
+
+
+def test_a_start_that_is_replaced_costs_least_squares_no_accuracy_of_their_hessian():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(20_000, 5))
+    y = X.sum(axis=1) + rng.normal(size=len(X))
+    model = TorchLinearRegressor().fit(X, y, coef_init=np.full(5, 1e3))
+    assert model.n_iter_ == 1

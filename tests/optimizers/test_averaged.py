@@ -56,7 +56,7 @@ def test_steps_rise_rare_weights_are_held_back_and_the_mean_counts_later_steps_m
     # t (t + 1) (t + 2): what the recursion makes of the t-th step.
     share = np.array([t * (t + 1) * (t + 2) for t in range(1, 7)])
     mean = share @ np.array(steps) / share.sum()
-    outcome = rule.end_epoch(moved, np.zeros(1))
+    outcome = rule.end_epoch(moved, torch.zeros(1))
     np.testing.assert_allclose(outcome.accepted.numpy().ravel(), mean, rtol=1e-6)
 
 
@@ -66,13 +66,13 @@ def test_it_goes_on_from_its_state_as_if_nothing_had_happened(pause):
     rule = make_rule(AveragedAdam, steady)
     for gradient in gradients(6):
         rule.step(steady, gradient)
-    expected = rule.end_epoch(steady, np.zeros(1)).accepted
+    expected = rule.end_epoch(steady, torch.zeros(1)).accepted
 
     weights = torch.zeros(1, 1, 4, dtype=float64)
     rule = make_rule(AveragedAdam, weights)
     for gradient in gradients(6)[:pause]:
         rule.step(weights, gradient)
-    weights = rule.end_epoch(weights, np.zeros(1)).accepted.clone()
+    weights = rule.end_epoch(weights, torch.zeros(1)).accepted.clone()
     state = {name: value.copy() for name, value in rule.state_dict().items()}
     rule = make_rule(AveragedAdam, weights)
     rule.load_state_dict(state)
@@ -80,4 +80,4 @@ def test_it_goes_on_from_its_state_as_if_nothing_had_happened(pause):
     for gradient in gradients(6)[pause:]:
         rule.step(weights, gradient)
     torch.testing.assert_close(weights, steady)
-    torch.testing.assert_close(rule.end_epoch(weights, np.zeros(1)).accepted, expected)
+    torch.testing.assert_close(rule.end_epoch(weights, torch.zeros(1)).accepted, expected)

@@ -242,7 +242,7 @@ def test_a_state_put_aside_goes_on_bit_for_bit(name, parted_at):
 def test_a_rule_accepts_every_pass_with_weights_of_its_own(name):
     rule, weights = make_rule(name)
     value = np.arange(3.0)
-    outcome = rule.end_epoch(weights, value)
+    outcome = rule.end_epoch(weights, torch.from_numpy(value))
     assert torch.equal(outcome.accepted, weights)
     assert np.array_equal(outcome.value, value)
     assert not outcome.converged.any()

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import float64
 
-from skorchless.optimizers.hessian import Factored, apart, softmax_hessian
+from skorchless.optimizers.hessian import Factored, apart, coupled_moments, with_own_blocks
 
 MODELS, OUTPUTS, COLUMNS = 2, 3, 4
 WEIGHTS = OUTPUTS * COLUMNS
@@ -31,7 +31,7 @@ def test_moments_are_sums_of_kronecker_products(n_rows, seed):
     share = torch.rand(1, n_rows, generator=generator, dtype=float64)
     p = torch.rand(MODELS, OUTPUTS, n_rows, generator=generator, dtype=float64)
     p /= p.sum(dim=1, keepdim=True)
-    moments = softmax_hessian(rows, share, p)
+    moments = with_own_blocks(coupled_moments(rows, share, p), p.shape[1])
     inner = torch.diag_embed(p.mT) - p.mT.unsqueeze(3) * p.mT.unsqueeze(2)  # (M, n, K, K)
     outer = rows.unsqueeze(2) * rows.unsqueeze(1) * share.view(-1, 1, 1)
     products = torch.einsum("mnkl,nij->mkilj", inner, outer)
@@ -43,7 +43,7 @@ def softmax_moments(rows, seed):
     raw = torch.randn(MODELS, OUTPUTS, len(rows), generator=generator_of(seed), dtype=float64)
     p = torch.softmax(raw, dim=1)
     share = torch.full((1, len(rows)), 1.0 / len(rows), dtype=float64)
-    return softmax_hessian(rows, share, p)
+    return with_own_blocks(coupled_moments(rows, share, p), p.shape[1])
 
 
 def drawn(seed, n_rows=50, columns=COLUMNS):

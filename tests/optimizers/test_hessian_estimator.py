@@ -69,6 +69,7 @@ class Problem:
         for chunk in self.loader.chunks():
             for _ in self.objective.gradients(chunk, self.weights):
                 curvature.see(chunk)
+        curvature.read(self.weights)
         return curvature.preconditioner(self.weights)
 
 
@@ -120,7 +121,7 @@ def test_predictions_of_a_pass_are_known_until_the_next():
     def after_a_pass(weights):
         for _ in problem.objective.gradients(chunk, weights):
             curvature.see(chunk)
-        curvature.is_at(weights)
+        curvature.is_at(weights, weights)
         return curvature._predicted(weights)
 
     first, second = problem.weights, 2.0 * problem.weights

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import float64
 
-from skorchless.optimizers.hessian import Diagonal, Factored, softmax_hessian
+from skorchless.optimizers.hessian import Diagonal, Factored, coupled_moments, with_own_blocks
 from skorchless.optimizers.lbfgs import LBFGSMemory
 from skorchless.optimizers.proximal_newton import (
     LEAST_RIDGE,
@@ -248,7 +248,8 @@ def softmax(seed, outputs=4, columns=5, rows=60, l2=0.0):
     p = torch.softmax(3.0 * draw(MODELS, outputs, rows), dim=1)
     share = torch.full((1, rows), 1.0 / rows, dtype=float64)
     penalty = torch.full((MODELS, 1, columns), l2, dtype=float64)
-    joint = Factored(softmax_hessian(X, share, p), penalty, NOISE, outputs, shift_invariant=True)
+    hessian = with_own_blocks(coupled_moments(X, share, p), outputs)
+    joint = Factored(hessian, penalty, NOISE, outputs, shift_invariant=True)
     problem = Problem(seed, columns=columns)
     problem.weights = draw(MODELS, outputs, columns)
     goal = torch.softmax(3.0 * draw(MODELS, outputs, rows), dim=1)
