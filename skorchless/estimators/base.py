@@ -453,7 +453,7 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
         checks.check_same_device(own, **dict(zip(names[1:], (y, sample_weight), strict=True)))
         X, y, sample_weight = where_double_is(X, y, sample_weight)
         rows = checks.check_X(self, X, reset=reset, name=names[0], min_rows=2 - min(comm.size, 2))
-        if facts is not None:
+        if facts is not None and comm.size > 1:
             check_agreement(comm, facts_of(self, rows) | facts)
 
         def encoded() -> Dataset:

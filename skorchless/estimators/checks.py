@@ -415,6 +415,8 @@ def check_y_classes(y: Any, name: str) -> np.ndarray:
     """
     with named(name):
         check_plain(y, name)
+        if isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype.kind in "biu":
+            return np.asarray(y)  # always labels
         labels = sortable(y, name)
         if labels.dtype.kind not in "biu":
             check_classification_targets(labels)

@@ -254,8 +254,9 @@ class Returned:
             room = room_for_targets((1, 1, stop - start), block.target, outputs, float64)
             target = lay_out(block.target, room)[0, 0]
             losses = loss.value(raw.T.reshape(models, outputs, -1), target)  # (M, rows)
-            total[:-1] += losses @ block.row_weight
-            total[-1] += block.row_weight.sum()
+            weight = block.row_weight.to(float64)
+            total[:-1] += losses @ weight
+            total[-1] += weight.sum()
         problem.comm.all_reduce_(total)
         values, penalty = total[:-1] / total[-1], problem.penalty()
         if penalty.is_active:
