@@ -168,7 +168,7 @@ class Adam(FirstOrderOptimizer):
             if on_cpu:  # where walking through them costs less than picking
                 yield from zip(*(each.unbind() for each in self._table.unbind(dim=1)), strict=True)
             else:
-                torch.arange(self.GROUP, out=self._counter)
+                torch.arange(self.GROUP, out=self._counter, device=rate.device)
                 group = [factors.unbind() for factors in self._now.unbind()]
                 for _ in range(self.AHEAD // self.GROUP):
                     torch.index_select(self._table, 0, self._counter, out=self._now)

@@ -341,7 +341,7 @@ class HessianEstimator:
             return self._factored(gram.unsqueeze(0))
         if self.constant:
             (gram,) = self._fetch(self._summed(self._sample.gram() * self._sample.scale[0]))
-            return self._factored(self._with_missed(gram.unsqueeze(0), torch.ones(1, 1)))
+            return self._factored(self._with_missed(gram.unsqueeze(0), gram.new_ones(1, 1)))
         if self.factors_hessian:
             couples = self.objective.loss.shift_invariant
             moments = self._whole_hessian(weights, kept)
