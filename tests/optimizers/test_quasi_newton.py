@@ -310,15 +310,3 @@ def test_a_start_too_far_out_is_an_error_and_no_endless_search(coef, classes):
     model = TorchSoftmaxClassifier()
     with pytest.raises(ValueError, match="finite"):
         model.fit(X, np.arange(50) % classes, coef_init=start)
-
-
-def test_models_that_share_measurements_stop_one_after_the_other(monkeypatch):
-    monkeypatch.setattr("skorchless.optimizers.hessian_estimator.WORTH_SHARING", 0)
-    data = draw_data("softmax", 0, n=400, d=6)
-    start = np.zeros((4, n_outputs("softmax"), 7))
-    chosen = [candidate("quasi-newton", alpha=alpha, tol=1e-8) for alpha in (1e-6, 1e-3, 0.1, 9.0)]
-    together = fit_stack(chosen, "softmax", Task(data, start, torch.Generator()))
-    assert len({result.n_iter for result in together.results}) > 1
-    for parameters, weights in zip(chosen, together.weights, strict=True):
-        _, alone = fit("softmax", data, **{key: parameters[key] for key in ("alpha", "tol")})
-        np.testing.assert_allclose(weights, alone, rtol=1e-3, atol=1e-4)
