@@ -187,7 +187,8 @@ class FitProblem:
     @cached_property
     def loss(self) -> Loss:
         """Return the loss of the models of one set."""
-        return make_loss(self.loss_name, self.stacked("delta")[: self.n_models])
+        delta = self.stacked("delta")[: self.n_models]
+        return make_loss(self.loss_name, delta, keeps_digits=self.full_batch)
 
     def penalty(self, scaling: Scaling | None = None) -> ElasticNet:
         """Return the penalty on weights on the user's columns, or on standardised ones."""
