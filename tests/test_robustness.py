@@ -88,3 +88,19 @@ def test_a_logistic_loss_that_is_nearly_zero_keeps_its_digits(robustness):
     value = problem.rows.objective_of_fitted(model.coef_, model.intercept_)
     assert model.loss_curve_[-1] == pytest.approx(value, rel=1e-2, abs=0)
     assert model.converged_
+
+
+@pytest.mark.parametrize("number", [255, 281])
+def test_single_precision_has_a_model_of_smaller_terms(robustness, number):
+    """The optimum's predictions lose digits; those of another model, nearly as good, do not."""
+    problem, outcome = robustness.make(number), robustness.Outcome(number, False, "", "", "")
+    with np.errstate(all="ignore"):
+        best = robustness.solve(problem)
+        model = robustness.fit(problem, outcome)
+        assert model is not None, outcome.error
+        value = problem.rows.objective_of_fitted(model.coef_, model.intercept_)
+    log_loss = problem.loss == "log_loss"
+    assert robustness.gap(value, best.best, best.constant, log_loss=log_loss) <= 10 * TOL
+    assert robustness.predicted_gap(problem, model, best.best, best.constant) <= 10 * TOL
+    assert model.converged_
+    assert not outcome.warned

@@ -39,6 +39,11 @@ MOST_LOST, ROUNDING_OF_RETURNED = 8.0, 4.0
 LEAST_TOL = 1e-6
 #: Losses below this one count as zero.
 LEAST_LOSS = 1e-200
+#: Standard deviations of the noise that stands for rounding errors, in roundings of the dtype; and
+#: the iterations, from the optimum without it, after which the model is near enough to be tried.
+NOISE, NOISE_ITERATIONS = (0.3, 0.1), 10
+#: Numbers of the largest table that is trained again with noise.
+MOST_NOISY = 2**20
 #: To leave out columns that rounding could have made may cost this many times what as many columns
 #: of noise are expected to gain.
 MOST_BY_CHANCE = 5.0
@@ -116,7 +121,70 @@ class Returned:
         self._judge(results, values, predicted)
         whitened = self.row_space is not None and not self.problem.has_penalty
         if whitened and any(result.lost_digits for result in results):
-            return self._within_precision(results, folded, values, predicted, centring, fit)
+            folded, values, predicted = self._within_precision(
+                results, folded, values, predicted, centring, fit
+            )
+        if self._may_add_noise() and any(result.lost_digits for result in results):
+            assert scaling is not None
+            mean = scaling.mean if self.row_space is None else self.row_space.mean
+            return self._with_noise(results, folded, values, predicted, centring, mean, fit)
+        return folded
+
+    def _may_add_noise(self) -> bool:
+        """Whether coefficients are rounded, of a table that is soon trained again."""
+        if self.dtype == float64 or not self.is_small or self.problem.early_stopping:
+            return False
+        data = self.problem.data
+        return bool(sum(self.problem.comm.all_gather_object(data.X.numel())) <= MOST_NOISY)
+
+    def _with_noise(
+        self,
+        results: list[TrainingResult],
+        folded: Weights,
+        values: np.ndarray,
+        predicted: np.ndarray,
+        centring: Scaling | None,
+        mean: Tensor,
+        fit: Fit,
+    ) -> Weights:
+        """Train again, with errors as those of rounding in the data, where digits were lost.
+
+        The predictions of such a model are sums of large terms that cancel. Often there is another
+        one, nearly as good, whose terms are smaller. With noise in the data that is the better one,
+        since noise adds to the objective what such errors are expected to cost (Bishop, 1995).
+        """
+        problem = self.problem
+        for size in NOISE:
+            before = {
+                i: weights
+                for i, (result, weights) in enumerate(zip(results, folded, strict=True))
+                if result.lost_digits and weights is not None
+            }
+            if not before:
+                break
+            start = np.stack([*before.values()]).astype(np.float64)
+            data = problem.data.in_double().with_noise(size * torch.finfo(self.dtype).eps)
+            outcome = fit(
+                [{**problem.candidates[i], "max_iter": NOISE_ITERATIONS} for i in before],
+                problem.loss_name,
+                replace(problem.task, data=data, start=start),
+            )
+            if outcome.interrupt is not None:
+                raise outcome.interrupt
+            others: Weights = [None] * len(folded)
+            for i, weights in zip(before, outcome.weights, strict=True):
+                if weights is not None:
+                    others[i] = self._rounded(torch.from_numpy(weights), mean.to(float64))
+            of_others, as_predicted = (
+                self._objectives(others, centring),
+                self._objectives_as_predicted(others),
+            )
+            better = np.fmax(of_others, as_predicted) < np.fmax(values, predicted)
+            better &= [weights is not None for weights in others]
+            values = np.where(better, of_others, values)
+            predicted = np.where(better, as_predicted, predicted)
+            folded = [o if b else w for b, o, w in zip(better, others, folded, strict=True)]
+            self._judge(results, values, predicted)
         return folded
 
     def _centring(self, scaling: Scaling | None) -> Scaling | None:
@@ -170,17 +238,17 @@ class Returned:
         predicted: np.ndarray,
         centring: Scaling | None,
         fit: Fit,
-    ) -> Weights:
+    ) -> tuple[Weights, np.ndarray, np.ndarray]:
         """Leave out coordinates that the returned coefficients cannot hold, where that is better.
 
         Models are compared by their objective, evaluated exactly and as they predict, whichever is
-        worse.
+        worse. Both are returned with the better models.
         """
         assert self.row_space is not None
         problem, space = self.problem, self.row_space
         held = space.held(problem.data.X, self.dtype)
         if bool(held.all()) or not bool(held.any()) or problem.early_stopping:
-            return folded
+            return folded, values, predicted
         some = replace(problem.data, X=space.rows(problem.data.X)[:, held])
         start = np.zeros((1, some.n_outputs, some.X.shape[1] + 1), dtype=problem.task.start.dtype)
         task = replace(problem.task, data=some, start=start, validation=None)
@@ -204,8 +272,10 @@ class Returned:
                 results[i] = outcome.results[i]
         values = np.where(better, of_others, values)
         of_better = self._where_it_matters(results, others, None)
-        self._judge(results, values, np.where(better, of_better, predicted))
-        return [other if b else w for b, other, w in zip(better, others, folded, strict=True)]
+        predicted = np.where(better, of_better, predicted)
+        self._judge(results, values, predicted)
+        chosen = [other if b else w for b, other, w in zip(better, others, folded, strict=True)]
+        return chosen, values, predicted
 
     def _objectives(self, weights: Weights, centring: Scaling | None) -> np.ndarray:
         """Objectives of models, in double precision, shape ``(M,)``; zeros for missing ones.
