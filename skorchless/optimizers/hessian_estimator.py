@@ -363,7 +363,11 @@ class HessianEstimator:
         return gain, largest.squeeze(3).squeeze(2)
 
     def lasting(
-        self, weights: Tensor, direction: Tensor, negligible: Tensor
+        self,
+        weights: Tensor,
+        direction: Tensor,
+        negligible: Tensor,
+        among: Tensor | None = None,
     ) -> tuple[np.ndarray, Tensor]:
         """How much of the curvature along a direction a full step takes away, where `is_exact`.
 
@@ -372,6 +376,8 @@ class HessianEstimator:
         weights, direction : Tensor of shape (M, K, D + 1)
         negligible : Tensor of shape (M,)
             What log losses may lose by outputs of rows that are not `kept`.
+        among : Tensor of bool, shape (M, K, n), optional
+            Outputs of the rows that count in a log loss; the others are left out as in `of_others`.
 
         Returns
         -------
@@ -385,13 +391,17 @@ class HessianEstimator:
         """
         assert self._sample is not None
         loss, target = self.objective.loss, self._sample.target
-        raw = self._predicted(weights)
+        raw, shares = self._predicted(weights), self._sample.shares()
+        if among is not None and self.objective.loss.shift_invariant:
+            inside = among.view(*raw.shape[2:4], raw.shape[1], -1).movedim(-2, 0).unsqueeze(0)
+            raw = raw.masked_fill(~inside, -torch.inf)
+        elif among is not None:
+            shares = shares * among.squeeze(1)
         change = raw_predictions(self._sample, direction.to(weights.dtype))
         before, after = loss.hessian(raw, target), loss.hessian(raw + change, target)
         now, then = (
             _by_model(at.product(change).mul_(change)).sum(dim=1) for at in (before, after)
         )
-        shares = self._sample.shares()
         fading = then < LASTING * now
         of_rows, lost = (now * shares).sum(dim=1), (now * fading * shares).sum(dim=1)
         self.objective.comm.all_reduce_(of_rows, lost)

@@ -359,6 +359,26 @@ def test_no_candidate_of_a_search_changes_another():
         assert_allclose(search.loss_curves_[1][split][-1], problem.best, rtol=1e-3)
 
 
+@pytest.mark.parametrize("seed", [2, 3, 14, 27, 49])
+def test_levels_that_have_one_class_end_quietly(seed):
+    """Rare levels tell the class for sure; without a penalty their coefficients have no end."""
+    rng = np.random.default_rng(seed)
+    levels = ((40, 1.6), (30, 1.3))
+    cols = [np.eye(m)[np.minimum(rng.zipf(a, 600), m) - 1] for m, a in levels]
+    X = np.hstack([*cols, rng.normal(size=(600, 2))])
+    size = X.std(axis=0)
+    size[size == 0] = 1
+    score = (X - X.mean(axis=0)) / size @ rng.normal(size=72)
+    y = (score + 0.3 * rng.normal(size=600) > 0).astype(int)
+    model = TorchSoftmaxClassifier(alpha=0).fit(X, y)
+    assert model.converged_
+    assert model.n_iter_ <= 20
+    # With next to no penalty the optimum is finite, and no lower.
+    bounded = TorchSoftmaxClassifier(alpha=1e-9, tol=1e-8).fit(X, y)
+    end = log_loss(y, model.predict_proba(X))
+    assert end <= (1 + 1e-4) * log_loss(y, bounded.predict_proba(X))
+
+
 # One row that is far from all others: certain soon, it holds up the rest until then.
 
 
