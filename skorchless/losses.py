@@ -303,11 +303,24 @@ def _logistic_majorizer(size: Tensor) -> Tensor:
 
 
 class LogisticLoss(Loss):
-    r"""Cross-entropy of two classes with one logit: :math:`\ell = \log(1 + e^z) - y z`."""
+    r"""Cross-entropy of two classes with one logit: :math:`\ell = \log(1 + e^z) - y z`.
+
+    Parameters
+    ----------
+    keeps_digits : bool
+        Whether the value of a row of class 1 is :math:`\log(1 + e^{-z})`, which keeps the digits
+        of small losses. Numbers for ``learning_rate`` have always been used without that.
+    """
 
     hessian_bound = 0.25
 
+    def __init__(self, *, keeps_digits: bool = False) -> None:
+        self._keeps_digits = keeps_digits
+
     def value(self, raw: Tensor, target: Tensor) -> Tensor:
+        if self._keeps_digits:
+            wrong = torch.addcmul(raw, target, raw, value=-2.0)
+            return sum_outputs(softplus(wrong, threshold=40.0))
         return sum_outputs(softplus(raw, threshold=40.0).addcmul_(target, raw, value=-1.0))
 
     def gradient(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:
@@ -332,7 +345,12 @@ LOSSES: dict[str, type[Loss]] = {
 }
 
 
-def make_loss(name: str, delta: Tensor) -> Loss:
-    """The loss called `name`; `delta`, of shape ``(M, 1, 1)``, is Huber's."""
+def make_loss(name: str, delta: Tensor, *, keeps_digits: bool = False) -> Loss:
+    """The loss called `name`; `delta`, of shape ``(M, 1, 1)``, is Huber's.
+
+    `keeps_digits` is the parameter of `LogisticLoss`.
+    """
     kind = LOSSES[name]
+    if kind is LogisticLoss:
+        return LogisticLoss(keeps_digits=keeps_digits)
     return Huber(delta) if kind is Huber else kind()

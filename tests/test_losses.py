@@ -14,7 +14,7 @@ from torch import float64
 from torch.nn import functional as F
 
 from skorchless.distributed import SINGLE_PROCESS
-from skorchless.losses import LOSSES
+from skorchless.losses import LOSSES, make_loss
 
 # What each loss is in torch, summed over everything, for one model with Huber's `delta`.
 IN_TORCH = {
@@ -64,6 +64,15 @@ def test_value_and_residual_are_those_of_torch(name, seed):
     torch.testing.assert_close(loss.value(raw, target), expected.detach(), rtol=1e-12, atol=1e-12)
     residual = loss.gradient(raw, target, out=torch.empty_like(raw))
     torch.testing.assert_close(residual, gradient, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1.0, 20.0, 33.5, 39.0, 41.0, 300.0])
+def test_a_small_logistic_loss_keeps_its_digits(size):
+    loss = make_loss("logistic", torch.ones(1, 1, 1), keeps_digits=True)
+    raw = torch.tensor([[[size, -size, -size, size]]], dtype=float64)
+    expected = [math.log1p(math.exp(-size))] * 2 + [size + math.log1p(math.exp(-size))] * 2
+    value = loss.value(raw, torch.tensor([[[1.0, 0.0, 1.0, 0.0]]], dtype=float64))
+    torch.testing.assert_close(value[0].tolist(), expected, rtol=1e-15, atol=0)
 
 
 @each_loss

@@ -78,3 +78,29 @@ def test_ridge_is_solved_where_second_moments_are_singular_to_rounding(robustnes
         return 0.5 * (squares + problem.alpha * coef @ coef)
 
     assert objective(model.coef_) <= (1 + 1e-6) * objective(best)
+
+
+def test_a_logistic_loss_that_is_nearly_zero_keeps_its_digits(robustness):
+    """One row has nearly all the weight: what the others lose is as small as what it does."""
+    problem, outcome = robustness.make(433), robustness.Outcome(433, False, "", "", "")
+    model = robustness.fit(problem, outcome)
+    assert model is not None, outcome.error
+    value = problem.rows.objective_of_fitted(model.coef_, model.intercept_)
+    assert model.loss_curve_[-1] == pytest.approx(value, rel=1e-2, abs=0)
+    assert model.converged_
+
+
+@pytest.mark.parametrize("number", [255, 281])
+def test_single_precision_has_a_model_of_smaller_terms(robustness, number):
+    """The optimum's predictions lose digits; those of another model, nearly as good, do not."""
+    problem, outcome = robustness.make(number), robustness.Outcome(number, False, "", "", "")
+    with np.errstate(all="ignore"):
+        best = robustness.solve(problem)
+        model = robustness.fit(problem, outcome)
+        assert model is not None, outcome.error
+        value = problem.rows.objective_of_fitted(model.coef_, model.intercept_)
+    log_loss = problem.loss == "log_loss"
+    assert robustness.gap(value, best.best, best.constant, log_loss=log_loss) <= 10 * TOL
+    assert robustness.predicted_gap(problem, model, best.best, best.constant) <= 10 * TOL
+    assert model.converged_
+    assert not outcome.warned

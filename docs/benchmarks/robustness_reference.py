@@ -5,8 +5,10 @@ Newton's method with damping minimises smooth objectives, an interior-point meth
 penalty or Huber's loss. Objectives are evaluated in extended precision in the user's own units.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_factor, cho_solve, qr, solve_triangular
@@ -17,6 +19,10 @@ Long = np.longdouble
 
 #: Changes with the method, so that cached references of an older one are not used.
 VERSION = 1
+
+#: Squared rounding errors in predictions cost about half as much as they are, or less where the
+#: loss is less curved. So models are sought that pay these shares of it, by a penalty.
+SHARES = (0.0, 0.01, 1.0, 100.0)
 
 
 @dataclass
@@ -52,15 +58,28 @@ class Problem:
 
 @dataclass
 class Reference:
-    """Objectives of the optimum, of the best constant model and of the optimum as rounded.
+    """Objectives of the optimum and of the best constant model.
 
     error estimates by how much the optimum found is too high.
     """
 
     best: float
     constant: float
-    rounded: float
     error: float
+
+
+@dataclass
+class HeldModel:
+    """A model whose coefficients, intercepts and predictions are in the dtype of X."""
+
+    coef_: np.ndarray
+    intercept_: np.ndarray
+
+    def predict(self, X: np.ndarray | csr_array) -> Any:
+        """Raw predictions, rounded as they are computed."""
+        return X @ self.coef_.T + self.intercept_
+
+    decision_function = predict
 
 
 class Rows:
@@ -120,15 +139,15 @@ class Rows:
         logits = np.log(np.maximum(share, 1e-300))
         return logits[1:] - logits[0] if self.outputs == 1 else logits - logits.mean()
 
-    def rounded(self, coef: np.ndarray, intercept: np.ndarray) -> float:
-        """The objective of the model that X's type can hold nearest to the one given."""
+    def rounded(self, coef: np.ndarray, intercept: np.ndarray) -> HeldModel:
+        """The model that X's type can hold nearest to the one given."""
         dtype = self.problem.X.dtype
         with np.errstate(over="ignore", under="ignore"):
-            held = coef.astype(dtype).astype(Long)
+            held = coef.astype(dtype)
             centre = self.shares @ self.D
-            shift = intercept + centre @ coef - (self.origin + centre) @ held
-            shift = shift.astype(dtype) if self.problem.fit_intercept else 0 * shift
-        return self.objective(held, shift + self.origin @ held)
+            shift = intercept + centre @ coef - (self.origin + centre) @ held.astype(Long)
+            shift = shift.astype(dtype) if self.problem.fit_intercept else 0 * held[0]
+        return HeldModel(held.T, shift)
 
 
 def _weighted_medians(X: np.ndarray, shares: np.ndarray) -> np.ndarray:
@@ -201,9 +220,10 @@ class Whitened:
 
     G (n, q) are the whitened rows; the first column is that of the intercept, where there is one.
     Coefficients (d, K) are T @ u.T. With L1, columns are only centred and scaled.
+    ridge is an L2 penalty on the terms of the predictions, in their root mean squares.
     """
 
-    def __init__(self, rows: Rows, y: np.ndarray) -> None:
+    def __init__(self, rows: Rows, y: np.ndarray, ridge: float = 0.0) -> None:
         self.rows, self.y, self.loss = rows, y, rows.problem.loss
         self.shares = rows.shares.astype(np.float64)
         intercept = rows.problem.fit_intercept
@@ -217,6 +237,10 @@ class Whitened:
             G = np.hstack([np.ones((len(G), 1)), G])
         self.T, self.G = T, G
         self.metric = rows.l2 * T.T @ T
+        if ridge:
+            terms = np.sqrt(self.shares @ rows.raw**2)[:, None] * T
+            offset = intercept * (np.arange(T.shape[1]) == 0) - (self.mean @ T).astype(np.float64)
+            self.metric += ridge * (terms.T @ terms + intercept * np.outer(offset, offset))
 
     def _transform(self, centred: np.ndarray) -> tuple[np.ndarray, float]:
         """Columns that make the rows, with those of the penalty, orthonormal; and a condition.
@@ -441,20 +465,43 @@ def _to_boundary(x: np.ndarray, change: np.ndarray) -> float:
 def solve(problem: Problem) -> Reference:
     """The optimum and what is needed to judge a fit by it."""
     rows = problem.rows
-    constant = rows.constant_model()
-    f0 = rows.objective(np.zeros((rows.D.shape[1], rows.outputs)), constant)
+    nothing = np.zeros((rows.D.shape[1], rows.outputs))
+    f0 = rows.objective(nothing, rows.constant_model())
+    coef, intercept, error = _optimum(problem)
+    return Reference(min(rows.objective(coef, intercept), f0), f0, error)
+
+
+def held_models(problem: Problem) -> Iterator[HeldModel]:
+    """Models in the dtype of X that are likely to be the best ones.
+
+    They are the optimum, and models near it whose predictions are sums of smaller terms, so that
+    less of them is rounded; each with its coefficients rounded, and with neighbouring intercepts.
+    """
+    for share in SHARES:
+        ridge = share * float(np.finfo(problem.X.dtype).eps) ** 2
+        coef, intercept, _ = _optimum(problem, ridge)
+        model = problem.rows.rounded(coef, intercept)
+        yield model
+        for towards in (-np.inf, np.inf) if problem.fit_intercept else ():
+            shifted = model.intercept_
+            for _ in range(2):
+                shifted = np.nextafter(shifted, shifted.dtype.type(towards))
+                yield HeldModel(model.coef_, shifted)
+
+
+def _optimum(problem: Problem, ridge: float = 0.0) -> tuple[np.ndarray, np.ndarray, float]:
+    """Coefficients (d, K), intercepts about the origin of the rows, and the error."""
+    rows, constant = problem.rows, problem.rows.constant_model()
     if problem.loss == "log_loss":
-        parts = [_solve_outputs(Whitened(rows, rows.y), constant)]
+        parts = [_solve_outputs(Whitened(rows, rows.y, ridge), constant)]
     else:
-        parts, whitened = [], Whitened(rows, rows.y)
+        parts, whitened = [], Whitened(rows, rows.y, ridge)
         for k in range(rows.outputs):
             whitened.y = rows.y[:, k : k + 1]
             parts.append(_solve_outputs(whitened, constant[k : k + 1]))
     coef = np.hstack([part[0] for part in parts])
     intercept = np.hstack([part[1] for part in parts])
-    error = sum(part[2] for part in parts)
-    best, rounded = rows.objective(coef, intercept), rows.rounded(coef, intercept)
-    return Reference(min(best, f0), f0, rounded, error)
+    return coef, intercept, sum(part[2] for part in parts)
 
 
 def _solve_outputs(

@@ -16,14 +16,14 @@ direction of far more curvature than any other.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any, Self
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 from torch import Tensor, float64
 
 from skorchless.data import limits
@@ -122,6 +122,15 @@ class SparseRows:
             return SparseRows(self.matrix, where)
         wanted = np.dtype(np.float32 if where == torch.float32 else np.float64)
         return SparseRows(self.matrix.astype(wanted, copy=False), self.device)
+
+    def with_noise(self, noise: Callable[[Tensor], Tensor]) -> "SparseRows":
+        """Return the rows twice: plus what `noise` makes of the stored values, and minus it."""
+        values = torch.from_numpy(self.matrix.data)
+        errors = noise(values).numpy()
+        both = [self.matrix.copy(), self.matrix.copy()]
+        both[0].data += errors
+        both[1].data -= errors
+        return SparseRows.of(vstack(both, format="csr"))
 
     def to_dense(self) -> Tensor:
         """Return the rows, of which there are few, as a dense tensor in double precision."""

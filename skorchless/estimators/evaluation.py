@@ -90,7 +90,68 @@ class Returned:
         self._judge(results, values, predicted)
         whitened = self.row_space is not None and not self.problem.has_penalty
         if whitened and any(result.lost_digits for result in results):
-            return self._within_precision(results, folded, values, predicted, fit)
+            folded, values, predicted = self._within_precision(
+                results, folded, values, predicted, fit
+            )
+        if self._may_add_noise() and any(result.lost_digits for result in results):
+            return self._with_noise(results, folded, values, predicted, fit)
+        return folded
+
+    def _may_add_noise(self) -> bool:
+        """Whether coefficients are rounded, of a table that is soon trained again."""
+        problem = self.problem
+        if self.dtype == float64 or not self.is_small or problem.early_stopping:
+            return False
+        return sum(problem.comm.all_gather_object(problem.data.X.numel())) <= limits.MOST_NOISY
+
+    def _with_noise(
+        self,
+        results: list[TrainingResult],
+        folded: Weights,
+        values: np.ndarray,
+        predicted: np.ndarray,
+        fit: Fit,
+    ) -> Weights:
+        """Train again, with errors as those of rounding in the data, where digits were lost.
+
+        The predictions of such a model are sums of large terms that cancel. Often there is another
+        one, nearly as good, whose terms are smaller. With noise in the data that is the better one,
+        since noise adds to the objective what such errors are expected to cost (Bishop, 1995).
+        """
+        problem = self.problem
+        assert self.scaling is not None
+        mean = self.scaling.mean if self.row_space is None else self.row_space.mean
+        for size in limits.NOISE:
+            before = {
+                i: weights
+                for i, (result, weights) in enumerate(zip(results, folded, strict=True))
+                if result.lost_digits and weights is not None
+            }
+            if not before:
+                break
+            short = {"max_iter": limits.NOISE_ITERATIONS}
+            outcome = fit(
+                replace(
+                    problem,
+                    candidates=[{**problem.candidates[i], **short} for i in before],
+                    data=problem.data.in_double().with_noise(size * torch.finfo(self.dtype).eps),
+                    start=np.stack([*before.values()]).astype(np.float64),
+                )
+            )
+            if outcome.interrupt is not None:
+                raise outcome.interrupt
+            others: Weights = [None] * len(folded)
+            for i, weights in zip(before, outcome.weights, strict=True):
+                if weights is not None:
+                    others[i] = self._rounded(torch.from_numpy(weights), mean.to(float64))
+            of_others = self._objectives(others)
+            as_predicted = self._objectives(others, as_predicted=True)
+            better = np.fmax(of_others, as_predicted) < np.fmax(values, predicted)
+            better &= [weights is not None for weights in others]
+            values = np.where(better, of_others, values)
+            predicted = np.where(better, as_predicted, predicted)
+            folded = [o if b else w for b, o, w in zip(better, others, folded, strict=True)]
+            self._judge(results, values, predicted)
         return folded
 
     def _has_large_means(self) -> bool:
@@ -182,17 +243,17 @@ class Returned:
         values: np.ndarray,
         predicted: np.ndarray,
         fit: Fit,
-    ) -> Weights:
+    ) -> tuple[Weights, np.ndarray, np.ndarray]:
         """Leave out coordinates that the returned coefficients cannot hold, where that is better.
 
         Models are compared by their objective, evaluated exactly and as they predict, whichever is
-        worse.
+        worse. Both are returned with the better models.
         """
         assert self.row_space is not None
         problem, space = self.problem, self.row_space
         held = space.held(problem.data.X, self.dtype)
         if bool(held.all()) or not bool(held.any()) or problem.early_stopping:
-            return folded
+            return folded, values, predicted
         inner = space.part(held)
         some = replace(problem.data, X=inner.rows(problem.data.X))
         start = np.zeros((1, some.n_outputs, some.X.shape[1] + 1), dtype=problem.start.dtype)
@@ -220,9 +281,10 @@ class Returned:
             for i in np.flatnonzero(by_chance).tolist():
                 results[i] = outcome.results[i]
         values = np.where(better, of_others, values)
-        of_better = self._where_it_matters(results, others)
-        self._judge(results, values, np.where(better, of_better, predicted))
-        return [other if b else w for b, other, w in zip(better, others, folded, strict=True)]
+        predicted = np.where(better, self._where_it_matters(results, others), predicted)
+        self._judge(results, values, predicted)
+        chosen = [other if b else w for b, other, w in zip(better, others, folded, strict=True)]
+        return chosen, values, predicted
 
     def _objectives(self, weights: Weights, *, as_predicted: bool = False) -> np.ndarray:
         """Objectives of models, in double precision, shape ``(M,)``; zeros for missing ones.

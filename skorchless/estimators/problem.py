@@ -225,6 +225,27 @@ class Dataset:
         target = self.target.to(float64) if self.target.is_floating_point() else self.target
         return Dataset(self.X.to(float64), target, self.weight, self.n_outputs, self.sets)
 
+    def with_noise(self, size: float) -> "Dataset":
+        """The rows twice, each number times 1 + e and times 1 - e, where e is `size` or minus it.
+
+        Zeros of a sparse matrix stay zeros.
+        """
+        generator = torch.Generator(device="cpu").manual_seed(0)
+
+        def noise(values: Tensor) -> Tensor:
+            signs = torch.randint(2, values.shape, generator=generator, device="cpu")
+            return size * values * signs.mul_(2).sub_(1).to(values)
+
+        if isinstance(self.X, SparseRows):
+            X: Matrix = self.X.with_noise(noise)
+        else:
+            rows = self.X[:]
+            errors = noise(rows)
+            X = torch.cat([rows + errors, rows - errors])
+        weight = None if self.weight is None else self.weight.repeat(2)
+        target = torch.cat([self.target, self.target])
+        return Dataset(X, target, weight, self.n_outputs, self.sets)
+
     def to(self, device: torch.device) -> "Dataset":
         """The same on `device`, float targets in X's dtype."""
         target = self.target.to(device)
@@ -381,7 +402,8 @@ class FitProblem:
     @cached_property
     def loss(self) -> Loss:
         """Return the loss of the models of one set."""
-        return make_loss(self.loss_name, self.stacked("delta")[: self.n_models])
+        delta = self.stacked("delta")[: self.n_models]
+        return make_loss(self.loss_name, delta, keeps_digits=self.full_batch)
 
     def penalty(self, scaling: Scaling | None = None) -> ElasticNet:
         """Return the penalty on weights on the user's columns, or on standardised ones."""

@@ -503,7 +503,11 @@ class HessianEstimator:
         return gain * self._scale, largest
 
     def lasting(
-        self, weights: Tensor, direction: Tensor, negligible: Tensor
+        self,
+        weights: Tensor,
+        direction: Tensor,
+        negligible: Tensor,
+        among: Tensor | None = None,
     ) -> tuple[np.ndarray, Callable[[], Tensor]]:
         """How much of the curvature along a direction a full step takes away, where `is_exact`.
 
@@ -512,6 +516,8 @@ class HessianEstimator:
         weights, direction : Tensor of shape (M, K, D + 1)
         negligible : Tensor of shape (M,)
             What log losses may lose by outputs of rows that are not `kept`.
+        among : Tensor of bool, shape (M, K, n), optional
+            Outputs of the rows that count in a log loss; the others are left out as in `of_others`.
 
         Returns
         -------
@@ -528,9 +534,16 @@ class HessianEstimator:
         there, step, least = self._send(weights, direction, negligible)
         loss, sample, target = self.objective.loss, self._sample, self._sample.target
         raw, change = self._predicted(there), raw_predictions(sample, step)
-        before, after = self._second_derivative(there), loss.hessian(raw + change, target)
+        before = self._second_derivative(there)
+        if among is not None and loss.shift_invariant:
+            inside = among.view(*raw.shape[2:4], raw.shape[1], -1).movedim(-2, 0).unsqueeze(0)
+            raw = raw.masked_fill(~inside, -torch.inf)
+            before = loss.hessian(raw, target)
+        after = loss.hessian(raw + change, target)
         now, then = (self._by_model(at.along(change)) for at in (before, after))  # (M, n)
         of_rows = self._weighted(sample, now)
+        if among is not None and not loss.shift_invariant:
+            of_rows = of_rows * among.squeeze(1)
         both = torch.stack([of_rows, of_rows * (then < LASTING * now)])
         ((whole, lost),) = self._fetch(self._summed(both.sum(dim=2, dtype=float64)))
         pull = self.penalty.l2.to(float64) * direction

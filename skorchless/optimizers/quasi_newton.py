@@ -461,14 +461,16 @@ class QuasiNewton:
         hessian = self.curvature.preconditioner(self._measured_at, kept=kept)
         gradient, loss = self.curvature.of_others(self._point, kept)
         direction, slope, missing = self._step_by(hessian, self._gradient - gradient)
-        lost, _ = self._lasting(direction, LITTLE)
+        lost, _ = self._lasting(direction, LITTLE, among=kept)
         distance: np.ndarray = np.where(lost > MOST_FADING, np.inf, loss + missing - slope)
         return distance
 
-    def _lasting(self, direction: Tensor, little: float) -> tuple[np.ndarray, Callable[[], Tensor]]:
+    def _lasting(
+        self, direction: Tensor, little: float, among: Tensor | None = None
+    ) -> tuple[np.ndarray, Callable[[], Tensor]]:
         """Return `HessianEstimator.lasting` at the current points, `little` in stop distances."""
         negligible = torch.from_numpy(little * self.line_search.stop_distance).to(self._weights)
-        return self.curvature.lasting(self._point, direction, negligible)
+        return self.curvature.lasting(self._point, direction, negligible, among)
 
     def _choose_length(self, models: np.ndarray, lengths: Sequence[float]) -> None:
         """Choose the best of some lengths for some of the models, where rows are cheap to ask."""

@@ -25,6 +25,8 @@ from sklearn.metrics import log_loss
 from sklearn.model_selection import KFold
 
 from skorchless import BatchedGridSearchCV, TorchLinearRegressor, TorchSoftmaxClassifier
+from skorchless.data import SparseRows
+from skorchless.estimators.problem import Dataset
 
 FLOATS = pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=lambda d: d.__name__)
 HUBER = {"loss": "huber"}
@@ -357,6 +359,26 @@ def test_no_candidate_of_a_search_changes_another():
         assert_allclose(search.loss_curves_[1][split][-1], problem.best, rtol=1e-3)
 
 
+@pytest.mark.parametrize("seed", [2, 3, 14, 27, 49])
+def test_levels_that_have_one_class_end_quietly(seed):
+    """Rare levels tell the class for sure; without a penalty their coefficients have no end."""
+    rng = np.random.default_rng(seed)
+    levels = ((40, 1.6), (30, 1.3))
+    cols = [np.eye(m)[np.minimum(rng.zipf(a, 600), m) - 1] for m, a in levels]
+    X = np.hstack([*cols, rng.normal(size=(600, 2))])
+    size = X.std(axis=0)
+    size[size == 0] = 1
+    score = (X - X.mean(axis=0)) / size @ rng.normal(size=72)
+    y = (score + 0.3 * rng.normal(size=600) > 0).astype(int)
+    model = TorchSoftmaxClassifier(alpha=0).fit(X, y)
+    assert model.converged_
+    assert model.n_iter_ <= 20
+    # With next to no penalty the optimum is finite, and no lower.
+    bounded = TorchSoftmaxClassifier(alpha=1e-9, tol=1e-8).fit(X, y)
+    end = log_loss(y, model.predict_proba(X))
+    assert end <= (1 + 1e-4) * log_loss(y, bounded.predict_proba(X))
+
+
 # One row that is far from all others: certain soon, it holds up the rest until then.
 
 
@@ -433,6 +455,24 @@ def test_least_squares_in_single_precision_with_columns_that_are_nearly_sums_of_
     model = fit_right(TorchLinearRegressor(), X, y)
     end = Problem(model, X, y).objective(model.coef_, model.intercept_)
     assert model.loss_curve_[-1] == pytest.approx(end, rel=1e-2)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_noise_is_relative_and_has_no_mean(is_sparse, weighted):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(30, 4)) * (rng.random((30, 4)) > 0.5)
+    rows = SparseRows.of(csr_array(X)) if is_sparse else torch.from_numpy(X)
+    weight = torch.from_numpy(rng.random(30)) if weighted else None
+    data = Dataset(rows, torch.arange(30), weight, 1).with_noise(2.0**-10)
+    noisy = data.X.matrix.toarray() if is_sparse else data.X.numpy()
+    assert_allclose(np.abs(noisy[:30] - X), 2.0**-10 * np.abs(X), rtol=1e-9)
+    assert_array_equal((noisy[:30] - X) + (noisy[30:] - X), 0)
+    assert 0 < ((noisy[:30] - X) * X > 0).sum() < (X != 0).sum()
+    assert_array_equal(data.target, np.tile(np.arange(30), 2))
+    assert (data.weight is None) == (weight is None)
+    if weighted:
+        assert_array_equal(data.weight, np.tile(weight, 2))
 
 
 def ordered_classes(seed, n=93, n_classes=7):
