@@ -317,7 +317,7 @@ class Returned:
             target = lay_out(block.target, room)[0, 0]
             losses = loss.value(raw.T.reshape(models, outputs, -1), target)  # (M, rows)
             weight = block.row_weight.to(float64)
-            total[:-1] += losses @ weight
+            total[:-1] += (losses * weight).sum(dim=1)  # pairwise: a product rounds more
             total[-1] += weight.sum()
         problem.comm.all_reduce_(total)
         values, penalty = total[:-1] / total[-1], problem.penalty()
