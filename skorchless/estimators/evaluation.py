@@ -41,7 +41,7 @@ LEAST_TOL = 1e-6
 LEAST_LOSS = 1e-200
 #: Standard deviations of the noise that stands for rounding errors, in roundings of the dtype; and
 #: the iterations, from the optimum without it, after which the model is near enough to be tried.
-NOISE, NOISE_ITERATIONS = (0.3, 0.1), 10
+NOISE, NOISE_ITERATIONS = (0.3, 0.1, 1.0), 10
 #: Numbers of the largest table that is trained again with noise.
 MOST_NOISY = 2**20
 #: To leave out columns that rounding could have made may cost this many times what as many columns

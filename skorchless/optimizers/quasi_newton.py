@@ -507,9 +507,9 @@ class QuasiNewton:
         missing : ndarray of shape (M,)
             What the slope may lack of directions in which there is a slope, but the curvature
             cannot be told from zero: it may be far smaller than rounding lets us see. But no more
-            can be gained than the losses of the rows that these directions move, nor than what
-            the penalty's curvature allows. Where raw predictions are log-odds, a step along each
-            of these directions changes none by more than one.
+            can be gained than the losses of the rows that these directions move, nor, where they
+            move none, than what the penalty's curvature allows. Where raw predictions are log-odds,
+            a step along each of these directions changes none by more than one.
         """
         solution, rest, curvature = preconditioner.solve_singular(gradient)
         if not rest.shape[1]:
@@ -518,7 +518,6 @@ class QuasiNewton:
         if not bool((slope > 0).any()):
             return solution.neg(), np.zeros(len(gradient))
         missing = torch.where(slope > 0, slope / (HIDDEN * curvature).unsqueeze(1), 0.0)
-        missing = self._within_penalty(missing, slope, rest)
         if self.solves_squares:
             return -solution, missing.sum(dim=1).numpy(force=True)
         little = LITTLE * torch.from_numpy(self.line_search.stop_distance).to(slope)
@@ -536,31 +535,6 @@ class QuasiNewton:
             length = torch.where(moving, 1.0 / torch.where(moving, largest, 1.0), length)
         solution = solution + (length.view(*length.shape, 1, 1) * rest).sum(dim=1)
         return -solution, missing.numpy(force=True)
-
-    def _within_penalty(self, missing: Tensor, slope: Tensor, rest: Tensor) -> Tensor:
-        """What is `missing`, where the penalty's curvature alone allows less.
-
-        Parameters
-        ----------
-        missing, slope : Tensor of shape (M, U)
-        rest : Tensor of shape (M, U, K, D + 1)
-            Directions of these slopes.
-        """
-        if not self.penalty.has_l2:
-            return missing
-        pull = (self.penalty.l2.unsqueeze(1) * rest).flatten(2) @ rest.flatten(2).mT  # (M, U, U)
-        size = pull.diagonal(dim1=1, dim2=2).sqrt()
-        curved = size > 0
-        scale = torch.where(curved, 1.0 / torch.where(curved, size, 1.0), 0.0)
-        values, vectors = torch.linalg.eigh(scale.unsqueeze(2) * pull * scale.unsqueeze(1))
-        along = (slope * scale).unsqueeze(1) @ vectors
-        resolved = torch.finfo(float64).eps * values.shape[1] < values
-        unresolved = torch.where(resolved, 0.0, along.square().squeeze(1)).sum(dim=1)
-        allowed = torch.where(resolved, along.square().squeeze(1) / values, 0.0).sum(dim=1)
-        of_curved = torch.where(curved, missing, 0.0).sum(dim=1)
-        sure = (unresolved <= torch.finfo(float64).eps * allowed) & (allowed < of_curved)
-        share = torch.where(sure, allowed / torch.where(sure, of_curved, 1.0), 1.0)
-        return torch.where(curved, missing * share.unsqueeze(1), missing)
 
     def _solve_roughly(self, gradient: Tensor, accuracy: Tensor) -> Tensor:
         """Solve with products with the Hessian, by preconditioned conjugate gradients."""
