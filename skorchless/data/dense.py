@@ -375,13 +375,13 @@ class DenseLoader(MatrixLoader[Tensor | LargeMatrix, DenseChunk]):
 
 
 def wide_rows(n_columns: int, device: torch.device) -> int:
-    """Return the number of rows that are converted to double precision at once."""
+    """Return the number of rows whose second moments are added up at once."""
     numbers = limits.numbers_at_once(limits.WIDE_ROWS * n_columns, device)
     return max(1, numbers // n_columns)
 
 
 def count_parts(n_rows: int, n_columns: int, stack_width: int, device: torch.device) -> int:
-    """Return into how many row blocks to cut a batch, so that every core gets one."""
+    """Return into how many row blocks to cut a batch, so that several cores can work."""
     if device.type != "cpu" or stack_width >= limits.WIDE_STACK:
         return 1
     most = min(limits.MOST_PARTS, n_rows * n_columns // limits.BLOCK_NUMBERS)

@@ -36,7 +36,7 @@ WIDE_STACK = 48
 SQUARED_NUMBERS = 2**18
 #: With this few columns, their squares are computed fastest as the diagonal of a Gram matrix.
 NARROW = 16
-#: Rows that are converted to double precision at once.
+#: Rows whose second moments are added up in double precision at once.
 WIDE_ROWS = 1024
 #: Numbers of sparse rows that are made dense at once.
 WINDOW_NUMBERS = 2**20

@@ -195,8 +195,17 @@ class Factored:
     def _cholesky(unit: Tensor, noise: float) -> tuple[Tensor, Tensor, float]:
         """Factor matrices of unit diagonal; lift those that are singular to rounding.
 
-        Returns the factors, which models' were lifted, by as little as makes it possible, and the
-        smallest pivot of those that were not, or zero.
+        To those whose pivots are too small a multiple of the identity is added: `noise` first, and
+        a hundred times more each time, until there is a factor.
+
+        Returns
+        -------
+        lower : Tensor
+            The factors.
+        lifted : Tensor of bool
+            To which matrices something was added.
+        smallest : float
+            The smallest pivot, or zero if any matrix was lifted.
         """
         lift = torch.zeros(unit.shape[0], dtype=unit.dtype, device=unit.device)
         least = (0.5 * noise) ** 0.5

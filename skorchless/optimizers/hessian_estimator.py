@@ -83,11 +83,14 @@ def second_moments_in_passes(loader: BatchLoader) -> float:
 class HessianEstimator:
     """Measures the curvature of the loss, wherever the weights are.
 
-    That takes max(8 d, 8192) rows at random. Where the curvature is constant (squared error) all
-    rows are taken, once, as the first pass goes by, so that the preconditioner is exact; unless
-    there are so many columns that a sample and the passes it then takes are less work.
+    That takes max(8 d, 8192) rows at random, or 1024 where only a diagonal is measured. Where the
+    curvature is constant (squared error) all rows are taken, once, as the first pass goes by, so
+    that the preconditioner is exact; unless there are so many columns that a sample of 16 d rows
+    and the passes it then takes are less work.
 
-    Tensors of the weights' shape are given and returned where the penalty is.
+    The rows may be on one device and the algebra between two passes on another. Tensors of the
+    weights' shape are given and returned on the device of the algebra, which is the penalty's;
+    parameters named `there` are on the device of the rows.
 
     Parameters
     ----------
@@ -100,6 +103,18 @@ class HessianEstimator:
 
     Attributes
     ----------
+    constant : bool
+        Whether the curvature is the same everywhere.
+    covers_all_rows : bool
+        Whether it is measured on all rows rather than on a sample.
+    wants_pass : bool
+        Whether the next pass is to add up moments of all rows.
+    factors_hessian : bool
+        Whether the whole Hessian is computed and factored for each accepted point.
+    has_hessian_products : bool
+        Whether products with the rows are cheap enough for conjugate gradients, and for trying
+        several step lengths. On an accelerator the same as `factors_hessian`, as each product costs
+        launches and a wait.
     misses_columns : bool
         Whether the sample has missed columns, so that only a bound of their curvature is known.
     cost : float
@@ -114,7 +129,7 @@ class HessianEstimator:
     ) -> None:
         self.loader, self.objective = loader, objective
         self.penalty = objective.penalty if penalty is None else penalty
-        self._home, on_cpu = self.penalty.l2.device, loader.device.type == "cpu"
+        self._algebra_device, on_cpu = self.penalty.l2.device, loader.device.type == "cpu"
         # What there is a number of for each row; double may be far slower on other devices.
         self._precision = float64 if on_cpu else loader.dtype
         self._sent = WeakIdKeyDictionary()
@@ -155,7 +170,7 @@ class HessianEstimator:
             self._gauge = loader.sample(GAUGE_ROWS)
         self._scaling = objective.scaling
         if self._scaling is not None:
-            self._scaling = self._scaling.to(self._home)
+            self._scaling = self._scaling.to(self._algebra_device)
         self._sampled: Tensor | None = None
         if self.wants_pass and self._sample is not None and not self._diagonal:
             of_columns = self._sample.second_squares(self._sample.shares(self._precision))
@@ -236,7 +251,7 @@ class HessianEstimator:
     def read(
         self, weights: Tensor, *values: Tensor, damped: bool = False
     ) -> tuple[list[Tensor], Tensor | None]:
-        """Take numbers of a pass home, and with them what it says of the curvature.
+        """Return numbers of a pass, and what it says of the curvature, after a single transfer.
 
         Parameters
         ----------
@@ -259,7 +274,7 @@ class HessianEstimator:
         moments = self._moments if self.wants_pass else None
         if moments is not None:
             sums.append(self._summed(moments))
-        n_known, ahead = len(values) + len(sums), self.factors_hessian and not self._at_home
+        n_known, ahead = len(values) + len(sums), self.factors_hessian and not self._on_one_device
         if ahead:  # what is wanted next, if the trial is accepted; on a CPU it can wait until then
             sums.append(self._measure_hessian(weights))
             if damped:
@@ -282,15 +297,16 @@ class HessianEstimator:
             self._missed = missed
 
     def is_at(self, weights: Tensor, there: Tensor) -> None:
-        """Take it that the last pass was at these `weights`.
+        """Remember that the last pass was made at these `weights`.
 
         Parameters
         ----------
         weights : Tensor of shape (M, K, D + 1)
         there : Tensor of shape (M, K, D + 1)
-            The same numbers where the rows are, until the next pass.
+            The same numbers on the device of the rows. They are valid until the next pass, which
+            moves them in place.
         """
-        if self._at_home:
+        if self._on_one_device:
             there = weights
         else:
             self._sent[weights] = there
@@ -724,14 +740,14 @@ class HessianEstimator:
         return self._summed(self._sample.second_moments(of_rows))
 
     @property
-    def _at_home(self) -> bool:
+    def _on_one_device(self) -> bool:
         """Whether the rows are where tensors of the weights' shape are wanted."""
-        return self._home == self.loader.device
+        return self._algebra_device == self.loader.device
 
     def _send(self, *values: Tensor) -> list[Tensor]:
         """Numbers where the rows are, and in their dtype; each is sent once."""
         dtype, device = self.loader.dtype, self.loader.device
-        if self._at_home:
+        if self._on_one_device:
             return [value.to(dtype) for value in values]
         fresh = [value for value in values if value not in self._sent]
         if fresh:
@@ -743,11 +759,11 @@ class HessianEstimator:
 
     def _fetch(self, *values: Tensor) -> list[Tensor]:
         """Numbers where they are wanted, in double precision; all in one transfer."""
-        if self._at_home:
+        if self._on_one_device:
             return [value.to(float64) for value in values]
         flat = [value.reshape(-1) for value in values]
         whole = flat[0] if len(flat) == 1 else torch.cat(flat)
-        whole = whole.to(self._home).to(float64)
+        whole = whole.to(self._algebra_device).to(float64)
         parts = torch.split(whole, [part.numel() for part in flat])
         return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
 
@@ -785,7 +801,7 @@ def cluster_by_curvature(mean: Tensor) -> tuple[Tensor, Tensor]:
     return first.to(torch.int8).argmax(dim=1), group
 
 
-def home_of(loader: BatchLoader, weights: Tensor) -> torch.device:
+def algebra_device(loader: BatchLoader, weights: Tensor) -> torch.device:
     """Where the algebra of these weights is made: on the CPU, or where the rows are.
 
     Parameters

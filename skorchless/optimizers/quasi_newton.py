@@ -28,7 +28,7 @@ from skorchless.data import Chunk
 from skorchless.optimizers.base import Setup, Step
 from skorchless.optimizers.conjugate_gradients import conjugate_gradients
 from skorchless.optimizers.hessian import Preconditioner
-from skorchless.optimizers.hessian_estimator import HessianEstimator, home_of
+from skorchless.optimizers.hessian_estimator import HessianEstimator, algebra_device
 from skorchless.optimizers.lbfgs import LBFGSMemory, dot
 from skorchless.optimizers.line_search import WORSE, LineSearch
 from skorchless.optimizers.proximal_newton import Block, Operator, minimise_model
@@ -60,7 +60,8 @@ SHORTENED = 3
 FIRST_DAMPING, DAMPING_FACTOR, LEAST_DAMPING = 1e-3, 10.0, 1e-7
 #: More damping than this only makes steps too short to be seen.
 MOST_DAMPING = 1e12
-#: An accepted step of less than this share of the first trial's asks for more damping.
+#: An accepted step shorter than this, after a rejected trial, asks for more damping; 1 is the whole
+#: Newton step.
 SHORT = 0.2
 #: What can be gained along a direction is no matter below this share of the distance to stop at.
 LITTLE = 1e-3
@@ -97,18 +98,19 @@ class QuasiNewton:
     full_batch = True
 
     def __init__(self, setup: Setup) -> None:
-        self._home = home = home_of(setup.loader, setup.weights)
+        device = algebra_device(setup.loader, setup.weights)
+        self._algebra_device = device
         # It is this optimizer's part, in double precision and without the rows.
         setup.objective.has_penalty = False
         self.penalty = setup.objective.penalty
-        if home != setup.weights.device:
-            self.penalty = self.penalty.to(home)
+        if device != setup.weights.device:
+            self.penalty = self.penalty.to(device)
         self.curvature = HessianEstimator(setup.loader, setup.objective, self.penalty)
         self.shift_invariant = setup.objective.loss.shift_invariant
         self.solves_squares = self.curvature.constant and not self.penalty.has_l1
         assert setup.constant_loss is not None and setup.constant_weights is not None
         self._dtype, self._eps = setup.weights.dtype, torch.finfo(setup.weights.dtype).eps
-        self._constant_weights: Tensor | None = setup.constant_weights.to(home)
+        self._constant_weights: Tensor | None = setup.constant_weights.to(device)
         self.line_search = LineSearch(
             setup.tolerance.numpy(force=True),
             setup.constant_loss.numpy(force=True),
@@ -121,7 +123,7 @@ class QuasiNewton:
         self.singular = False
         self._refuses_dependent = setup.refuses_dependent
         self._batch_gradient: Tensor
-        self._trial = setup.weights.to(home, float64, copy=True)
+        self._trial = setup.weights.to(device, float64, copy=True)
         self._preconditioner: Preconditioner | None = None
         self._weights: Tensor | None = None
 
@@ -230,7 +232,7 @@ class QuasiNewton:
         worse &= value > self.line_search.constant_loss + np.finfo(np.float64).tiny
         if not worse.any():
             return False
-        mask, start = torch.from_numpy(worse).to(self._home), self._trial
+        mask, start = torch.from_numpy(worse).to(self._algebra_device), self._trial
         moved = torch.where(mask.view(-1, 1, 1), constant.to(float64), start)
         if torch.equal(moved, start):
             return False
@@ -476,7 +478,7 @@ class QuasiNewton:
         """Choose the best of some lengths for some of the models, where rows are cheap to ask."""
         if not self.curvature.has_hessian_products or self.penalty.has_l1 or not models.any():
             return
-        tried = torch.tensor(lengths, dtype=float64, device=self._home)
+        tried = torch.tensor(lengths, dtype=float64, device=self._algebra_device)
         values = self.curvature.along(self._point, self._direction, tried)
         best = tried[values.argmin(dim=0)].numpy(force=True)
         self.line_search.length = np.where(models, best, self.line_search.length)
@@ -639,8 +641,8 @@ class QuasiNewton:
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
         self.line_search.select(keep)
-        if self._home != keep.device:
-            keep = keep.to(self._home)
+        if self._algebra_device != keep.device:
+            keep = keep.to(self._algebra_device)
             self.penalty.select(keep)
         select_models(self, keep)
         if self._weights is not None:  # else starts were not finite, or others are replaced

@@ -69,21 +69,21 @@ class Record(TorchDispatchMode):
         result = operation(*args, **kwargs)
         given = [t for value in (*args, *kwargs.values()) for t in _tensors(value)]
         made = list(_tensors(result))
-        if self._is_about_us(given, made):
+        if self._touches_device(given, made):
             self._write_down(name, operation, args, kwargs, given, made)
         return result
 
-    def _is_about_us(self, given, made):
+    def _touches_device(self, given, made):
         return any(tensor.device.type == self.kind for tensor in (*given, *made))
 
     def _write_down(self, name, operation, args, kwargs, given, made):
         line = _line()
         if name in ("_to_copy", "copy_"):
             self._launch(name, line)
-            loader, target = (args[1], args[0]) if name == "copy_" else (args[0], made[0])
-            if loader.device.type != target.device.type:
+            source, target = (args[1], args[0]) if name == "copy_" else (args[0], made[0])
+            if source.device.type != target.device.type:
                 way = self.sent if target.device.type == self.kind else self.fetched
-                way[line] += loader.numel() * target.element_size()
+                way[line] += source.numel() * target.element_size()
                 self.waits["copy", line] += 1
         elif name == "_local_scalar_dense":
             self.fetched[line] += given[0].element_size()
