@@ -171,12 +171,12 @@ class Moments:
                 deviations.mul_(weight.to(rows.dtype).unsqueeze(1))
             return deviations.sum(dim=0, dtype=float64)
 
-        rows = rows - first
+        rows = (0.25 * rows).sub_(first, alpha=0.25)  # differences may leave the range
         size = rows.abs().amax(dim=0).clamp_(min=torch.finfo(rows.dtype).tiny)
         offset = summed(rows.div_(size).clone() if weight is not None else rows.div_(size))
         offset /= total or 1.0
         squares = summed((rows - offset.to(rows.dtype)).square_())
-        unit = size.to(float64)
+        unit = 4.0 * size.to(float64)
         return cls(total, first + offset * unit, squares * unit.square())
 
     @classmethod

@@ -49,7 +49,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
     classes_ : ndarray of shape (n_classes,)
         Class labels, sorted.
     coef_ : ndarray of shape (n_classes, n_features), or (1, n_features) for two classes
-        Coefficients, in the dtype of X if that is float32 or float64, and otherwise in float64.
+        Coefficients, in float32 if X is of float32 or half precision, and otherwise in float64.
     intercept_ : ndarray of shape (n_classes,), or (1,) for two classes
         Intercepts; zero with ``fit_intercept=False``.
 

@@ -100,7 +100,8 @@ class Returned:
     def _may_add_noise(self) -> bool:
         """Whether coefficients are rounded, of a table that is soon trained again."""
         problem = self.problem
-        if self.dtype == float64 or not self.is_small or problem.early_stopping:
+        may_iterate = problem.shared["tol"] is not None and not problem.early_stopping
+        if self.dtype == float64 or not self.is_small or not may_iterate:
             return False
         return sum(problem.comm.all_gather_object(problem.data.X.numel())) <= limits.MOST_NOISY
 
@@ -129,13 +130,14 @@ class Returned:
             }
             if not before:
                 break
-            short = {"max_iter": limits.NOISE_ITERATIONS}
+            max_iter = min(problem.shared["max_iter"], limits.NOISE_ITERATIONS)
             outcome = fit(
                 replace(
                     problem,
-                    candidates=[{**problem.candidates[i], **short} for i in before],
+                    candidates=[{**problem.candidates[i], "max_iter": max_iter} for i in before],
                     data=problem.data.in_double().with_noise(size * torch.finfo(self.dtype).eps),
                     start=np.stack([*before.values()]).astype(np.float64),
+                    validation=None,
                 )
             )
             if outcome.interrupt is not None:

@@ -53,7 +53,8 @@ def raw_predictions(
             return model.in_numpy(checks.check_array_X(estimator, X, reset=False))
         dtypes = [np.float64, np.float32]  # runs are only checked now
         check = partial(check_array, dtype=dtypes, estimator=estimator, input_name="X")
-        return np.concatenate([model.in_numpy(check(run.numpy())) for run in matrix.runs()])
+        runs = (check(run.to(matrix.dtype).numpy()) for run in matrix.runs())
+        return np.concatenate([model.in_numpy(run) for run in runs])
 
 
 class RawPredictor(NamedTuple):

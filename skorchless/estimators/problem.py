@@ -243,8 +243,7 @@ class Dataset:
             errors = noise(rows)
             X = torch.cat([rows + errors, rows - errors])
         weight = None if self.weight is None else self.weight.repeat(2)
-        target = torch.cat([self.target, self.target])
-        return Dataset(X, target, weight, self.n_outputs, self.sets)
+        return Dataset(X, torch.cat([self.target, self.target]), weight, self.n_outputs)
 
     def to(self, device: torch.device) -> "Dataset":
         """The same on `device`, float targets in X's dtype."""

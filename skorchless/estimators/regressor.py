@@ -45,7 +45,7 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
     Attributes
     ----------
     coef_ : ndarray of shape (n_features,) or (n_outputs, n_features)
-        Coefficients, in the dtype of X if that is float32 or float64, and otherwise in float64. The
+        Coefficients, in float32 if X is of float32 or half precision, and otherwise in float64. The
         array is one-dimensional if y is.
     intercept_ : float or ndarray of shape (n_outputs,)
         Intercept; zero with ``fit_intercept=False``.

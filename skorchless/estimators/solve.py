@@ -272,7 +272,12 @@ def _train(
     folded = [returned.fold_back(result.weights) for result in results]
     memory = problem.memory
     if isinstance(optimizer, QuasiNewton):
-        folded = returned.check(results, folded, fit_stack, singular=optimizer.singular)
+        try:
+            folded = returned.check(results, folded, fit_stack, singular=optimizer.singular)
+        except KeyboardInterrupt as stopped:  # the models are trained, though none replaced them
+            if problem.comm.size > 1:
+                raise
+            interrupt = stopped
     elif problem.is_partial_fit:
         assert isinstance(optimizer, FirstOrderOptimizer)
         memory = replace(

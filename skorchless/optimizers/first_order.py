@@ -161,13 +161,13 @@ class Adam(FirstOrderOptimizer):
             minus_correction, rates, *others = self._factors(t, rate)
             others = [factor.expand_as(rates) for factor in (minus_correction, *others)]
             table = torch.stack([others[0], rates, *others[1:]], dim=1)
-            if self._table is None:
-                self._table, self._now = table, torch.empty_like(table[: self.GROUP])
-                self._counter = torch.empty(self.GROUP, dtype=torch.int64, device=rate.device)
-            self._table.copy_(table)
             if on_cpu:  # where walking through them costs less than picking
-                yield from zip(*(each.unbind() for each in self._table.unbind(dim=1)), strict=True)
+                yield from zip(*(each.unbind() for each in table.unbind(dim=1)), strict=True)
             else:
+                if self._table is None:
+                    self._table, self._now = table, torch.empty_like(table[: self.GROUP])
+                    self._counter = torch.empty(self.GROUP, dtype=torch.int64, device=rate.device)
+                self._table.copy_(table)
                 torch.arange(self.GROUP, out=self._counter, device=rate.device)
                 group = [factors.unbind() for factors in self._now.unbind()]
                 for _ in range(self.AHEAD // self.GROUP):

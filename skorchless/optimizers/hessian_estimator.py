@@ -221,6 +221,7 @@ class HessianEstimator:
         if not self._affords_hessian(len(self.objective.penalty.l2), DEAR_HESSIAN):
             return False
         self._take_sample(self.loader.sample(self.loader.n_rows))
+        self.misses_columns = False
         self.covers_all_rows = self.has_hessian_products = True
         self.take_whole_hessian()
         return True
@@ -241,7 +242,9 @@ class HessianEstimator:
         """
         if self.wants_pass:
             moments = chunk.gram() if self._sample is None else chunk.squares()
-            self._moments = moments if self._moments is None else self._moments.add_(moments)
+            if self._moments is not None:  # sums over several chunks are in double
+                moments = self._moments.to(float64).add_(moments)
+            self._moments = moments
             self._scale_of_pass = chunk.scale[0]
         self._raw = self._second = None
         self._sent.clear()  # where the rows are, weights are moved in place
@@ -768,7 +771,9 @@ class HessianEstimator:
         return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]
 
     def _summed(self, own: Tensor) -> Tensor:
-        """Of all processes together."""
+        """Return the sum over all processes, in double precision if there are several."""
+        if self.objective.comm.size > 1:
+            own = own.to(float64)
         self.objective.comm.all_reduce_(own)
         return own
 

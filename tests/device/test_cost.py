@@ -6,8 +6,8 @@ however few the rows are. Bounds hold for every number of rows that one chunk ta
 To add a test, move X and y to the fixture `device`. For a whole fit use ``with Record(device) as
 record``; for single passes use the fixture `passes`, which wraps the method of the training loop
 that makes a pass. Compare ``record.n_kernels`` and ``record.n_waits`` with bounds, and give
-``record`` as the message of the assertion: it prints the counts by line. The fixture `simulation` is
-for what a CUDA device cannot do, such as having little memory.
+``record`` as the message of the assertion: it prints the counts by line. The fixture `simulation`
+is for what a CUDA device cannot do, such as having little memory.
 """
 
 import numpy as np

@@ -72,8 +72,10 @@ def test_files_are_converted_as_they_are_read(make, dtype, order, make_data, tmp
     assert model.coef_.dtype == expected.coef_.dtype == wide.dtype
     tight = 1e-3 if wide.dtype == np.float32 else 1e-6
     assert_allclose(model.coef_, expected.coef_, rtol=tight, atol=tight)
+    predicted = model.predict(mapped(X, tmp_path, order))
+    assert predicted.dtype == model.predict(wide).dtype
     assert_allclose(
-        model.predict(mapped(X, tmp_path, order)).astype(float),
+        predicted.astype(float),
         model.predict(wide).astype(float),
         rtol=1e-5,
         atol=1e-5 if wide.dtype == np.float32 else 0.0,

@@ -260,3 +260,29 @@ def test_a_model_far_out_leaves_the_others_alone(bad):
     metric = Factored(gram, torch.zeros(2, 1, 3, dtype=float64), 1e-13, 1)
     solved = metric.solve(torch.ones(2, 1, 3, dtype=float64))
     close(solved[1], torch.full((1, 3), 0.5, dtype=float64))
+
+
+def test_a_column_that_the_sample_missed_is_measured_once_all_rows_are():
+    n = 30_000
+    X = torch.zeros(n, 2, dtype=float64)
+    X[:, 0] = torch.linspace(-1.0, 1.0, n)
+    X[-1, 1] = 100.0  # no sample of a quarter of the rows is sure to have it
+    sampled = torch.zeros(n, dtype=torch.int64)
+    loader = DenseLoader(
+        X, sampled, None, n_outputs=1, fit_intercept=True, batch_size=n, stack_width=1
+    )
+    none, factor = torch.zeros(1, 1, 1, dtype=float64), torch.tensor([1.0, 1.0, 0.0])
+    objective = LinearObjective(make("logistic", [1.0]), ElasticNet(none, none, factor))
+    weights = torch.zeros(1, 1, 3, dtype=float64)
+    curvature = HessianEstimator(loader, objective)
+    for chunk in loader.chunks():
+        for _ in objective.gradients(chunk, weights):
+            curvature.see(chunk)
+    curvature.read(weights)
+    before = curvature.misses_columns
+    assert curvature.take_all_rows()
+    assert before and not curvature.misses_columns
+    found = curvature.of_columns(weights)
+    assert found is not None
+    expected = 0.25 * X.square().mean(dim=0)
+    torch.testing.assert_close(found.matrix[0].diagonal()[:2], expected)
