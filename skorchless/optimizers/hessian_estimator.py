@@ -216,7 +216,7 @@ class HessianEstimator:
     def take_all_rows(self) -> bool:
         """Measure the whole Hessian on all rows from now on; whether that is affordable and new."""
         numbers = self.loader.n_rows * self.loader.n_columns
-        if self.covers_all_rows or self.constant or self._diagonal or numbers > MOST_NUMBERS:
+        if self.is_exact or self.constant or self._diagonal or numbers > MOST_NUMBERS:
             return False
         if not self._affords_hessian(len(self.objective.penalty.l2), DEAR_HESSIAN):
             return False

@@ -67,7 +67,8 @@ SHORT = 0.2
 LITTLE = 1e-3
 #: Less than that is left out of an estimate where what is kept does not determine the coefficients.
 VERY_LITTLE = LITTLE**2
-#: After more steps than this an end is checked with the Hessian of all rows, if that is affordable.
+#: After more steps than this an end is checked with the Hessian of all rows, if that is affordable,
+#: and P is measured anew however much that costs.
 MANY_STEPS = 12
 #: Share of the curvature along a step that may be lost by the step at the end of a fit.
 MOST_FADING = 1e-4
@@ -211,7 +212,7 @@ class QuasiNewton:
             if near.any():
                 undamped = np.minimum(distance, self._undamped_distance())
                 distance = np.where(near, undamped, distance)
-        if not self.curvature.covers_all_rows:
+        if not self.curvature.has_hessian_products:
             doubtful = models & (distance <= self.line_search.stop_distance)
             if not self.curvature.misses_columns:
                 doubtful &= self._took_many_steps
@@ -324,7 +325,9 @@ class QuasiNewton:
         moved, now = np.zeros_like(accepted), before
         if mean is not None:
             now = mean.numpy(force=True)
-            factor = max(REFRESH, 1.0 + self.curvature.cost / PASSES_SAVED)
+            # After many steps the mean has told too little of how the curvature has moved.
+            worth_it = max(REFRESH, 1.0 + self.curvature.cost / PASSES_SAVED)
+            factor = np.where(self._took_many_steps, REFRESH, worth_it)
             moved = accepted & ((factor * now < before) | (now > factor * before))
         if moved.any() or anew or self._preconditioner is None:
             self._measured_at = self._choose(moved, self._point, self._measured_at)
