@@ -38,6 +38,8 @@ NEWTON_WINDOWS, WINDOWS, WINDOW_SHARE = (1,), (1, 2, 5), 8
 NEGLIGIBLE = 1e-3
 #: A model is worse than the best constant one if its objective is above this multiple.
 WORSE = 1.0 + 1e-6
+#: Distances to stop at which rounding of the objective may add to one, if the optimum is unclear.
+MOST_MISSED = 10.0
 #: Error of an evaluated objective, in units of its rounding.
 ROUNDING = 4.0
 
@@ -172,7 +174,7 @@ class LineSearch:
             Whose Hessian is constant, and Newton step too short for the objective to tell.
         """
         self.estimate = np.where(accepted, estimate, self.estimate)
-        converged: np.ndarray = self.estimate <= self.stop_distance
+        converged: np.ndarray = self.estimate <= np.minimum(self.stop_distance, self._most_missing)
         if refining is None:
             converged &= accepted
         else:  # the estimate holds at the accepted point, also after a trial that was rejected
@@ -181,6 +183,20 @@ class LineSearch:
             converged &= ~improving
         converged |= solved
         return converged
+
+    @property
+    def _most_missing(self) -> np.ndarray:
+        """What may be missing to the minimum, however coarsely the objective is rounded.
+
+        A large objective hides a small gain behind its rounding in single precision, but not the
+        gradient of the gain. So the estimate must be small beside what there is to gain, unless it
+        is as small as the rounding of the gradient makes it.
+        """
+        objective = np.maximum(np.abs(self.value), self.unit)
+        gain = np.maximum(self.constant_loss - self.value, 0.0) + self.estimate
+        of_gradient = ROUNDING * max(np.finfo(np.float64).eps, self.eps**1.5) * objective
+        most: np.ndarray = np.maximum(MOST_MISSED * self.tolerance * gain, of_gradient)
+        return most
 
     def distance_by_decreases(self, models: np.ndarray, *, newton: bool) -> np.ndarray:
         """Estimate of how far the objectives are above their minima, from uncertain curvature.

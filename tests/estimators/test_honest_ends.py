@@ -1226,3 +1226,23 @@ def test_an_end_after_many_steps_is_checked_where_all_rows_tell_the_curvature():
     assert model.converged_
     best = exact.loss_curve_[-1]
     assert model.loss_curve_[-1] - best <= 1e-3 * min(best, np.log(2) - best)
+
+
+def test_rounding_of_a_large_objective_hides_no_gain_in_single_precision():
+    """Gross outliers carry nearly all of the objective, and the other rows all there is to gain."""
+    rng = np.random.default_rng(14)
+    X = rng.standard_normal((20_000, 250)).astype(np.float32)  # too many to train in double
+    y = X @ rng.standard_normal(250) / 16 + 0.3 * rng.standard_normal(20_000)
+    outliers = rng.random(20_000) < 0.05
+    y[outliers] += 1e6 * rng.standard_cauchy(outliers.sum())
+    model = TorchLinearRegressor(loss="huber", alpha=0).fit(X, y)
+    exact = TorchLinearRegressor(loss="huber", alpha=0, tol=1e-9).fit(X.astype(float), y)
+
+    def losses(predicted):
+        error = np.abs(y - predicted)
+        return np.where(error <= 1, error**2 / 2, error - 0.5)
+
+    best, constant = losses(exact.predict(X)), losses(np.median(y))
+    missing = (losses(X.astype(float) @ model.coef_ + model.intercept_) - best).mean()
+    assert model.converged_
+    assert missing <= 1e-3 * (constant - best).mean()
