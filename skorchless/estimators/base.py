@@ -208,7 +208,7 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
         raise NotImplementedError
 
     def _check_target(self, y: Any, name: str) -> Any:
-        """Check y for itself."""
+        """Return y checked, without regard to X."""
         raise NotImplementedError
 
     def _learn_target(self, y: Any, comm: Communicator, classes: np.ndarray | None) -> None:
@@ -558,7 +558,7 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
         self.device_ = str(problem.data.X.device)
 
     def _attributes(self, result: TrainingResult, weights: np.ndarray) -> dict[str, Any]:
-        """Those that follow a model from pass to pass; `weights` are of shape ``(K, D + 1)``."""
+        """Return the attributes that change with each pass, for `weights` ``(K, D + 1)``."""
         shape = self._coef_shape(len(weights), weights.shape[1] - 1)
         intercept = weights[:, -1].copy()
         attributes: dict[str, Any] = {

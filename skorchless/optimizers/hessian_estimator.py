@@ -422,7 +422,7 @@ class HessianEstimator:
         return moments
 
     def _measure_hessian(self, there: Tensor, kept: Tensor | None = None) -> Tensor:
-        """The sums that it is made of, where the rows are."""
+        """Return the sums that the whole Hessian is made of, on the device of the rows."""
         assert self._sample is not None
         second = self._second_derivative(there)
         of_rows = self._by_model(second.diagonal)  # (M, K, n)
@@ -454,7 +454,7 @@ class HessianEstimator:
         return torch.finfo(self._precision).tiny
 
     def _second_derivative(self, there: Tensor) -> SecondDerivative:
-        """Of the loss in the raw predictions of the sample."""
+        """Return that of the loss in the raw predictions of the sample."""
         assert self._sample is not None
         if self._second is None or self._second[0] is not there:
             raw, target = self._predicted(there), self._sample.target
@@ -729,7 +729,7 @@ class HessianEstimator:
         return self._raw[1]
 
     def _second_moments(self, of_rows: Tensor) -> Tensor:
-        """Of the sample for row weights ``(M, rows)``, with the columns that it has missed."""
+        """Return second moments for row weights ``(M, rows)``, missed columns included."""
         moments = self._moments_of_sample(of_rows)
         if not self.misses_columns:
             return self._fetch(moments)[0] * self._scale
@@ -782,7 +782,7 @@ class HessianEstimator:
         return of_rows.to(self._precision).squeeze(0).movedim(0, -2).flatten(-2)
 
     def _largest(self, own: Tensor) -> Tensor:
-        """The largest of all processes, entry by entry."""
+        """Return the largest number of all processes, entry by entry."""
         return self.objective.comm.all_gather_rows(own.unsqueeze(0)).amax(dim=0)
 
 

@@ -462,7 +462,10 @@ class QuasiNewton:
         return distance
 
     def _distance_of(self, kept: Tensor) -> np.ndarray:
-        """The same of a log loss, with all that the outputs of rows have that are not `kept`."""
+        """Return how far log losses are above their minima, outputs of rows not `kept` left out.
+
+        What these outputs have is counted: no more can be gained from them.
+        """
         hessian = self.curvature.preconditioner(self._measured_at, kept=kept)
         gradient, loss = self.curvature.of_others(self._point, kept)
         direction, slope, missing = self._step_by(hessian, self._gradient - gradient)
