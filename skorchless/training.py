@@ -8,7 +8,6 @@ keeps as many.
 """
 
 from dataclasses import dataclass, field
-from functools import reduce
 from typing import Protocol
 
 import numpy as np
@@ -242,13 +241,14 @@ class _Run:
         started = self.optimizer.started
         rates = self._rates()
         begun = self.weights.clone() if self.config.keeps_best else self.weights
-        values = []
+        mean: Tensor | None = None
         for chunk in loader.chunks(generator):
             for gradient in self.objective.gradients(chunk, self.weights):
                 self.optimizer.step(self.weights, gradient)
             self.optimizer.on_chunk(chunk)
-            values.append(self.objective.value(chunk))
-        mean = reduce(torch.add, values)
+            of_chunk = self.objective.value(chunk)
+            mean = of_chunk if mean is None else mean + of_chunk
+        assert mean is not None
         if loader.n_batches > 1:  # processes cut their batches into chunks of their own
             self.objective.comm.broadcast_(mean)
             mean = mean / loader.n_batches

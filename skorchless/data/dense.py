@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property, reduce
+from functools import cached_property
 from itertools import repeat
 from typing import Any
 
@@ -135,17 +135,19 @@ class DenseChunk(Chunk):
     def squares(self) -> Tensor:
         """Return weighted sums of squares and of numbers of each column."""
         rows, weight = self.rows, self._row_weight
+        sums: Tensor | None = None
         if rows.shape[1] <= limits.NARROW:
             weighted = rows if self.weight is None else rows * weight.unsqueeze(1)
             sums = torch.stack([(weighted.T @ rows).diagonal(), weight @ rows])
         else:
             most = -(-limits.numbers_at_once(limits.SQUARED_NUMBERS, rows.device) // rows.shape[1])
-            squared, blocks = torch.empty_like(rows[:most]), []
+            squared = torch.empty_like(rows[:most])
             for start, stop in slices(len(rows), most):
                 block, share = rows[start:stop], weight[start:stop]
                 squares = share @ torch.mul(block, block, out=squared[: stop - start])
-                blocks.append(torch.stack([squares, share @ block]))
-            sums = reduce(lambda sums, block: sums.to(float64).add_(block), blocks)
+                part = torch.stack([squares, share @ block])
+                sums = part if sums is None else sums.to(float64).add_(part)
+        assert sums is not None
         if self.ones is None:
             return sums
         last = (self.ones * weight.sum(dtype=float64)).expand(2, 1)

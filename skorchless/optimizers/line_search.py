@@ -38,8 +38,9 @@ NEWTON_WINDOWS, WINDOWS, WINDOW_SHARE = (1,), (1, 2, 5), 8
 NEGLIGIBLE = 1e-3
 #: A model is worse than the best constant one if its objective is above this multiple.
 WORSE = 1.0 + 1e-6
-#: Distances to stop at which rounding of the objective may add to one, if the optimum is unclear.
-MOST_MISSED = 10.0
+#: However coarsely an objective is rounded, no more than this share of what there is to gain may be
+#: missing, or this many times ``tol`` of it.
+LEAST_MISSED, MOST_MISSED = 1e-4, 10.0
 #: Error of an evaluated objective, in units of its rounding.
 ROUNDING = 4.0
 
@@ -195,7 +196,8 @@ class LineSearch:
         objective = np.maximum(np.abs(self.value), self.unit)
         gain = np.maximum(self.constant_loss - self.value, 0.0) + self.estimate
         of_gradient = ROUNDING * max(np.finfo(np.float64).eps, self.eps**1.5) * objective
-        most: np.ndarray = np.maximum(MOST_MISSED * self.tolerance * gain, of_gradient)
+        share = np.maximum(MOST_MISSED * self.tolerance, LEAST_MISSED)
+        most: np.ndarray = np.maximum(share * gain, of_gradient)
         return most
 
     def distance_by_decreases(self, models: np.ndarray, *, newton: bool) -> np.ndarray:
