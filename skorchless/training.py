@@ -241,18 +241,7 @@ class _Run:
         started = self.optimizer.started
         rates = self._rates()
         begun = self.weights.clone() if self.config.keeps_best else self.weights
-        mean: Tensor | None = None
-        for chunk in loader.chunks(generator):
-            for gradient in self.objective.gradients(chunk, self.weights):
-                self.optimizer.step(self.weights, gradient)
-            self.optimizer.on_chunk(chunk)
-            of_chunk = self.objective.value(chunk)
-            mean = of_chunk if mean is None else mean + of_chunk
-        assert mean is not None
-        if loader.n_batches > 1:  # processes cut their batches into chunks of their own
-            self.objective.comm.broadcast_(mean)
-            mean = mean / loader.n_batches
-        outcome, largest = self._end_pass(mean)
+        outcome, largest = self._end_pass(self._step_through(loader, generator))
         moved = self.running & (outcome.moved | outcome.converged | outcome.stuck)
         if not moved.any():
             return False
@@ -284,6 +273,21 @@ class _Run:
         converged = outcome.converged | self._stale(judged, moved & started)
         self._let_go(converged, ~finite, outcome.stuck & ~converged)
         return True
+
+    def _step_through(self, loader: BatchLoader, generator: torch.Generator | None) -> Tensor:
+        """Show the optimizer all chunks; return the mean objective of the batches, ``(M,)``."""
+        mean: Tensor | None = None
+        for chunk in loader.chunks(generator):
+            for gradient in self.objective.gradients(chunk, self.weights):
+                self.optimizer.step(self.weights, gradient)
+            self.optimizer.on_chunk(chunk)
+            of_chunk = self.objective.value(chunk)
+            mean = of_chunk if mean is None else mean + of_chunk
+        assert mean is not None
+        if loader.n_batches > 1:  # processes cut their batches into chunks of their own
+            self.objective.comm.broadcast_(mean)
+            mean = mean / loader.n_batches
+        return mean
 
     def _end_pass(self, mean: Tensor) -> tuple[Step, np.ndarray]:
         """End a pass: what the optimizer says, and the largest magnitude of each model's weights.

@@ -5,14 +5,10 @@ The optima are stored; SciPy found them in double precision, see robustness_refe
 
 import json
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.exceptions import ConvergenceWarning
-
-from skorchless import TorchSoftmaxClassifier
 
 ROOT = Path(__file__).parents[1]
 TOL = 1e-4
@@ -108,15 +104,3 @@ def test_single_precision_has_a_model_of_smaller_terms(robustness, number):
     assert robustness.predicted_gap(problem, model, best.best, best.constant) <= 10 * TOL
     assert model.converged_
     assert not outcome.warned
-
-
-def test_the_search_for_smaller_terms_heeds_max_iter_and_takes_validation_data(robustness):
-    problem = robustness.make(281)
-    model = TorchSoftmaxClassifier(alpha=problem.alpha, l1_ratio=problem.l1_ratio, max_iter=1)
-    X_val, y_val = problem.X[:50], problem.y[:50]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(problem.X, problem.y, X_val=X_val, y_val=y_val)
-        assert len(model.loss_curve_) == 1
-        model.set_params(max_iter=1000).fit(problem.X, problem.y, X_val=X_val, y_val=y_val)
-    assert len(model.validation_loss_curve_) == model.n_iter_

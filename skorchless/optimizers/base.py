@@ -93,7 +93,10 @@ class Optimizer(Protocol):
         """Get ready for the first pass."""
 
     def set_learning_rate(self, rate: Tensor) -> None:
-        """Take the learning rates of the coming pass, of shape ``(M, 1, 1)``, not if full batch."""
+        """Take the learning rates of the coming pass, of shape ``(M, 1, 1)``.
+
+        It is not called for full-batch optimizers, which find the length of their steps themselves.
+        """
 
     def on_chunk(self, chunk: Chunk) -> None:
         """See the rows of a chunk, after its gradients: what else a pass should add up."""
