@@ -46,7 +46,8 @@ class ElasticNet:
     def value(self, weights: Tensor) -> Tensor:
         """Penalty of each model, shape ``(M,)``."""
         wide = weights.to(float64)
-        return (0.5 * self.l2 * wide.square() + self.l1 * wide.abs()).sum(dim=(1, 2), dtype=float64)
+        total = (self.l2 * wide.square()).sum(dim=(1, 2)).mul_(0.5)
+        return total.add_((self.l1 * wide.abs()).sum(dim=(1, 2))) if self.has_l1 else total
 
     def add_gradient_(self, weights: Tensor, gradient: Tensor) -> None:
         """Add the smooth part's gradient to `gradient`, in place."""
@@ -69,10 +70,10 @@ class ElasticNet:
             torch.neg(torch.mul(self.l1, metric, out=upper), out=lower)
             weights.sub_(torch.clamp(weights, lower, upper, out=shrunk))
 
-    def to(self, device: torch.device) -> "ElasticNet":
-        """The same penalty on another device."""
+    def in_double(self, device: torch.device) -> "ElasticNet":
+        """Return a copy on a device, in double precision."""
         moved = copy(self)
-        moved.l1, moved.l2 = self.l1.to(device), self.l2.to(device)
+        moved.l1, moved.l2 = self.l1.to(device, float64), self.l2.to(device, float64)
         moved._l2_of_each = moved._thresholds = None
         return moved
 

@@ -147,8 +147,6 @@ class Factored:
 
     Attributes
     ----------
-    is_singular : bool
-        Whether B of any model is singular to rounding.
     smallest_pivot : float
         The attribute of `Preconditioner`.
     """
@@ -160,7 +158,6 @@ class Factored:
         self._shift_invariant = shift_invariant
         self._couples = matrix.shape[-1] > l2.shape[-1]
         self._problems = max(len(matrix), len(l2))
-        self.diagonal = self._diagonal(matrix)
         whole = self._definite(matrix) if self._couples else matrix
         diagonal = self._diagonal(whole).reshape(self._problems, -1)
         self._scale = torch.where(diagonal > 0, diagonal.rsqrt(), 0.0)
@@ -170,13 +167,18 @@ class Factored:
         unit.diagonal(dim1=-2, dim2=-1).fill_(1.0)
         self._lower, self._lifted, pivot = self._cholesky(unit, noise)
         self.smallest_pivot = pivot**2
-        self.is_singular = pivot == 0.0 or not bool(self._scale.all())
-        self._unit = unit if self.is_singular else None
+        singular = pivot == 0.0 or not bool(self._scale.all())
+        self._unit = unit if singular else None
 
     @property
     def lifted(self) -> Tensor:
         """The attribute of `Preconditioner`."""
         return self._lifted.view(len(self.l2), -1).any(dim=1)
+
+    @cached_property
+    def diagonal(self) -> Tensor:
+        """The attribute of `Preconditioner`."""
+        return self._diagonal(self.matrix)
 
     def _diagonal(self, matrix: Tensor) -> Tensor:
         """Of a matrix and the penalty's part, shape ``(M, 1, D + 1)`` or ``(M, K, D + 1)``."""
@@ -188,8 +190,8 @@ class Factored:
         """Coupled outputs with some curvature along what they have in common."""
         columns = self.l2.shape[-1]
         blocks = matrix.view(len(matrix), self._outputs, columns, self._outputs, columns)
-        common = own_blocks(matrix, self._outputs).sum(dim=1) / self._outputs**2
-        return (blocks + common.view(-1, 1, columns, 1, columns)).view_as(matrix)
+        common = blocks.diagonal(dim1=1, dim2=3).sum(dim=-1).view(-1, 1, columns, 1, columns)
+        return torch.add(blocks, common, alpha=1.0 / self._outputs**2).view_as(matrix)
 
     @staticmethod
     def _cholesky(unit: Tensor, noise: float) -> tuple[Tensor, Tensor, float]:
@@ -207,14 +209,13 @@ class Factored:
         smallest : float
             The smallest pivot, or zero if any matrix was lifted.
         """
-        lift = torch.zeros(unit.shape[0], dtype=unit.dtype, device=unit.device)
         least = (0.5 * noise) ** 0.5
         lower: Tensor
         lower, info = torch.linalg.cholesky_ex(unit)
-        pivots = lower.diagonal(dim1=-2, dim2=-1).amin(dim=-1)
-        smallest = 0.0 if bool(info.any()) else float(pivots.min())
+        smallest = 0.0 if bool(info.any()) else float(lower.diagonal(dim1=-2, dim2=-1).min())
         if smallest > least:
-            return lower, lift > 0, smallest
+            return lower, torch.zeros_like(info, dtype=torch.bool), smallest
+        lift = torch.zeros(unit.shape[0], dtype=unit.dtype, device=unit.device)
         while True:
             pivots = lower.diagonal(dim1=-2, dim2=-1).amin(dim=-1)
             sound = (info == 0) & (pivots > least)

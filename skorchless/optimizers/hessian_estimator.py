@@ -98,8 +98,8 @@ class HessianEstimator:
         Rows as the weights see them.
     objective : LinearObjective
     penalty : ElasticNet, optional
-        That of the objective, on the device where preconditioners are wanted; by default where the
-        rows are.
+        That of the objective in double precision, on the device where preconditioners are wanted;
+        by default where the rows are.
 
     Attributes
     ----------
@@ -128,7 +128,7 @@ class HessianEstimator:
         self, loader: BatchLoader, objective: LinearObjective, penalty: ElasticNet | None = None
     ) -> None:
         self.loader, self.objective = loader, objective
-        self.penalty = objective.penalty if penalty is None else penalty
+        self.penalty = objective.penalty.in_double(loader.device) if penalty is None else penalty
         self._algebra_device, on_cpu = self.penalty.l2.device, loader.device.type == "cpu"
         # What there is a number of for each row; double may be far slower on other devices.
         self._precision = float64 if on_cpu else loader.dtype
@@ -381,7 +381,7 @@ class HessianEstimator:
 
     def _factored(self, moments: Tensor) -> Factored:
         """Second moments and the penalty's part."""
-        loss, l2 = self.objective.loss, self.penalty.l2.to(float64)
+        loss, l2 = self.objective.loss, self.penalty.l2
         return Factored(moments, l2, self.noise, self.loader.n_outputs, loss.shift_invariant)
 
     def _majorizer(self, weights: Tensor) -> Tensor:
@@ -464,7 +464,7 @@ class HessianEstimator:
     def hessian(self, weights: Tensor) -> Callable[[Tensor], Tensor]:
         """Return ``v -> H v`` at `weights`, both ``(M, K, D + 1)``; for `has_hessian_products`."""
         assert self._sample is not None
-        sample, l2, (there,) = self._sample, self.penalty.l2.to(float64), self._send(weights)
+        sample, l2, (there,) = self._sample, self.penalty.l2, self._send(weights)
         (batch,), (scale,) = sample.batches, sample.scale
         of_rows = self._second_derivative(there).product
         models, outputs, columns = weights.shape
@@ -565,7 +565,7 @@ class HessianEstimator:
             of_rows = of_rows * among.squeeze(1)
         both = torch.stack([of_rows, of_rows * (then < LASTING * now)])
         ((whole, lost),) = self._fetch(self._summed(both.sum(dim=2, dtype=float64)))
-        pull = self.penalty.l2.to(float64) * direction
+        pull = self.penalty.l2 * direction
         whole = whole * self._scale + dot(pull, direction).view(-1)
         lost = torch.where(lost > 0, lost * self._scale / torch.where(lost > 0, whole, 1.0), 0.0)
 
@@ -640,7 +640,7 @@ class HessianEstimator:
         raw = torch.addcmul(self._predicted(there), of_batches.view(-1, 1, 1, 1, 1), change)
         sums = self.objective.sum_of_losses(raw, sample.target, sample.weight)  # (T, M)
         loss = self._fetch(self._summed(sums))[0] * self._scale
-        pull = self.penalty.l2.to(float64) * direction
+        pull = self.penalty.l2 * direction
         slope, curvature = dot(pull, weights).view(-1), dot(pull, direction).view(-1)
         length = lengths.unsqueeze(1)
         values = loss + length * (slope + 0.5 * length * curvature)
@@ -660,7 +660,7 @@ class HessianEstimator:
         squares = self._all_squares().clone()
         if self._least_norm:
             squares[:-1] = squares[:-1].mean()
-        l2 = self.penalty.l2.to(float64)
+        l2 = self.penalty.l2
         return Diagonal(squares * total, l2, self.objective.loss.shift_invariant)
 
     def _measure(self, weights: Tensor) -> Tensor:

@@ -103,9 +103,7 @@ class QuasiNewton:
         self._algebra_device = device
         # It is this optimizer's part, in double precision and without the rows.
         setup.objective.has_penalty = False
-        self.penalty = setup.objective.penalty
-        if device != setup.weights.device:
-            self.penalty = self.penalty.to(device)
+        self.penalty = setup.objective.penalty.in_double(device)
         self.curvature = HessianEstimator(setup.loader, setup.objective, self.penalty)
         self.shift_invariant = setup.objective.loss.shift_invariant
         self.solves_squares = self.curvature.constant and not self.penalty.has_l1
@@ -188,6 +186,8 @@ class QuasiNewton:
         """Take the starts as the current points; return that all are."""
         self._weights, self._gradient = start, self._batch_gradient
         self._direction = torch.zeros_like(start)
+        # Steps add nothing to what all outputs have in common.
+        self._has_unseen = self.shift_invariant and bool(start.sum(dim=1).any())
         self._measured_at = start.to(self._dtype)
         self._mean_curvature = np.zeros_like(value)
         self.line_search.begin(value)
@@ -285,7 +285,7 @@ class QuasiNewton:
         """
         if self.shift_invariant:
             gradient = gradient - gradient.mean(dim=1, keepdim=True)
-        return torch.addcmul(gradient, self.penalty.l2.to(float64), weights)
+        return torch.addcmul(gradient, self.penalty.l2, weights)
 
     def _mask(self, models: np.ndarray) -> Tensor:
         """`models` where the weights are."""
@@ -346,7 +346,7 @@ class QuasiNewton:
         if self._damping.any():
             damping = torch.from_numpy(self._damping).to(self._measured_at.device)
         self._preconditioner = self.curvature.preconditioner(self._measured_at, damping)
-        self.singular = self.singular or bool(self._preconditioner.lifted.any())
+        self.singular = self.singular or self._preconditioner.smallest_pivot == 0.0
         if self._refuses_dependent and len(self.line_search.values[0]) == 1:
             # Least squares refine what a nearly singular matrix solves badly.
             least = SINGULAR if self.curvature.constant else NEARLY_SINGULAR
@@ -424,9 +424,10 @@ class QuasiNewton:
         if self.penalty.has_l1:
             operator = self._operator(hessian)
             return self._minimise_model(operator, EXACT_MODEL, self._direction)
-        unseen = self._unseen()
-        direction, missing = self._solve_exactly(hessian, gradient - self.penalty.l2 * unseen)
-        direction = direction - unseen
+        target, unseen = self._without_unseen(gradient)
+        direction, missing = self._solve_exactly(hessian, target)
+        if unseen is not None:
+            direction = direction - unseen
         return direction, dot(direction, gradient).view(-1).numpy(force=True), missing
 
     def _distance_by_hessian(
@@ -502,13 +503,13 @@ class QuasiNewton:
         assert self._preconditioner is not None
         if self.curvature.is_exact:
             return self._step_by(self._preconditioner, self._gradient)
-        unseen = self._unseen()
-        gradient = self._gradient - self.penalty.l2 * unseen
+        gradient, unseen = self._without_unseen(self._gradient)
         if self.curvature.has_hessian_products:
             direction = self._solve_roughly(gradient, self._accuracy())
         else:
             direction = self.history.solve(self._preconditioner, gradient).neg_()
-        direction = direction - unseen
+        if unseen is not None:
+            direction = direction - unseen
         slope = dot(direction, self._gradient).view(-1).numpy(force=True)
         return direction, slope, np.zeros(len(slope))
 
@@ -563,16 +564,23 @@ class QuasiNewton:
             return direction
         return self._choose(damped, -precondition(gradient), direction)
 
-    def _unseen(self) -> Tensor:
-        """What the penalty sees of the weights, but no row: Newton's step is to take it back.
+    def _without_unseen(self, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Take from a gradient what the penalty sees of the weights, but no row.
 
         That is what all outputs have in common, where a loss cannot tell.
+
+        Returns
+        -------
+        gradient : Tensor of shape (M, K, D + 1)
+            The rest.
+        unseen : Tensor of shape (M, 1, D + 1), or None
+            Such a part of the weights, if there is any: Newton's step is to take it back.
         """
-        weights = self._weights
-        assert weights is not None
-        if not self.shift_invariant:
-            return weights.new_zeros(())
-        return torch.where(self.penalty.l2 > 0.0, weights.mean(dim=1, keepdim=True), 0.0)
+        if not self._has_unseen:
+            return gradient, None
+        assert self._weights is not None
+        unseen = torch.where(self.penalty.l2 > 0.0, self._weights.mean(dim=1, keepdim=True), 0.0)
+        return gradient - self.penalty.l2 * unseen, unseen
 
     @without_numpy_warnings
     def _accuracy(self) -> Tensor:
@@ -592,7 +600,7 @@ class QuasiNewton:
         """Direction to the minimiser of the quadratic model plus L1, see `minimise_model`."""
         assert self._weights is not None
         share = NEGLIGIBLE_EXACT if self.curvature.constant else NEGLIGIBLE
-        l1 = self.penalty.l1.to(float64)
+        l1 = self.penalty.l1
         negligible, gainable = (
             torch.from_numpy(decrease).to(l1)
             for decrease in (
@@ -647,9 +655,8 @@ class QuasiNewton:
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
         self.line_search.select(keep)
-        if self._algebra_device != keep.device:
-            keep = keep.to(self._algebra_device)
-            self.penalty.select(keep)
+        keep = keep.to(self._algebra_device)
+        self.penalty.select(keep)
         select_models(self, keep)
         if self._weights is not None:  # else starts were not finite, or others are replaced
             self.history.select(keep)
