@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.interpolate import CubicSpline
+from scipy.interpolate import CubicSpline, KroghInterpolator
 from torch import Tensor, float64
 
 from skorchless.data import Matrix, affords_gram
@@ -178,12 +178,7 @@ def fit_all(fits: Sequence[BatchedFit]) -> None:
             _fit_stack(members, FitProblem.side_by_side(problems))
             continue
         for fit, problem in zip(some, problems, strict=True):
-            state, most = problem.generator.get_state(), _models_a_stack(problem)
-            members = [(fit, i) for i in fit.valid]
-            for start in range(0, len(members), most):
-                problem.generator.set_state(state)
-                part = slice(start, start + most)
-                _fit_stack(members[part], replace(problem, candidates=problem.candidates[part]))
+            _fit_stack([(fit, i) for i in fit.valid], problem)
 
 
 def _fit_stack(members: Sequence[tuple[BatchedFit, int]], problem: FitProblem) -> None:
@@ -287,14 +282,35 @@ def fit_candidates(problem: FitProblem, moments: Comoments | None = None) -> Fit
     """
     candidates, X = problem.candidates, problem.data.X
     free = _only_the_optimum_matters(problem.shared) and problem.validation is None
-    if free and not problem.start.any() and (len(candidates) > 1 or moments is not None):
-        if may_use_moments(candidates, X):
-            return _solve_or_fit(problem, moments)
-        many = len(candidates) >= limits.MANY_CANDIDATES or problem.shared["l1_ratio"] > 0
-        work = X.numel() * problem.stack_width
-        if many and work > limits.WORTH_A_PATH and all(c["alpha"] for c in candidates):
-            return _fit_along_path(problem)
-    return fit_stack(problem)
+    if not free or problem.start.any() or (len(candidates) == 1 and moments is None):
+        return _fit_stacks(problem)
+    if may_use_moments(candidates, X):
+        return _solve_or_fit(problem, moments)
+    if X.numel() * problem.stack_width <= limits.WORTH_A_PATH:
+        return _fit_stacks(problem)
+    others = [tuple(c.get(name) for name in STACKED if name != "alpha") for c in candidates]
+    paths = [[i for i, one in enumerate(others) if one == each] for each in dict.fromkeys(others)]
+    outcomes = [_fit_along_path(_some_of(problem, path)) for path in paths]
+    return FitResult.joined(outcomes, np.concatenate(paths))
+
+
+def _fit_stacks(problem: FitProblem) -> FitResult:
+    """Train candidates in as few stacks as memory allows."""
+    count, most = len(problem.candidates), _models_a_stack(problem)
+    state, outcomes = problem.generator.get_state(), []
+    for part in np.split(np.arange(count), range(most, count, most)):
+        problem.generator.set_state(state)
+        outcomes.append(fit_stack(_some_of(problem, part)))
+        if outcomes[-1].interrupt is not None:
+            raise outcomes[-1].interrupt
+    return FitResult.joined(outcomes, np.arange(count))
+
+
+def _some_of(problem: FitProblem, which: Sequence[int] | np.ndarray) -> FitProblem:
+    """The problem of some of the candidates."""
+    candidates, start = [problem.candidates[i] for i in which], problem.start
+    start = start if len(start) == 1 else start[which]
+    return replace(problem, candidates=candidates, start=start)
 
 
 def _only_the_optimum_matters(parameters: Parameters) -> bool:
@@ -308,34 +324,43 @@ def _only_the_optimum_matters(parameters: Parameters) -> bool:
 
 
 def _fit_along_path(problem: FitProblem) -> FitResult:
-    """Train candidates in turns, each of which starts from the optima of the one before."""
-    with_l1 = bool(problem.shared["l1_ratio"])
-    size = np.log(problem.values("alpha") * (problem.values("l1_ratio") if with_l1 else 1.0))
-    order = np.argsort(-size, kind="stable")
-    first = order[np.unique([*range(0, len(order), limits.PATH_STRIDE), len(order) - 1])]
-    turns = [*order[:, np.newaxis]] if with_l1 else [first, np.setdiff1d(order, first)]
-    outcomes: list[FitResult] = []
-    for before, turn in zip([first, *turns], turns, strict=False):
-        if outcomes and all(outcomes[-1].failure(i) is None for i in range(len(before))):
-            optima = np.stack([weights for weights in outcomes[-1].weights if weights is not None])
-            distinct, places = np.unique(size[before], return_index=True)
-            start = optima[places]
-            if len(distinct) > 1:
-                start = CubicSpline(distinct, start)(size[turn])
-            problem = replace(problem, start=start)
-        candidates = [problem.candidates[i] for i in turn]
-        outcomes.append(fit_stack(replace(problem, candidates=candidates)))
-        if outcomes[-1].interrupt is not None:
-            raise outcomes[-1].interrupt
-    back = np.argsort(np.concatenate(turns))
-    results = [result for part in outcomes for result in part.results]
-    weights = [w for part in outcomes for w in part.weights]
-    return replace(
-        outcomes[-1],
-        results=[results[i] for i in back],
-        weights=[weights[i] for i in back],
-        rates=np.concatenate([part.rates for part in outcomes])[back],
-    )
+    """Train candidates that differ in alpha alone, each from near its optimum.
+
+    Optima change smoothly with the logarithm of alpha, so most candidates start from a spline
+    through the optima of the others. Where passes are long, these are trained one after the other,
+    from the strongest penalty to the weakest: each starts where the parabola through the last three
+    optima leads. With L1 all are trained so, but each starts from the last optimum, with which it
+    shares most of its zeros.
+    """
+    with_l1, alpha = bool(problem.shared["l1_ratio"]), problem.values("alpha")
+    if not alpha.all() or (len(alpha) < limits.MANY_CANDIDATES and not with_l1):
+        return _fit_stacks(problem)
+    size = -np.log(alpha)
+    _, order = np.unique(size, return_index=True)
+    long = problem.data.X.numel() * problem.data.n_outputs > limits.LONG_PASS
+    every = 1 if with_l1 else limits.EVERY_LONG if long else limits.EVERY_SHORT
+    nodes = np.append(order[:-1:every], order[-1])
+    turns = [np.array([i]) for i in nodes] if with_l1 or long else [nodes]
+    degree = 0 if with_l1 else 2
+    known, optima = list[int](), list[np.ndarray]()
+
+    def train(turn: np.ndarray, kind: Any, last: int) -> FitResult:
+        part = _some_of(problem, turn)
+        if optima[-last:]:
+            start = kind(size[known[-last:]], np.stack(optima[-last:]))(size[turn])
+            part = replace(part, start=start)
+        outcome = _fit_stacks(part)
+        for place, (i, optimum) in enumerate(zip(turn, outcome.weights, strict=True)):
+            if optimum is not None and outcome.failure(place) is None:
+                known.append(i)
+                optima.append(optimum)
+        return outcome
+
+    outcomes = [train(turn, KroghInterpolator, degree + 1) for turn in turns]
+    rest = np.setdiff1d(np.arange(len(size)), nodes)
+    if len(rest):
+        outcomes.append(train(rest, CubicSpline, len(nodes)))
+    return FitResult.joined(outcomes, np.concatenate([*turns, rest]))
 
 
 def _solve_or_fit(problem: FitProblem, moments: Comoments | None) -> FitResult:

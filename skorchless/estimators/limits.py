@@ -131,10 +131,10 @@ SMALL_STEP, SMALL_SAMPLES = 2**19, 2**26
 #: 20,000 x 200: 34 times faster than by passes).
 MOST_L1_COLUMNS = 2500
 #: Multiply-adds of a pass with all candidates from which they are trained along the path of their
-#: optima, if they have L1 or if there are so many of them. With L1 they are trained one after the
-#: other, as none waits for the others' inner iterations then (20 candidates of 20,000 x 100 with 5
-#: classes: 49 s together, 5 s one after the other). Without L1 every fifth is trained from scratch,
-#: and the others from an interpolation (50 candidates: 1.0 s together, 0.6 s in two turns).
-WORTH_A_PATH, MANY_CANDIDATES, PATH_STRIDE = 2**24, 30, 5
+#: optima, if they have L1 or if there are so many of them.
+WORTH_A_PATH, MANY_CANDIDATES = 2**24, 30
+#: Multiply-adds of a pass with one candidate from which it is long. The optima of one candidate in
+#: so many are sought first, where passes are long and elsewhere.
+LONG_PASS, EVERY_LONG, EVERY_SHORT = 2**28, 2, 5
 #: A fit that may make fewer iterations than this could run out of them, and its start would matter.
 FEW_PASSES = 100

@@ -492,6 +492,19 @@ class FitResult:
     interrupt: KeyboardInterrupt | None
     memory: Memory
 
+    @classmethod
+    def joined(cls, parts: Sequence[Self], order: np.ndarray) -> Self:
+        """Join what became of all candidates, which were trained in this order, in their own."""
+        back = np.argsort(order)
+        results = [result for part in parts for result in part.results]
+        weights = [each for part in parts for each in part.weights]
+        return replace(
+            parts[-1],
+            results=[results[i] for i in back],
+            weights=[weights[i] for i in back],
+            rates=np.concatenate([part.rates for part in parts])[back],
+        )
+
     def failure(self, model: int) -> ValueError | None:
         """What to tell whoever wanted this model, if its loss or they left the finite numbers."""
         result, weights = self.results[model], self.weights[model]

@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose
 from sklearn.base import clone
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.estimators import limits
+from skorchless.estimators import batched, limits
 from skorchless.estimators.batched import BatchedFit, fit_all, predict_together, stack_key
 
 ATTRIBUTES = ("coef_", "intercept_", "loss_curve_", "n_iter_", "learning_rate_", "optimizer_")
@@ -49,8 +49,12 @@ def test_each_is_as_if_fitted_alone(Estimator, data, optimizer, early_stopping):
     assert_as_alone(models, X, y, rtol=1e-6)
 
 
-def test_stacks_that_do_not_fit_are_split(Estimator, data, stacks, monkeypatch):
+def test_stacks_that_do_not_fit_are_split(Estimator, data, monkeypatch):
     X, y = data
+    stacks, fit_stack = [], batched.fit_stack
+    monkeypatch.setattr(
+        batched, "fit_stack", lambda part: stacks.append(len(part.candidates)) or fit_stack(part)
+    )
     sgd = {"optimizer": "sgd", "max_iter": 3, "tol": None, "batch_size": 16, "random_state": 0}
     models = [Estimator(**sgd, learning_rate=0.01 * i) for i in range(1, 6)]
     monkeypatch.setattr(limits, "STACK_BYTES", 1000)
@@ -231,9 +235,10 @@ def test_what_is_badly_conditioned_is_refined(case):
         assert_allclose(model.predict(X), alone.predict(X), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("l1_ratio, n", [(0.5, 12), (0.0, 30)])
-def test_a_path_ends_where_single_fits_do(monkeypatch, l1_ratio, n):
+@pytest.mark.parametrize("l1_ratio, n, long", [(0.5, 12, 0), (0.0, 30, 0), (0.0, 30, np.inf)])
+def test_a_path_ends_where_single_fits_do(monkeypatch, l1_ratio, n, long):
     monkeypatch.setattr(limits, "WORTH_A_PATH", 0)
+    monkeypatch.setattr(limits, "LONG_PASS", long)
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 5))
     y = (X @ rng.normal(size=(5, 3)) + rng.gumbel(size=(200, 3))).argmax(axis=1)
@@ -248,6 +253,25 @@ def test_a_path_ends_where_single_fits_do(monkeypatch, l1_ratio, n):
         assert model.loss_curve_[-1] == pytest.approx(alone.loss_curve_[-1], rel=2e-8)
         assert_allclose(model.coef_, alone.coef_, atol=1e-3)
     assert sum(model.n_iter_ for model in models) < 0.8 * passes
+
+
+@pytest.mark.parametrize("long", [0, np.inf])
+def test_candidates_of_the_same_alpha_have_a_path_of_their_own(monkeypatch, long):
+    monkeypatch.setattr(limits, "WORTH_A_PATH", 0)
+    monkeypatch.setattr(limits, "LONG_PASS", long)
+    monkeypatch.setattr(limits, "MANY_CANDIDATES", 3)
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(100, 3))
+    y = X[:, 0] + rng.standard_t(2, size=100)
+    shared = {"loss": "huber", "tol": 1e-10}
+    models = [
+        TorchLinearRegressor(alpha=alpha, delta=delta, **shared)
+        for alpha in (0.1, 0.1, 0.01, 0.001, 0.1, 1.0)
+        for delta in (0.1, 3.0)
+    ]
+    fit_together(models, X, y)
+    for model in models:
+        assert_allclose(model.coef_, clone(model).fit(X, y).coef_, rtol=1e-4, atol=1e-6)
 
 
 def test_measurements_are_shared_only_among_alike_models():
