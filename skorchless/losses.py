@@ -213,8 +213,8 @@ class Huber(Loss):
         self.delta, self._minus_delta = delta, -delta
 
     def value(self, raw: Tensor, target: Tensor) -> Tensor:
-        error = (raw - target).abs_()
-        inside = torch.minimum(error, self.delta)
+        error = raw - target
+        inside = torch.clamp(error, self._minus_delta, self.delta)
         return sum_outputs(inside * torch.sub(error, inside, alpha=0.5))
 
     def gradient(self, raw: Tensor, target: Tensor, out: Tensor) -> Tensor:

@@ -136,7 +136,7 @@ class DenseChunk(Chunk):
         """Return weighted sums of squares and of numbers of each column."""
         rows, weight = self.rows, self._row_weight
         sums: Tensor | None = None
-        if rows.shape[1] <= limits.NARROW:
+        if rows.shape[1] <= limits.NARROW and rows.device.type == "cpu":
             weighted = rows if self.weight is None else rows * weight.unsqueeze(1)
             sums = torch.stack([(weighted.T @ rows).diagonal(), weight @ rows])
         else:
@@ -144,8 +144,9 @@ class DenseChunk(Chunk):
             squared = torch.empty_like(rows[:most])
             for start, stop in slices(len(rows), most):
                 block, share = rows[start:stop], weight[start:stop]
-                squares = share @ torch.mul(block, block, out=squared[: stop - start])
-                part = torch.stack([squares, share @ block])
+                part = rows.new_empty(2, rows.shape[1])
+                torch.mv(torch.mul(block, block, out=squared[: stop - start]).T, share, out=part[0])
+                torch.mv(block.T, share, out=part[1])
                 sums = part if sums is None else sums.to(float64).add_(part)
         assert sums is not None
         if self.ones is None:
@@ -340,9 +341,12 @@ class DenseLoader(MatrixLoader[Tensor | LargeMatrix, DenseChunk]):
     def _fill(self, chunk: DenseChunk, order: Tensor | None, start: int, stop: int) -> DenseChunk:
         """Gather rows ``order[start:stop]`` (of X if None) into `chunk`."""
         features, chosen = chunk.features, None if order is None else order[start:stop]
-        self._matrix.read(slice(start, stop) if chosen is None else chosen, features)
-        if self.scaling is not None:
-            self.scaling.apply(features, out=features)
+        if self.scaling is not None and chosen is None and self._matrix.lies_ready:
+            self.scaling.apply(self._matrix.stored[start:stop], out=features)
+        else:
+            self._matrix.read(slice(start, stop) if chosen is None else chosen, features)
+            if self.scaling is not None:
+                self.scaling.apply(features, out=features)
 
         def gathered(values: Tensor) -> Tensor:
             if chosen is None:

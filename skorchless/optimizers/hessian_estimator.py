@@ -273,21 +273,19 @@ class HessianEstimator:
         if self._raw_of_pass is not None:
             self._raw = weights, self._raw_of_pass
         gauges = not (self.constant or self.factors_hessian)
-        sums = [self._mean(weights)] if gauges else []
+        sums = [self._total(weights)] if gauges else []
         moments = self._moments if self.wants_pass else None
         if moments is not None:
             sums.append(self._summed(moments))
         n_known, ahead = len(values) + len(sums), self.factors_hessian and not self._on_one_device
         if ahead:  # what is wanted next, if the trial is accepted; on a CPU it can wait until then
-            sums.append(self._measure_hessian(weights))
-            if damped:
-                sums.append(self._moments_of_sample(self._of_majorizer(weights)))
+            sums += self._measure_hessian(weights, damped=damped)
         fetched = self._fetch(*values, *sums)
         self._hessian_of_pass = [self._scaled(part) for part in fetched[n_known:]]
         fetched = fetched[:n_known]
         if moments is not None:
             self._take_moments(fetched.pop() * self._scale_of_pass)
-        mean = fetched.pop() if gauges else None
+        mean = fetched.pop() * self._gauge.scale[0] if gauges else None
         return fetched, mean
 
     def _take_moments(self, moments: Tensor) -> None:
@@ -321,14 +319,15 @@ class HessianEstimator:
     def mean(self, weights: Tensor) -> Tensor:
         """Roughly the mean curvature of each model, to see whether it moves, shape ``(M,)``."""
         (there,) = self._send(weights)
-        (mean,) = self._fetch(self._mean(there))
-        return mean
-
-    def _mean(self, there: Tensor) -> Tensor:
         if self.constant:
-            return torch.ones(len(there), dtype=float64, device=there.device)
-        mean = self._row_weights(self._gauge, there).sum(dim=-1, dtype=float64)
-        return self._summed(mean * self._gauge.scale[0]).expand(len(there))
+            return weights.new_ones(len(weights), dtype=float64)
+        (total,) = self._fetch(self._total(there))
+        return total * self._gauge.scale[0]
+
+    def _total(self, there: Tensor) -> Tensor:
+        """Return the sum of the curvature over some rows, shape ``(M,)``."""
+        total = self._row_weights(self._gauge, there).sum(dim=-1, dtype=float64)
+        return self._summed(total).expand(len(there))
 
     def select(self, keep: Tensor) -> None:
         """Keep only some of the models."""
@@ -389,13 +388,14 @@ class HessianEstimator:
         if self._hessian is not None and self._hessian[0] is weights and len(self._hessian[1]) > 1:
             return self._hessian[1][1]
         (there,) = self._send(weights)
-        return self._second_moments(self._of_majorizer(there))
+        assert self._sample is not None
+        return self._second_moments(self._weighted(self._sample, self._of_majorizer(there)))
 
     def _of_majorizer(self, there: Tensor) -> Tensor:
         """The curvature of these quadratics for each row of the sample, shape ``(M, n)``."""
         assert self._sample is not None
         curvature = self.objective.loss.majorizer(self._predicted(there), self._sample.target)
-        return self._weighted(self._sample, self._by_model(curvature))
+        return self._by_model(curvature)
 
     def of_columns(self, weights: Tensor) -> Factored | None:
         """Second moments with a curvature that no row lacks, where curvature is not constant.
@@ -416,25 +416,38 @@ class HessianEstimator:
         if kept is None and self._hessian is not None and self._hessian[0] is weights:
             return self._hessian[1][0]
         (there,) = self._send(weights)
-        moments = self._scaled(*self._fetch(self._measure_hessian(there, kept)))
+        moments = self._scaled(*self._fetch(*self._measure_hessian(there, kept)))
         if kept is None:
             self._hessian = weights, [moments]
         return moments
 
-    def _measure_hessian(self, there: Tensor, kept: Tensor | None = None) -> Tensor:
-        """Return the sums that the whole Hessian is made of, on the device of the rows."""
+    def _measure_hessian(
+        self, there: Tensor, kept: Tensor | None = None, *, damped: bool = False
+    ) -> list[Tensor]:
+        """Return the sums that the whole Hessian is made of, on the device of the rows.
+
+        If it will be `damped`, those of `_majorizer` behind it.
+        """
         assert self._sample is not None
         second = self._second_derivative(there)
         of_rows = self._by_model(second.diagonal)  # (M, K, n)
         if kept is not None:
             of_rows = of_rows * kept
         if not second.coupled:
-            return self._moments_of_sample(self._weighted(self._sample, of_rows.flatten(0, 1)))
+            of_rows = own = of_rows.flatten(0, 1)
+            if damped:
+                of_rows = torch.cat([own, self._of_majorizer(there)])
+            moments = self._moments_of_sample(self._weighted(self._sample, of_rows))
+            return [moments[: len(own)], moments[len(own) :]] if damped else [moments]
         if kept is not None:
             of_rows /= of_rows.sum(dim=1, keepdim=True).clamp(min=self._tiny)
         weight = self._sample.weight
         weight = None if weight is None else weight.reshape(1, -1).to(self._precision)
-        return self._summed(coupled_moments(self._wide_sample, weight, of_rows))
+        sums = [self._summed(coupled_moments(self._wide_sample, weight, of_rows))]
+        if damped:
+            of_majorizer = self._weighted(self._sample, self._of_majorizer(there))
+            sums.append(self._moments_of_sample(of_majorizer))
+        return sums
 
     def _scaled(self, moments: Tensor) -> Tensor:
         """Means from sums over the sample that `_measure_hessian` or others return."""

@@ -103,12 +103,13 @@ def test_a_full_batch_pass_with_l1(loss, n, passes, device):
 
 
 @losses
-def test_a_full_batch_pass_with_weights(loss, passes, device):
-    """Each sum over rows, of which some passes make nine, is one product more."""
-    X, y = (rows.to(device) for rows in make(loss, 20_000))
+@pytest.mark.parametrize("n", [300, 2000, 20_000, 60_000])
+def test_a_full_batch_pass_with_weights(loss, n, passes, device):
+    X, y = (rows.to(device) for rows in make(loss, n))
     weight = torch.rand(len(y), generator=torch.Generator().manual_seed(0)).to(device)
     passes.fit(estimator(loss, max_iter=10, tol=1e-12), X, y, weight)
-    passes.assert_cheap(launches=49)
+    # Up to three of the launches are transfers. The last pass of a damped fit has the most.
+    passes.assert_cheap(launches=42 if (loss, n) == ("huber", 2000) else 40)
 
 
 def test_a_full_batch_pass_of_many_columns(passes, device):
