@@ -190,11 +190,12 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
         The defaults are kept for subclasses whose own ``__init__`` leaves parameters out.
         """
         super().__init_subclass__(**options)
-        if TorchLinearModel in cls.__bases__:
-            parameters = inspect.signature(cls.__init__).parameters
-            for name, parameter in parameters.items():
-                if name in PARAMETERS:
-                    setattr(cls, name, parameter.default)
+        is_ours = TorchLinearModel in cls.__bases__
+        parameters = inspect.signature(cls.__init__).parameters
+        for name, parameter in parameters.items():
+            if name in PARAMETERS and (is_ours or hasattr(cls, name)):
+                setattr(cls, name, parameter.default)
+        if is_ours:
             cls.fit = as_method_of(cls, TorchLinearModel.fit)  # type: ignore[method-assign]
             if cls.__doc__ and TorchLinearModel.__doc__:
                 cls.__doc__ = _with_shared_entries(

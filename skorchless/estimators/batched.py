@@ -33,7 +33,6 @@ from skorchless.optimizers.hessian_estimator import sample_size
 from skorchless.optimizers.lbfgs import pairs_of
 from skorchless.optimizers.least_squares import Comoments
 from skorchless.optimizers.line_search import stop_distance
-from skorchless.restoring import without_numpy_warnings
 from skorchless.training import TrainingResult
 
 #: Parameters that every model of a stack has for itself, as long as they are numbers.
@@ -248,7 +247,7 @@ def _size_of(problem: FitProblem) -> tuple[object, ...]:
 
 
 @memory_errors()
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def predict_together(models: Sequence[TorchLinearModel], X: Any) -> np.ndarray:
     """Raw predictions of fitted estimators from one product.
 
@@ -368,7 +367,7 @@ def may_use_moments(candidates: Sequence[Parameters], X: Matrix) -> bool:
     )
 
 
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def solve_from_moments(
     candidates: Sequence[Parameters], moments: Comoments, dtype: torch.dtype
 ) -> tuple[FitResult, np.ndarray]:

@@ -23,7 +23,6 @@ from sklearn.utils.validation import (
 from torch import Tensor
 
 from skorchless.data import LargeMatrix, Matrix, SparseRows, is_large
-from skorchless.restoring import without_numpy_warnings
 from skorchless.stack import shared
 
 #: Half precision is widened; everything else keeps its own or becomes double.
@@ -102,7 +101,7 @@ def _has_steps_of_torch(array: np.ndarray) -> bool:
     return not any(step < 0 or step % array.itemsize for step in array.strides)
 
 
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def check_X(estimator: Any, X: Any, *, reset: bool, name: str = "X", min_rows: int = 1) -> Matrix:
     """Check X and return it as a matrix of shape ``(n, D)``, in the dtype to compute in.
 
@@ -255,7 +254,7 @@ def _as_it_lies(X: Any) -> tuple[Tensor | None, torch.dtype]:
     return as_tensor(np.asarray(X)), dtype
 
 
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def check_y_numeric(y: Any, name: str) -> Tensor:
     """Check a numeric target and return it as a tensor of shape ``(n,)`` or ``(n, K)``."""
     with named(name):
@@ -287,7 +286,7 @@ def check_y_numeric(y: Any, name: str) -> Tensor:
     return target
 
 
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def check_sample_weight(
     sample_weight: Any, n_rows: int, name: str = "sample_weight", *, all_zero: bool = False
 ) -> Tensor | None:
@@ -379,7 +378,7 @@ def as_numpy(values: Any, name: str = "y") -> Any:
     return (values.float() if widened else values).numpy(force=True)
 
 
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def finite_numbers(value: Any, name: str, dtype: Any = np.float64) -> np.ndarray:
     """Check coefficients, and return them in `dtype`."""
     with named(name):
@@ -404,7 +403,7 @@ def check_coef_init(
     return array
 
 
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def check_y_classes(y: Any, name: str) -> np.ndarray:
     """Return labels of shape ``(n,)``; those of a tensor come to the CPU.
 
@@ -493,7 +492,7 @@ def _kind(label: Any) -> str:
     return "numbers" if is_number else f"labels of type {type(label).__name__}"
 
 
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def check_classes(classes: Any, known: np.ndarray | None) -> np.ndarray:
     """The labels that calls of `partial_fit` will bring, sorted.
 

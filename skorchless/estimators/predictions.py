@@ -19,11 +19,10 @@ from skorchless.data import LargeMatrix, Matrix, SparseRows
 from skorchless.estimators import checks, limits
 from skorchless.estimators.problem import Factors
 from skorchless.estimators.runtime import in_full_precision
-from skorchless.restoring import without_numpy_warnings
 from skorchless.stack import shared
 
 
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def raw_predictions(
     estimator: Any, X: Any, coef: np.ndarray, intercept: np.ndarray
 ) -> np.ndarray | Tensor:
@@ -146,7 +145,7 @@ class RawPredictor(NamedTuple):
         return np.where(sound, raw.reshape(shape), logits).reshape(raw.shape)
 
 
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def score(metric: Callable[..., float], y: Any, found: Any, sample_weight: Any) -> float:
     """Return a `metric` of scikit-learn of predictions. Tensors come to the CPU."""
     here = found.device if isinstance(found, Tensor) else torch.device("cpu")

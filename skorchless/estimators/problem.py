@@ -33,7 +33,6 @@ from skorchless.objective import LinearObjective
 from skorchless.optimizers import OPTIMIZERS, Optimizer
 from skorchless.optimizers.hessian_estimator import sample_size
 from skorchless.penalties import ElasticNet
-from skorchless.restoring import without_numpy_warnings
 from skorchless.stack import stack
 from skorchless.training import TrainingResult
 
@@ -515,7 +514,7 @@ class FitResult:
         )
 
 
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def class_weights(
     class_weight: dict[Any, float] | str, classes: np.ndarray, data: Dataset, comm: Communicator
 ) -> Factors:

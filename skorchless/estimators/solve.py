@@ -32,13 +32,12 @@ from skorchless.optimizers import (
     target_units,
 )
 from skorchless.optimizers.learning_rates import ADAPTIVE_FLOOR
-from skorchless.restoring import without_numpy_warnings
 from skorchless.stack import shared
 from skorchless.training import TrainingConfig, train
 
 
 # Losses and weights that leave the range of numbers are noticed, and told in words of our own.
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def fit_stack(problem: FitProblem, make_observer: MakeObserver | None = None) -> FitResult:
     """Train candidates on the same data.
 

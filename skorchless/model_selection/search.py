@@ -33,7 +33,7 @@ from skorchless.estimators.checks import (
     sortable,
     with_rows,
 )
-from skorchless.estimators.parameters import in_words, keep_quiet, unused_by_all
+from skorchless.estimators.parameters import keep_quiet, unused
 from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.candidates import Group, check_ours, final_of, group_candidates
 from skorchless.model_selection.evaluate import Result, Split, evaluate_folds, folds_at_once
@@ -259,11 +259,11 @@ class _Run:
 
     def _warn_of_unused(self, groups: Sequence[Group]) -> None:
         """One warning of what none of the candidates uses."""
-        names = unused_by_all(final for group in groups for final in group.finals)
-        if names:
+        words = unused(final for group in groups for final in group.finals)
+        if words:
             warnings.warn(
                 f"Parameters that have no effect in any candidate of this "
-                f"{type(self.search).__name__}: {in_words(names)}.",
+                f"{type(self.search).__name__}: {words}.",
                 UserWarning,
                 stacklevel=2,
             )
