@@ -39,15 +39,6 @@ OF_NUMPY = (torch.float16, torch.float32, torch.float64)
 NO_WEIGHT = "Sample weights must contain at least one non-zero number."
 
 
-#: Tensors that hold no plain numbers, and the cure.
-NOT_PLAIN = {
-    "nested": "Pass one with rows of one length, as from torch.nested.to_padded_tensor.",
-    "sparse": "Pass a SciPy sparse matrix, or use '.to_dense()' to convert it.",
-    "quantized": "Use '.dequantize()' to convert it.",
-    "meta": "Pass one that holds numbers.",
-}
-
-
 @contextlib.contextmanager
 def named(name: str) -> Iterator[None]:
     """Let what goes wrong with an argument name it, in a ValueError or TypeError."""
@@ -71,21 +62,14 @@ def check_plain(values: Any, name: str) -> None:
         return
     if values.is_complex():
         raise ValueError(f"Complex data not supported in {name}.")
-    if values.is_nested:
-        kind = "nested"
-    elif values.layout != torch.strided:
-        kind = "sparse"
-    elif values.is_quantized:
-        kind = "quantized"
-    elif values.is_meta:
-        kind = "meta"
-    elif type(values).__torch_dispatch__ is not Tensor.__torch_dispatch__:
-        raise TypeError(f"{name} is a {type(values).__name__}. Pass a plain torch.Tensor.")
-    else:
-        return
-    raise TypeError(
-        f"A {kind} tensor was passed for {name}, but tensors have to be dense. {NOT_PLAIN[kind]}"
-    )
+    is_plain = type(values).__torch_dispatch__ is Tensor.__torch_dispatch__
+    is_plain = is_plain and values.layout == torch.strided and not values.is_nested
+    if not is_plain or values.is_quantized or values.is_meta:
+        kind = "special" if values.layout == torch.strided else "sparse"
+        raise TypeError(
+            f"A {kind} tensor was passed for {name}, but tensors have to be dense and hold plain "
+            "numbers. Pass a SciPy sparse matrix, or use '.to_dense()' to convert it."
+        )
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
@@ -290,7 +274,7 @@ def check_y_numeric(y: Any, name: str) -> Tensor:
 def check_sample_weight(
     sample_weight: Any, n_rows: int, name: str = "sample_weight", *, all_zero: bool = False
 ) -> Tensor | None:
-    """Check row weights and return them in double precision, of shape ``(n,)``.
+    """Check row weights and return them on the CPU in double precision, of shape ``(n,)``.
 
     Raises
     ------
@@ -300,32 +284,28 @@ def check_sample_weight(
     if sample_weight is None:
         return None
     with named(name):
-        weight = _as_weights(sample_weight, n_rows, name)
+        values = as_numpy(sample_weight, name)
+        if isinstance(values, Number) or getattr(values, "shape", None) == ():
+            values = np.full(n_rows, float(values))
+        weight = check_array(
+            values,
+            ensure_2d=False,
+            dtype=np.float64,
+            ensure_min_samples=0,
+            input_name=name,
+        )
         if weight.ndim != 1:
             raise ValueError(
                 f"Sample weights must be 1D array or scalar, got {weight.ndim}D array. Expected "
                 f"either a scalar value or a 1D array of length {n_rows}."
             )
         if len(weight) != n_rows:
-            raise ValueError(f"{name}.shape == {tuple(weight.shape)}, expected {(n_rows,)}!")
-        if bool((weight < 0).any()):
+            raise ValueError(f"{name}.shape == {weight.shape}, expected {(n_rows,)}!")
+        if (weight < 0).any():
             raise ValueError(f"Negative values in data passed to `{name}`.")
-        if not all_zero and not bool(weight.any()):
+        if not all_zero and not weight.any():
             raise ValueError(NO_WEIGHT)
-        return weight
-
-
-def _as_weights(sample_weight: Any, n_rows: int, name: str) -> Tensor:
-    """Finite row weights in double precision, one number repeated."""
-    check_plain(sample_weight, name)
-    if isinstance(sample_weight, Number) or getattr(sample_weight, "shape", None) == ():
-        sample_weight = np.full(n_rows, float(sample_weight))
-    if isinstance(sample_weight, Tensor):
-        return as_finite_tensor(sample_weight.detach(), name).to(torch.float64)
-    array = check_array(
-        sample_weight, ensure_2d=False, dtype=np.float64, ensure_min_samples=0, input_name=name
-    )
-    return as_tensor(array)
+        return as_tensor(weight)
 
 
 def as_finite_tensor(values: Tensor, name: str) -> Tensor:
@@ -555,21 +535,9 @@ def labels_at(classes: np.ndarray, index: Tensor) -> np.ndarray | Tensor:
 
     They are a tensor on the device of `index` if torch has a dtype for them, and else an array.
     """
-    held = _held_by_torch(classes)
-    if held is None:
+    try:
+        held = shared(classes.astype(classes.dtype.newbyteorder("="), copy=False))
+    except TypeError:
         labels: np.ndarray = classes[index.numpy(force=True)]
         return labels
-    if held.dtype.kind == "u" and held.itemsize > 1:  # torch hardly computes with these
-        signed = shared(held.view(f"i{held.itemsize}")).to(index.device)
-        return signed[index].view(getattr(torch, held.dtype.name))
-    return shared(held).to(index.device)[index]
-
-
-def _held_by_torch(classes: np.ndarray) -> np.ndarray | None:
-    """Labels that are numbers in a dtype that torch has; None for others."""
-    if classes.dtype.kind not in "biuf":
-        return None
-    if classes.dtype.char == "g":  # long double: whole numbers, most of which fit a double
-        double = classes.astype(np.float64)
-        return double if np.array_equal(double, classes) else None
-    return classes.astype(classes.dtype.newbyteorder("="), copy=False)
+    return held.to(index.device)[index]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from skorchless.data import LargeMatrix, Matrix, SparseRows
 from skorchless.estimators import checks, limits
-from skorchless.estimators.problem import Factors
+from skorchless.estimators.problem import in_units
 from skorchless.estimators.runtime import in_full_precision
 from skorchless.stack import shared
 
@@ -151,8 +151,7 @@ def score(metric: Callable[..., float], y: Any, found: Any, sample_weight: Any) 
     here = found.device if isinstance(found, Tensor) else torch.device("cpu")
     checks.check_same_device(here, y=y, sample_weight=sample_weight)
     weight = checks.check_sample_weight(checks.as_numpy(sample_weight, "sample_weight"), len(found))
-    if weight is not None:  # in units in which their sum is in range
-        weight = Factors.of(weight).relative()
+    # In units in which their sum is in range.
+    scaled = None if weight is None else in_units(weight.numpy())[0]
     with checks.named("y"):
-        wanted, found, weight = map(checks.as_numpy, (y, found, weight))
-        return float(metric(wanted, found, sample_weight=weight))
+        return float(metric(checks.as_numpy(y), checks.as_numpy(found), sample_weight=scaled))
