@@ -414,7 +414,9 @@ def sortable(y: Any, name: str) -> np.ndarray:
         array: np.ndarray = column_or_1d(as_numpy(y, name), warn=True)
     except ValueError as error:  # scikit-learn calls them y whatever they are
         message = str(error).replace("y should be", f"{name} should be")
-        raise ValueError(message + _cure_of_columns(y, name)) from error
+        cure = f" For one-hot labels pass numpy.argmax({name}, axis=1). One label per sample is learned; "
+        cure += "for several, put the estimator into scikit-learn's MultiOutputClassifier."
+        raise ValueError(message + cure * (np.ndim(as_numpy(y, name)) == 2)) from error
     if array.dtype == object:
         for label in array:
             if label is None or type(label).__name__ == "NAType":  # of pandas
@@ -429,20 +431,6 @@ def sortable(y: Any, name: str) -> np.ndarray:
     return array
 
 
-def _cure_of_columns(y: Any, name: str) -> str:
-    """What to pass in the place of labels that have several columns."""
-    array = np.asarray(as_numpy(y, name))
-    if array.ndim != 2 or array.shape[1] < 2 or array.dtype.kind not in "biuf":
-        return ""
-    if not ((array == 1).sum(axis=1) == 1).all() or not ((array == 0) | (array == 1)).all():
-        return (
-            " One label per sample is learned; for several, put the estimator into scikit-learn's "
-            "MultiOutputClassifier."
-        )
-    numbers = f"{name}.argmax(axis=1)" if hasattr(y, "argmax") else f"numpy.argmax({name}, axis=1)"
-    return f" For one-hot labels pass {numbers}."
-
-
 def _missing(label: Any, name: str) -> ValueError:
     return ValueError(
         f"Input {name} contains {label}. Leave out the rows whose label is missing, or give them a "
@@ -455,21 +443,11 @@ def _check_one_kind(y: Any, array: np.ndarray, name: str) -> None:
     labels = array
     if array.dtype.kind in "SU" and isinstance(y, list | tuple):
         labels = np.array(y, dtype=object).ravel()
-    if labels.dtype != object:
-        return
-    kinds = {_kind(label) for label in labels}
-    if len(kinds) > 1:
+    if labels.dtype == object and len({isinstance(label, str) for label in labels}) > 1:
         raise ValueError(
-            f"Labels must be of one kind, but {name} has {' and '.join(sorted(kinds))}. Make them "
-            "all strings or all integers."
+            f"Labels must be of one kind, but {name} has strings and others. Make them all strings "
+            "or all integers."
         )
-
-
-def _kind(label: Any) -> str:
-    if isinstance(label, str | bytes):
-        return "strings" if isinstance(label, str) else "bytes"
-    is_number = isinstance(label, Number | np.bool_)
-    return "numbers" if is_number else f"labels of type {type(label).__name__}"
 
 
 @np.errstate(all="ignore")

@@ -524,19 +524,15 @@ def hold_out(
     ValueError
         If there are too few rows, or rows of a class, to split.
     """
-    index = None if classes is None else data.target.numpy(force=True).ravel().astype(np.int64)
+    labels = None
+    if classes is not None:  # by name, for the errors of the split
+        labels = classes[data.target.numpy(force=True).ravel().astype(np.int64)]
     seed = int(torch.randint(2**31 - 1, (), generator=generator, device="cpu"))
     rows = np.arange(len(data.X))
     problem = f"early_stopping=True cannot hold out validation_fraction={fraction} of"
     cure = "Pass X_val and y_val, or set early_stopping=False."
-    split = partial(train_test_split, rows, test_size=fraction, random_state=seed)
     try:
-        try:
-            kept, held = split(stratify=index)
-        except ValueError:
-            if classes is None or comm.size > 1:
-                raise
-            kept, held = split(stratify=classes[index])  # which fails by the labels' own names
+        kept, held = train_test_split(rows, test_size=fraction, random_state=seed, stratify=labels)
     except ValueError as error:
         if comm.size == 1:
             why = str(error).rstrip(".")

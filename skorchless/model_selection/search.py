@@ -30,7 +30,6 @@ from skorchless.estimators.checks import (
     check_y_classes,
     check_y_numeric,
     named,
-    sortable,
     with_rows,
 )
 from skorchless.estimators.parameters import keep_quiet, unused
@@ -202,17 +201,12 @@ class _Run:
 
     @contextlib.contextmanager
     def _splitting(self) -> Iterator[None]:
-        """Let a splitter's error name what is no target or no groups, in the estimators' words."""
+        """Let a splitter's error name what is no target, in the estimators' words."""
         try:
             yield
         except (ValueError, TypeError, IndexError):
             check = check_y_classes if is_classifier(self.search.estimator) else check_y_numeric
             check(self.y, "y")
-            groups = self.split_params.get("groups")
-            if groups is not None:
-                with named("groups"):
-                    np.unique(sortable(groups, "groups"))
-                check_lengths(self.X, groups, "groups")
             raise
 
     def _results(self, groups: Sequence[Group], splits: list[Split]) -> list[Sequence[Result]]:
@@ -307,14 +301,6 @@ def _checked(X: Any, y: Any, params: dict[str, Any]) -> tuple[Any, Any, dict[str
             if name.rpartition("__")[-1] in OF_ROWS and not isinstance(value, Number):
                 with_rows(value, name)
             params |= private.check_method_params(X, params={name: value})
-    for name, value in {"X": X, "y": y, **params}.items():
-        try:
-            private.check_method_params(X, params={name: value}, indices=np.zeros(1, dtype=np.intp))
-        except (ValueError, TypeError, LookupError, RuntimeError) as error:
-            raise TypeError(
-                f"A search selects rows, and {name} does not allow that: {error}. Pass a NumPy "
-                f"array, for example numpy.asarray({name})."
-            ) from error
     return X, y, params
 
 
