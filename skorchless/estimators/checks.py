@@ -414,7 +414,7 @@ def sortable(y: Any, name: str) -> np.ndarray:
         array: np.ndarray = column_or_1d(as_numpy(y, name), warn=True)
     except ValueError as error:  # scikit-learn calls them y whatever they are
         message = str(error).replace("y should be", f"{name} should be")
-        cure = f" For one-hot labels pass numpy.argmax({name}, axis=1). One label per sample is learned; "
+        cure = f" For one-hot labels pass {name}.argmax(axis=1). One label per sample is learned; "
         cure += "for several, put the estimator into scikit-learn's MultiOutputClassifier."
         raise ValueError(message + cure * (np.ndim(as_numpy(y, name)) == 2)) from error
     if array.dtype == object:
