@@ -631,22 +631,18 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
             else checks.finite_numbers(value, name)
             for name, value in (("coef_", self.coef_), ("intercept_", self.intercept_))
         )
-        coef, intercept = np.atleast_2d(coef), np.atleast_1d(intercept)
+        coef, intercept = np.atleast_2d(coef), np.ravel(intercept)
         classes = self.__dict__.get("classes_")
         outputs = len(coef) if classes is None else len(classes) - (len(classes) == 2)
         features = getattr(self, "n_features_in_", coef.shape[-1])
-        if coef.shape != (outputs, features):
-            raise ValueError(
-                f"coef_ has shape {np.shape(self.coef_)}, but there are {features} features and "
-                f"{outputs} outputs."
-            )
-        if intercept.shape != (outputs,):
-            if intercept.size != 1:
-                raise ValueError(
-                    f"intercept_ has shape {np.shape(self.intercept_)}, but there are {outputs} "
-                    "outputs."
-                )
+        if intercept.size == 1:
             intercept = np.full(outputs, intercept.item())
+        for name, found, shape in (
+            ("coef_", coef.shape, (outputs, features)),
+            ("intercept_", intercept.shape, (outputs,)),
+        ):
+            if found != shape:
+                raise ValueError(f"{name} has shape {found}, but this model needs {shape}.")
         return coef, intercept
 
     def _copy_fit(self, model: Any) -> Any:

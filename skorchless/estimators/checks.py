@@ -172,41 +172,27 @@ def check_indices(X: Any) -> None:
     """Raise ValueError if X is sparse and its index arrays point outside it.
 
     SciPy's and torch's code for sparse matrices follows any index, into memory of something else:
-    even X has to be checked before it is converted or cut. SciPy's own check would cut off, in the
-    user's arrays, the numbers behind the last row.
+    even X has to be checked before it is converted or cut. SciPy's own check may change what it
+    looks at, so it is given another matrix that shares the memory of X.
     """
     if not issparse(X) or X.ndim != 2:
         return
-    if X.format == "coo":
-        sound = len(X.row) == len(X.col) == len(X.data)
-        sound = sound and _is_within(X.row, X.shape[0]) and _is_within(X.col, X.shape[1])
-    elif X.format in ("csr", "csc", "bsr"):
-        block = X.blocksize if X.format == "bsr" else (1, 1)
-        axes = [size // by for size, by in zip(X.shape, block, strict=True)]
-        lines, width = axes[::-1] if X.format == "csc" else axes
-        sound = X.indptr.shape == (lines + 1,) and X.indptr.dtype.kind in "iu"
-        sound = sound and X.indptr[0] == 0 and bool((X.indptr[1:] >= X.indptr[:-1]).all())
-        sound = sound and X.indptr[-1] <= len(X.indices) == len(X.data)
-        sound = sound and _is_within(X.indices[: X.indptr[-1]], width)
-    else:  # the others are lists and dicts, whose conversion follows no index
-        return check_indices(X.tocsr())
-    if not sound:
+    try:
+        if X.format == "coo":
+            type(X)((X.data, (X.row, X.col)), shape=X.shape)
+        elif X.format in ("csr", "csc", "bsr"):
+            if X.indices.dtype.kind not in "iu" or X.indptr.dtype.kind not in "iu":
+                raise ValueError("indices and indptr must be integers")
+            parts = (X.data, X.indices, X.indptr)
+            type(X)(parts, shape=X.shape).check_format(full_check=True)
+        else:  # the others are lists and dicts, whose conversion follows no index
+            check_indices(X.tocsr())
+    except (ValueError, IndexError, TypeError) as error:
+        kind = "matrix" if isspmatrix(X) else "array"
         raise ValueError(
-            f"X is not a valid sparse {'matrix' if isspmatrix(X) else 'array'}: in its "
-            f"{X.format.upper()} format, row indices must be from 0 to {X.shape[0] - 1}, column "
-            f"indices must be from 0 to {X.shape[1] - 1}, and 'indptr' must begin at 0, never fall "
-            "and not exceed the number of stored values. It may come from a damaged or malicious "
-            "file."
-        )
-
-
-def _is_within(indices: np.ndarray, size: int) -> bool:
-    """Whether all indices are from 0 up to, but not including, `size`."""
-    if indices.ndim != 1 or indices.dtype.kind not in "iu":
-        return False
-    # As an unsigned number a negative index is too large as well, so that one look is enough.
-    unsigned = indices.view(f"{indices.dtype.byteorder}u{indices.itemsize}")
-    return not len(indices) or bool(unsigned.max() < size)
+            f"X is not a valid sparse {kind} in {X.format.upper()} format: {error}. It may come "
+            "from a damaged or malicious file."
+        ) from error
 
 
 def large_matrix(estimator: Any, X: Any, *, reset: bool) -> LargeMatrix | None:

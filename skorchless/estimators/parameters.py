@@ -233,8 +233,10 @@ def unused(models: Iterable[Any], *, one_pass: bool = False) -> str:
         parameters, defaults = model._parameters(), type(model)
         names = sorted(USED_WITH.keys() & parameters.keys())
         changed = [name for name in names if parameters[name] is not getattr(defaults, name)]
+        if not changed:
+            continue
         try:
-            check_parameters(model, PARAMETERS if changed else ())
+            check_parameters(model)
         except (ValueError, TypeError):
             continue
         optimizer = chosen_optimizer(parameters, one_pass=one_pass)
