@@ -27,8 +27,13 @@ from skorchless.estimators.parameters import Parameters, check_parameters
 from skorchless.estimators.problem import Dataset
 from skorchless.estimators.runtime import memory_errors, own_settings
 from skorchless.model_selection.candidates import Group
-from skorchless.model_selection.evaluate import Result, Split
-from skorchless.model_selection.scoring import OF_MEAN_SQUARES, by_candidate, metrics_of
+from skorchless.model_selection.evaluate import (
+    OF_MEAN_SQUARES,
+    Result,
+    Split,
+    by_candidate,
+    metrics_of,
+)
 from skorchless.optimizers.least_squares import Comoments, of_others
 
 
