@@ -212,12 +212,13 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
         """Return y checked, without regard to X."""
         raise NotImplementedError
 
-    def _learn_target(self, y: Any, comm: Communicator, classes: np.ndarray | None) -> None:
-        """Learn the shape of checked targets, or their classes unless these are known."""
-        raise NotImplementedError
+    def _encode(
+        self, y: Any, name: str, comm: Communicator, classes: np.ndarray | None, *, reset: bool
+    ) -> tuple[Tensor, int]:
+        """Return checked targets as a tensor, and the number of outputs.
 
-    def _encode(self, y: Any, name: str) -> tuple[Tensor, int]:
-        """Return targets and the number of outputs."""
+        With `reset` the shape of the targets is learned, and their classes unless they are passed.
+        """
         raise NotImplementedError
 
     def _check_pass(self, *, first: bool, classes: Any) -> np.ndarray | None:
@@ -469,9 +470,7 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
                 X, weight = X.index_select(0, kept.nonzero().view(-1)), weight[kept]
                 target = target[kept.numpy(force=True) if isinstance(target, np.ndarray) else kept]
             check_some_rows(comm, len(X), checks.NO_WEIGHT)
-            if reset:
-                self._learn_target(target, comm, classes)
-            target, n_outputs = self._encode(target, names[1])
+            target, n_outputs = self._encode(target, names[1], comm, classes, reset=reset)
             return Dataset(X, target, weight, n_outputs)
 
         return on_enough_threads(rows.numel(), encoded)
@@ -553,7 +552,8 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
         assert weights is not None
         self.__dict__.pop("validation_loss_curve_", None)
         self.__dict__.update(self._attributes(result, weights))
-        self.converged_ = self._has_converged(result)
+        # As the user wanted it to, and nothing of it was lost.
+        self.converged_ = not result.lost_digits and (result.converged or self.tol is None)
         self.learning_rate_ = float(outcome.rates[model])
         self.optimizer_ = outcome.optimizer
         self.device_ = str(problem.data.X.device)
@@ -572,10 +572,6 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
         if result.validation_loss_curve:
             attributes["validation_loss_curve_"] = np.array(result.validation_loss_curve)
         return attributes
-
-    def _has_converged(self, result: TrainingResult) -> bool:
-        """Whether training ended as the user wanted it to, and nothing of it was lost."""
-        return not result.lost_digits and (result.converged or self.tol is None)
 
     def _warn_not_converged(self, result: TrainingResult) -> None:
         """Say why training ended before `tol` was reached, or what its end lost, and what helps."""

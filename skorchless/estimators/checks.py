@@ -4,6 +4,7 @@ Nothing here writes to what it is given.
 """
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator, Mapping, Set
 from numbers import Number
@@ -197,31 +198,24 @@ def check_indices(X: Any) -> None:
 
 def large_matrix(estimator: Any, X: Any, *, reset: bool) -> LargeMatrix | None:
     """X as it lies, its values unchecked; None if it may be copied, or has to be."""
-    stored, dtype = _as_it_lies(X)
-    if stored is None or not is_large(stored.numel() * dtype.itemsize):
-        return None
-    if stored.device.type != "cpu" and stored.dtype == dtype and stored.is_contiguous():
-        return None  # an accelerator's memory that needs no copy of X
-    if isinstance(X, Tensor):
-        validate_data(estimator, X, reset=reset, skip_check_array=True)
-    else:
-        validate_data(estimator, X, reset=reset, dtype=None, ensure_all_finite=False)
-    return LargeMatrix(stored, dtype)
-
-
-def _as_it_lies(X: Any) -> tuple[Tensor | None, torch.dtype]:
-    """X as a tensor that shares its memory, if torch can do that; the dtype to compute in."""
     if isinstance(X, Tensor):
         dtype = COMPUTE_DTYPE.get(X.dtype, torch.float64)
-        plain = X.layout == torch.strided and X.ndim == 2 and not X.is_complex()
-        return X.detach() if plain else None, dtype
-    if not isinstance(X, np.ndarray) or X.ndim != 2 or X.dtype.kind not in "biuf":
-        return None, torch.float64
-    dtype = torch.float32 if X.dtype in (np.float16, np.float32) else torch.float64
-    readable = X.dtype.isnative and X.itemsize <= 8
-    if not readable or not _has_steps_of_torch(X):
-        return None, dtype
-    return as_tensor(np.asarray(X)), dtype
+        readable = X.layout == torch.strided and X.ndim == 2 and not X.is_complex()
+    elif isinstance(X, np.ndarray):
+        dtype = torch.float32 if X.dtype in (np.float16, np.float32) else torch.float64
+        readable = X.ndim == 2 and X.dtype.kind in "biuf" and X.dtype.isnative and X.itemsize <= 8
+        readable = readable and _has_steps_of_torch(X)
+    else:
+        return None
+    if not readable or not is_large(math.prod(X.shape) * dtype.itemsize):
+        return None
+    if isinstance(X, Tensor):
+        if X.device.type != "cpu" and X.dtype == dtype and X.is_contiguous():
+            return None  # an accelerator's memory that needs no copy of X
+        validate_data(estimator, X, reset=reset, skip_check_array=True)
+        return LargeMatrix(X.detach(), dtype)
+    validate_data(estimator, X, reset=reset, dtype=None, ensure_all_finite=False)
+    return LargeMatrix(as_tensor(np.asarray(X)), dtype)
 
 
 @np.errstate(all="ignore")
