@@ -386,11 +386,8 @@ class SparseChunk(Chunk):
 
     def largest(self) -> Tensor:
         """Return the largest magnitude of each column, before any scaling."""
-        matrix = self.rows.matrix
-        values = shared(matrix.data).abs()
-        columns = shared(matrix.indices).long()
-        largest = values.new_zeros(matrix.shape[1]).scatter_reduce_(0, columns, values, "amax")
-        return largest.to(self.target.device)
+        largest = abs(self.rows.matrix).max(axis=0).toarray()
+        return torch.from_numpy(largest).to(self.target.device)
 
     def squares(self) -> Tensor:
         """Return weighted sums of squares and of numbers of each column."""

@@ -133,12 +133,7 @@ class BatchedFit:
         if not self.valid:
             return
         first = self.models[self.valid[0]]
-        known = inspect.signature(first.fit).parameters
-        for name in fit_params:
-            if name not in known:
-                raise TypeError(
-                    f"{first.fit.__qualname__}() got an unexpected keyword argument {name!r}"
-                )
+        inspect.signature(first.fit).bind(X, y, **fit_params)  # names what is unknown to it
         own = set(vars(first))
         self.problem = first._prepare(X, y, **fit_params)
         learned = {name: value for name, value in vars(first).items() if name not in own}
