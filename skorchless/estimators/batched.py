@@ -133,7 +133,10 @@ class BatchedFit:
         if not self.valid:
             return
         first = self.models[self.valid[0]]
-        inspect.signature(first.fit).bind(X, y, **fit_params)  # names what is unknown to it
+        try:
+            inspect.signature(first.fit).bind(X, y, **fit_params)
+        except TypeError as error:
+            raise TypeError(f"{first.fit.__qualname__}() {error}") from error
         own = set(vars(first))
         self.problem = first._prepare(X, y, **fit_params)
         learned = {name: value for name, value in vars(first).items() if name not in own}

@@ -376,58 +376,37 @@ def check_y_classes(y: Any, name: str) -> np.ndarray:
         check_plain(y, name)
         if isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype.kind in "biu":
             return np.asarray(y)  # always labels
-        labels = sortable(y, name)
-        if labels.dtype.kind not in "biu":
+        try:
+            labels: np.ndarray = column_or_1d(as_numpy(y, name), warn=True)
+        except ValueError as error:  # scikit-learn calls them y whatever they are
+            message = str(error).replace("y should be", f"{name} should be")
+            cure = f" For one-hot labels pass {name}.argmax(axis=1). One label per sample is "
+            cure += "learned; for several, use scikit-learn's MultiOutputClassifier."
+            raise ValueError(message + cure * (np.ndim(as_numpy(y, name)) == 2)) from error
+        kind, objects = labels.dtype.kind, labels if labels.dtype == object else ()
+        if kind == "c":
+            raise ValueError("Complex data not supported")
+        gaps = [label for label in objects if label is None or type(label).__name__ == "NAType"]
+        if kind in "mM" and np.isnat(labels).any():
+            gaps = ["NaT"]
+        if gaps:
+            raise ValueError(
+                f"Input {name} contains {gaps[0]}. Leave out the rows whose label is missing, or "
+                "give them a label of their own."
+            )
+        if kind not in "biu":
+            assert_all_finite(labels, input_name=name)
+        # NumPy makes words of the numbers in a list that has words.
+        if kind in "SU" and isinstance(y, list | tuple):
+            objects = np.array(y, dtype=object).ravel()
+        if len({isinstance(label, str) for label in objects}) > 1:
+            raise ValueError(
+                f"Labels must be of one kind, but {name} has strings and others. Make them all "
+                "strings or all integers."
+            )
+        if kind not in "biu":
             check_classification_targets(labels)
         return labels
-
-
-def sortable(y: Any, name: str) -> np.ndarray:
-    """Values of shape ``(n,)`` that can be sorted into classes or groups.
-
-    Raises
-    ------
-    ValueError
-        For values of another shape, or that are missing, complex or of several kinds.
-    """
-    try:
-        array: np.ndarray = column_or_1d(as_numpy(y, name), warn=True)
-    except ValueError as error:  # scikit-learn calls them y whatever they are
-        message = str(error).replace("y should be", f"{name} should be")
-        cure = f" For one-hot labels pass {name}.argmax(axis=1). One label per sample is learned; "
-        cure += "for several, put the estimator into scikit-learn's MultiOutputClassifier."
-        raise ValueError(message + cure * (np.ndim(as_numpy(y, name)) == 2)) from error
-    if array.dtype == object:
-        for label in array:
-            if label is None or type(label).__name__ == "NAType":  # of pandas
-                raise _missing(label, name)
-    if array.dtype.kind in "mM" and np.isnat(array).any():
-        raise _missing("NaT", name)
-    if array.dtype.kind == "c":
-        raise ValueError("Complex data not supported")
-    if array.dtype.kind not in "biu":
-        assert_all_finite(array, input_name=name)
-        _check_one_kind(y, array, name)
-    return array
-
-
-def _missing(label: Any, name: str) -> ValueError:
-    return ValueError(
-        f"Input {name} contains {label}. Leave out the rows whose label is missing, or give them a "
-        "label of their own."
-    )
-
-
-def _check_one_kind(y: Any, array: np.ndarray, name: str) -> None:
-    """Raise ValueError for words among numbers, which NumPy would make words of, or not sort."""
-    labels = array
-    if array.dtype.kind in "SU" and isinstance(y, list | tuple):
-        labels = np.array(y, dtype=object).ravel()
-    if labels.dtype == object and len({isinstance(label, str) for label in labels}) > 1:
-        raise ValueError(
-            f"Labels must be of one kind, but {name} has strings and others. Make them all strings "
-            "or all integers."
-        )
 
 
 @np.errstate(all="ignore")
