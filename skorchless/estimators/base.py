@@ -479,7 +479,7 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
         self, data: Dataset, previous: dict[str, Any], given: dict[str, Any], *, go_on: bool
     ) -> np.ndarray:
         """Weights to start from, shape ``(1, K, D + 1)``; what is `given` wins."""
-        init = {name: value for name, value in given.items() if value is not None}
+        init: dict[str, Any] = {}
         if go_on and "coef_" in previous:
             old: Any = previous.get("classes_")
             new: Any = self.__dict__.get("classes_")
@@ -489,7 +489,8 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
                     "classes at once, or set warm_start=False."
                 )
             # Whoever sets coefficients by hand may leave the intercept out.
-            init = {n: previous[n] for n in ("coef_", "intercept_") if n in previous} | init
+            init = {n: previous[n] for n in ("coef_", "intercept_") if n in previous}
+        init |= {name: value for name, value in given.items() if value is not None}
         shape = self._coef_shape(data.n_outputs, data.X.shape[1])
         dtype = np.float32 if data.X.dtype == torch.float32 else np.float64
         start = np.zeros((1, data.n_outputs, data.X.shape[1] + 1), dtype=dtype)

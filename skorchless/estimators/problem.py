@@ -404,20 +404,14 @@ class FitProblem:
             comm=self.comm,
         )
 
-    def loader(self) -> BatchLoader:
-        """Return the training rows in batches, on the user's columns."""
-        return self._loader(self.data, self.shard, self.batch_size, self.memory.mean_weight)
-
-    def validation_loader(self) -> BatchLoader | None:
-        """Return the validation rows in one batch, if there are any."""
-        if self.validation is None:
-            return None
-        shard = Shard.of(self.comm, len(self.validation.X))
-        return self._loader(self.validation, shard, shard.total, None)
-
-    def _loader(
-        self, data: Dataset, shard: Shard, batch_size: int, mean_weight: float | None
-    ) -> BatchLoader:
+    def loader(self, validation: Dataset | None = None) -> BatchLoader:
+        """Return rows on the user's columns: those to train on, or others in one batch."""
+        data, shard, batch_size, mean_weight = self.data, self.shard, self.batch_size, None
+        if validation is None:
+            mean_weight = self.memory.mean_weight
+        else:
+            data, shard = validation, Shard.of(self.comm, len(validation.X))
+            batch_size = shard.total
         if mean_weight is None and self.comm.size > 1:
             mean_weight = shard.mean(self.comm, mean_of(data.weight))
         of_rows = partial(

@@ -252,7 +252,7 @@ def _train(
     units = _start_near_targets(problem, statistics.targets, weights)
     may_reduce = returned.row_space is None and _may_reduce(problem)
     optimizer = _make_optimizer(problem, loader, objective, weights, units, may_reduce)
-    validation = problem.validation_loader()
+    validation = None if problem.validation is None else problem.loader(problem.validation)
     if validation is not None and scaling is not None and objective.scaling is None:
         validation = validation.scaled(scaling)
     returned = replace(returned, scaling=scaling, moments=moments)

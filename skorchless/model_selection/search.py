@@ -181,7 +181,11 @@ class _Run:
                 f"{len(candidates) * len(splits)} fits"
             )
         groups = group_candidates(self.estimator, candidates, type(search).__name__)
-        self._warn_of_unused(groups)
+        words = unused(final for group in groups for final in group.finals)
+        if words:
+            owner = type(search).__name__
+            text = f"Parameters that have no effect in any candidate of this {owner}: {words}."
+            warnings.warn(text, UserWarning, stacklevel=2)
         found = self._results(groups, splits)
         if not found:
             raise ValueError(
@@ -250,17 +254,6 @@ class _Run:
                 best.__dict__.update(fit.models[0].__dict__)
                 return
         best.fit(self.X, self.y, **self.fit_params)
-
-    def _warn_of_unused(self, groups: Sequence[Group]) -> None:
-        """One warning of what none of the candidates uses."""
-        words = unused(final for group in groups for final in group.finals)
-        if words:
-            warnings.warn(
-                f"Parameters that have no effect in any candidate of this "
-                f"{type(self.search).__name__}: {words}.",
-                UserWarning,
-                stacklevel=2,
-            )
 
     def _warn_not_converged(self, found: list[Sequence[Result]]) -> None:
         """One warning for all fits that would have warned for themselves."""
