@@ -12,7 +12,6 @@ from typing import Any, Self, cast
 
 import numpy as np
 from joblib import effective_n_jobs
-from scipy.sparse import issparse
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
@@ -280,11 +279,6 @@ def _checked(X: Any, y: Any, params: dict[str, Any]) -> tuple[Any, Any, dict[str
         raise TypeError("X is None. Pass the training data.")
     check_indices(X)
     X, y = with_rows(X, "X"), with_rows(y, "y")
-    if issparse(y):
-        raise TypeError(
-            "Sparse data was passed for y, but dense data is required. Use '.toarray()' to "
-            "convert it."
-        )
     check_lengths(X, y, "y")
     if not (X.shape[0] if hasattr(X, "shape") else len(X)):
         raise ValueError("X has no samples. Pass at least one per split.")
