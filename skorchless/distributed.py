@@ -21,10 +21,6 @@ from skorchless.restoring import undone_on_error
 T = TypeVar("T")
 
 
-def nothing() -> None:
-    """Undo nothing."""
-
-
 class Communicator:
     """What processes that train together ask of each other; by itself, one process alone.
 
@@ -57,7 +53,7 @@ class Communicator:
         """
         return check()
 
-    def together(self, work: Callable[[], T], undo: Callable[[], object] = nothing) -> T:
+    def together(self, work: Callable[[], T], undo: Callable[[], object] = lambda: None) -> T:
         """Return what `work` gives once all ranks have done it; otherwise all `undo` it."""
         return undone_on_error(work, undo)
 
@@ -159,7 +155,7 @@ class Group(Communicator):
         self.all_gather_object(None)
         return result
 
-    def together(self, work: Callable[[], T], undo: Callable[[], object] = nothing) -> T:
+    def together(self, work: Callable[[], T], undo: Callable[[], object] = lambda: None) -> T:
         """Return what `work` gives once all ranks have done it."""
 
         def agreed() -> T:

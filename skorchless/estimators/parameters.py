@@ -57,14 +57,16 @@ def instance(*types: type, words: str) -> Constraint:
     return Constraint(allows, words)
 
 
-def _are_betas(value: Any) -> bool:
-    are_two = isinstance(value, tuple | list) and len(value) == 2
-    return are_two and all(number(0.0, 1.0).allows(item) for item in value)
-
-
 NOTHING = instance(type(None), words="None")
 BOOLEAN = instance(bool, np.bool_, words="a bool")
 COUNT = number(1, 2**63, whole=True)
+DECAY = number(0.0, 1.0)
+
+
+def _are_betas(value: Any) -> bool:
+    are_two = isinstance(value, tuple | list) and len(value) == 2
+    return are_two and all(map(DECAY.allows, value))
+
 
 PARAMETERS: dict[str, list[Constraint]] = {
     "loss": [choice("squared_error", "huber")],
@@ -75,7 +77,7 @@ PARAMETERS: dict[str, list[Constraint]] = {
     "optimizer": [choice("auto", "sgd", "adam")],
     "learning_rate": [number(0.0, bounds="()"), choice("auto")],
     "schedule": [choice(*SCHEDULES)],
-    "momentum": [number(0.0, 1.0)],
+    "momentum": [DECAY],
     "nesterov": [BOOLEAN],
     "betas": [Constraint(_are_betas, "a pair of floats in the range [0.0, 1.0)")],
     "batch_size": [COUNT, NOTHING, choice("auto")],
