@@ -204,12 +204,11 @@ class LossCurveDisplay:
         self.ax_ = plt.subplots(layout="constrained")[1] if ax is None else ax
         self.figure_ = self.ax_.figure
         curves, validation_curves = list(self.loss_curves), self.validation_loss_curves or ()
-        styles: list[dict[str, Any]] = [{} for _ in curves]
+        colors: Any = [None] * len(curves)
         # An ordered parameter has ordered colours, and so have more curves than there are others.
         if self._ranks is not None or len(curves) > CYCLE:
             ranks = np.arange(len(curves)) if self._ranks is None else self._ranks
             colors = plt.get_cmap("viridis")(BRIGHTEST * ranks / max(len(curves) - 1, 1))
-            styles = [{"color": color} for color in colors]
 
         def draw(curve: Any, label: str, **style: Any) -> Any:
             values = np.asarray(curve, dtype=float)
@@ -219,12 +218,12 @@ class LossCurveDisplay:
 
         self.lines_: list[Any] = []
         self.validation_lines_: list[Any] = []
-        for curve, validation, name, style in zip_longest(
-            curves, validation_curves, self.names or (), styles
+        for curve, validation, name, color in zip_longest(
+            curves, validation_curves, self.names or (), colors, fillvalue=None
         ):
-            name = name or ""
-            line = draw(curve, name if validation is None else f"{name} (training)", **style)
-            dashed = None
+            name, dashed = name or "", None
+            label = name if validation is None else f"{name} (training)"
+            line = draw(curve, label, color=color)
             if validation is not None:
                 style = {"color": line.get_color(), "linestyle": "--"}
                 dashed = draw(validation, f"{name} (validation)", **style)

@@ -8,24 +8,17 @@ or when the group's timeout is over.
 
 import contextlib
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, float64
 
-from skorchless.restoring import between, undone_on_error
+from skorchless.restoring import undone_on_error
 
 T = TypeVar("T")
-
-
-def nothing() -> None:
-    """Undo nothing."""
 
 
 class Communicator:
@@ -60,7 +53,7 @@ class Communicator:
         """
         return check()
 
-    def together(self, work: Callable[[], T], undo: Callable[[], object] = nothing) -> T:
+    def together(self, work: Callable[[], T], undo: Callable[[], object] = lambda: None) -> T:
         """Return what `work` gives once all ranks have done it; otherwise all `undo` it."""
         return undone_on_error(work, undo)
 
@@ -105,13 +98,11 @@ class Group(Communicator):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         on_cuda = "nccl" in dist.get_backend_config() and torch.cuda.is_available()
         self.device = local_rank_device() if on_cuda else torch.device("cpu")
-        self._busy = False
-        self._interrupt: tuple[Any, ...] | None = None
 
     def all_reduce_(self, *tensors: Tensor) -> None:
         """Add each tensor up over the ranks."""
         flat = torch.cat([tensor.reshape(-1).to(self.device, float64) for tensor in tensors])
-        with self._undisturbed():
+        with _collective(self.rank):
             dist.all_reduce(flat)
         parts = torch.split(flat, [tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
@@ -135,7 +126,7 @@ class Group(Communicator):
         # Objects travel by way of the current GPU, which need not be this rank's.
         on_gpu = self.device.type == "cuda"
         there = torch.cuda.device(self.device) if on_gpu else contextlib.nullcontext()
-        with self._undisturbed(), there:
+        with _collective(self.rank), there:
             dist.all_gather_object(values, value)
         failed = [
             f"rank {rank} failed: {value.why}"
@@ -164,63 +155,28 @@ class Group(Communicator):
         self.all_gather_object(None)
         return result
 
-    def together(self, work: Callable[[], T], undo: Callable[[], object] = nothing) -> T:
+    def together(self, work: Callable[[], T], undo: Callable[[], object] = lambda: None) -> T:
         """Return what `work` gives once all ranks have done it."""
 
         def agreed() -> T:
             result = work()
-            # From here on Ctrl-C waits: once all ranks are done, none may undo what it has.
-            self._busy = True
             self.all_gather_object("done")
             return result
 
-        return self._with_interrupts_held_back(partial(undone_on_error, agreed, undo))
+        return undone_on_error(agreed, undo)
 
-    @contextlib.contextmanager
-    def _undisturbed(self) -> Iterator[None]:
-        """A collective: Ctrl-C waits for its end, and who cannot be reached is a `GroupError`."""
-        before, self._busy = self._busy, True
-        try:
-            yield
-        except Exception as error:
-            raise GroupError(
-                f"rank {self.rank} cannot reach the others: a process of the group has failed or "
-                "died, or did not answer within the group's timeout. Every rank has to make as "
-                f"many calls as the others. {error}"
-            ) from error
-        finally:
-            self._busy = before
-        if not before:
-            self._deliver()
 
-    def _deliver(self) -> None:
-        """Raise the Ctrl-C that has been held back, if there was one."""
-        if self._interrupt is not None:
-            handler, *signalled = self._interrupt
-            self._interrupt = None
-            handler(*signalled)
-
-    def _with_interrupts_held_back(self, run: Callable[[], T]) -> T:
-        """Let Ctrl-C be raised between two collectives, or else at the end.
-
-        So it is never raised where the other ranks keep what they have and this one does not.
-        """
-        previous = signal.getsignal(signal.SIGINT)
-        if threading.current_thread() is not threading.main_thread() or not callable(previous):
-            return run()
-
-        def handler(*signalled: Any) -> None:
-            if self._busy:
-                self._interrupt = (previous, *signalled)
-            else:
-                previous(*signalled)
-
-        hold_back = partial(signal.signal, signal.SIGINT, handler)
-        put_back = partial(signal.signal, signal.SIGINT, previous)
-        try:
-            return between(hold_back, put_back, run)
-        finally:
-            self._deliver()
+@contextlib.contextmanager
+def _collective(rank: int) -> Iterator[None]:
+    """Raise a `GroupError` on a rank that cannot reach the others."""
+    try:
+        yield
+    except Exception as error:
+        raise GroupError(
+            f"rank {rank} cannot reach the others: a process of the group has failed or died, or "
+            "did not answer within the group's timeout. Every rank has to make as many calls as "
+            f"the others. {error}"
+        ) from error
 
 
 @dataclass(eq=False)

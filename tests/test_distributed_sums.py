@@ -1,8 +1,5 @@
 """Sums over processes, and how a failure on one of them becomes one on all."""
 
-import os
-import signal
-import threading
 import time
 from pathlib import Path
 
@@ -122,76 +119,9 @@ def test_ranks_that_lose_step_are_told(group):
     group.run(add_up)
 
 
-def interrupt(rank, path):
-    """Interrupt rank 1 after three exchanges; with a path, in the first, which waits for others."""
-    group = Group()
-    reached = []
-
-    def check():
-        if path is not None and rank == 1:
-            threading.Thread(target=interrupt_collective, args=(group, path)).start()
-        for i in range(3):
-            if path is not None and rank != 1:
-                wait_for(path)
-            group.all_gather_object(i)
-            reached.append(i)
-        if rank == 1:
-            signal.raise_signal(signal.SIGINT)
-
-    try:
-        group.together(lambda: group.checked(check))
-    except KeyboardInterrupt:
-        return len(reached)
-    return None
-
-
-def interrupt_collective(group, path):
-    while not group._busy:
-        time.sleep(0.001)
-    os.kill(os.getpid(), signal.SIGINT)
-    Path(path).touch()
-
-
 def wait_for(path):
     while not Path(path).exists():
         time.sleep(0.01)
-
-
-@pytest.mark.parametrize("waits", [False, True])
-def test_an_interrupt_waits_for_the_collective_it_falls_into(group, tmp_path, waits):
-    path = str(tmp_path / "interrupted") if waits else None
-    first, interrupted, last = group.outcomes(interrupt, path)
-    assert interrupted == (0 if waits else 3)
-    for result in first, last:
-        assert result.kind == "GroupError" and "rank 1 failed: KeyboardInterrupt" in result.message
-    group.run(add_up)
-
-
-def interrupt_at_the_end(rank, path):
-    """Interrupt rank 1 while it waits for the others to be done; tell who did what."""
-    group, undone = Group(), []
-    handler = signal.getsignal(signal.SIGINT)
-
-    def work():
-        group.all_reduce_(torch.zeros(3))
-        if rank == 1:
-            threading.Thread(target=interrupt_collective, args=(group, path)).start()
-        else:
-            wait_for(path)
-
-    interrupted = False
-    try:
-        group.together(work, undo=lambda: undone.append(rank))
-    except KeyboardInterrupt:
-        interrupted = True
-    assert signal.getsignal(signal.SIGINT) is handler
-    return interrupted, undone
-
-
-def test_what_all_ranks_have_done_is_undone_on_none(group, tmp_path):
-    path = str(tmp_path / "interrupted")
-    assert group.run(interrupt_at_the_end, path) == [(False, []), (True, []), (False, [])]
-    group.run(add_up)
 
 
 def undo(rank, failing):

@@ -52,15 +52,6 @@ class LargeMatrix:
         return len(self) * self.shape[1]
 
     @property
-    def nbytes(self) -> int:
-        """Return the bytes of the numbers in the dtype to compute in."""
-        return self.numel() * self.dtype.itemsize
-
-    def new_ones(self, *size: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Make a tensor of ones beside the rows."""
-        return torch.ones(*size, dtype=dtype or self.dtype, device=self.device)
-
-    @property
     def is_here(self) -> bool:
         """Whether the rows are on the device where they are wanted."""
         return self.stored.device == self.device

@@ -59,6 +59,8 @@ class SparseRows:
 
     def __init__(self, matrix: Any, device: torch.device) -> None:
         self.matrix, self.device = matrix, device
+        self.shape: tuple[int, int] = matrix.shape
+        self.dtype: torch.dtype = DTYPES[matrix.dtype]
 
     @classmethod
     def of(cls, matrix: Any) -> Self:
@@ -71,18 +73,7 @@ class SparseRows:
         return cls(rows, torch.device("cpu"))
 
     def __len__(self) -> int:
-        return int(self.matrix.shape[0])
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Return the numbers of rows and columns."""
-        n, d = self.matrix.shape
-        return int(n), int(d)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Return what is computed in."""
-        return DTYPES[self.matrix.dtype]
+        return self.shape[0]
 
     def numel(self) -> int:
         """Return how many numbers are stored."""
@@ -178,30 +169,20 @@ class RowsOnDevice(SparseRows):
         The numbers of the rows, on the host.
     """
 
+    whole: SparseRows
+    chosen: Tensor
+
     def __init__(self, whole: SparseRows, chosen: Tensor) -> None:
-        self.whole: SparseRows = whole
-        self.chosen: Tensor = chosen
-        self.device = whole.device
         if isinstance(whole, RowsOnDevice):
-            self.whole, self.chosen = whole.whole, whole.chosen[chosen]
+            chosen, whole = whole.chosen[chosen], whole.whole
+        self.whole, self.chosen = whole, chosen
+        self.shape = len(chosen), whole.shape[1]
+        self.device, self.dtype = whole.device, whole.dtype
 
     @cached_property
     def matrix(self) -> Any:
         """Return the same rows on the host."""
         return self.whole.matrix[self.chosen.numpy()]
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Return the numbers of rows and columns."""
-        return len(self), self.whole.shape[1]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Return what is computed in."""
-        return self.whole.dtype
 
     @cached_property
     def _numbers(self) -> int:
@@ -244,12 +225,7 @@ def _as_csr(indptr: Tensor, indices: Tensor, values: Tensor, shape: tuple[int, .
 @cache
 def _probe() -> Tensor:
     """A unit matrix."""
-    rows = torch.arange(PROBE_ROWS + 1, device="cpu")
-    ones = torch.ones(PROBE_ROWS, dtype=float64, device="cpu")
-    shape = (PROBE_ROWS, PROBE_ROWS)
-    return torch.sparse_csr_tensor(
-        rows, rows[:-1], ones, shape, device="cpu", check_invariants=False
-    )
+    return torch.eye(PROBE_ROWS, dtype=float64, device="cpu").to_sparse_csr()
 
 
 def are_right_on_threads() -> bool:
@@ -410,11 +386,8 @@ class SparseChunk(Chunk):
 
     def largest(self) -> Tensor:
         """Return the largest magnitude of each column, before any scaling."""
-        matrix = self.rows.matrix
-        values = shared(matrix.data).abs()
-        columns = shared(matrix.indices).long()
-        largest = values.new_zeros(matrix.shape[1]).scatter_reduce_(0, columns, values, "amax")
-        return largest.to(self.target.device)
+        largest = abs(self.rows.matrix).max(axis=0).toarray()
+        return torch.from_numpy(largest).to(self.target.device)
 
     def squares(self) -> Tensor:
         """Return weighted sums of squares and of numbers of each column."""

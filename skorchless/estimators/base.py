@@ -190,11 +190,12 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
         The defaults are kept for subclasses whose own ``__init__`` leaves parameters out.
         """
         super().__init_subclass__(**options)
-        if TorchLinearModel in cls.__bases__:
-            parameters = inspect.signature(cls.__init__).parameters
-            for name, parameter in parameters.items():
-                if name in PARAMETERS:
-                    setattr(cls, name, parameter.default)
+        is_ours = TorchLinearModel in cls.__bases__
+        parameters = inspect.signature(cls.__init__).parameters
+        for name, parameter in parameters.items():
+            if name in PARAMETERS and (is_ours or hasattr(cls, name)):
+                setattr(cls, name, parameter.default)
+        if is_ours:
             cls.fit = as_method_of(cls, TorchLinearModel.fit)  # type: ignore[method-assign]
             if cls.__doc__ and TorchLinearModel.__doc__:
                 cls.__doc__ = _with_shared_entries(
@@ -211,12 +212,13 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
         """Return y checked, without regard to X."""
         raise NotImplementedError
 
-    def _learn_target(self, y: Any, comm: Communicator, classes: np.ndarray | None) -> None:
-        """Learn the shape of checked targets, or their classes unless these are known."""
-        raise NotImplementedError
+    def _encode(
+        self, y: Any, name: str, comm: Communicator, classes: np.ndarray | None, *, reset: bool
+    ) -> tuple[Tensor, int]:
+        """Return checked targets as a tensor, and the number of outputs.
 
-    def _encode(self, y: Any, name: str) -> tuple[Tensor, int]:
-        """Return targets and the number of outputs."""
+        With `reset` the shape of the targets is learned, and their classes unless they are passed.
+        """
         raise NotImplementedError
 
     def _check_pass(self, *, first: bool, classes: Any) -> np.ndarray | None:
@@ -468,9 +470,7 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
                 X, weight = X.index_select(0, kept.nonzero().view(-1)), weight[kept]
                 target = target[kept.numpy(force=True) if isinstance(target, np.ndarray) else kept]
             check_some_rows(comm, len(X), checks.NO_WEIGHT)
-            if reset:
-                self._learn_target(target, comm, classes)
-            target, n_outputs = self._encode(target, names[1])
+            target, n_outputs = self._encode(target, names[1], comm, classes, reset=reset)
             return Dataset(X, target, weight, n_outputs)
 
         return on_enough_threads(rows.numel(), encoded)
@@ -479,7 +479,7 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
         self, data: Dataset, previous: dict[str, Any], given: dict[str, Any], *, go_on: bool
     ) -> np.ndarray:
         """Weights to start from, shape ``(1, K, D + 1)``; what is `given` wins."""
-        init = {name: value for name, value in given.items() if value is not None}
+        init: dict[str, Any] = {}
         if go_on and "coef_" in previous:
             old: Any = previous.get("classes_")
             new: Any = self.__dict__.get("classes_")
@@ -489,7 +489,8 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
                     "classes at once, or set warm_start=False."
                 )
             # Whoever sets coefficients by hand may leave the intercept out.
-            init = {n: previous[n] for n in ("coef_", "intercept_") if n in previous} | init
+            init = {n: previous[n] for n in ("coef_", "intercept_") if n in previous}
+        init |= {name: value for name, value in given.items() if value is not None}
         shape = self._coef_shape(data.n_outputs, data.X.shape[1])
         dtype = np.float32 if data.X.dtype == torch.float32 else np.float64
         start = np.zeros((1, data.n_outputs, data.X.shape[1] + 1), dtype=dtype)
@@ -552,7 +553,8 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
         assert weights is not None
         self.__dict__.pop("validation_loss_curve_", None)
         self.__dict__.update(self._attributes(result, weights))
-        self.converged_ = self._has_converged(result)
+        # As the user wanted it to, and nothing of it was lost.
+        self.converged_ = not result.lost_digits and (result.converged or self.tol is None)
         self.learning_rate_ = float(outcome.rates[model])
         self.optimizer_ = outcome.optimizer
         self.device_ = str(problem.data.X.device)
@@ -571,10 +573,6 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
         if result.validation_loss_curve:
             attributes["validation_loss_curve_"] = np.array(result.validation_loss_curve)
         return attributes
-
-    def _has_converged(self, result: TrainingResult) -> bool:
-        """Whether training ended as the user wanted it to, and nothing of it was lost."""
-        return not result.lost_digits and (result.converged or self.tol is None)
 
     def _warn_not_converged(self, result: TrainingResult) -> None:
         """Say why training ended before `tol` was reached, or what its end lost, and what helps."""
@@ -630,22 +628,18 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
             else checks.finite_numbers(value, name)
             for name, value in (("coef_", self.coef_), ("intercept_", self.intercept_))
         )
-        coef, intercept = np.atleast_2d(coef), np.atleast_1d(intercept)
+        coef, intercept = np.atleast_2d(coef), np.ravel(intercept)
         classes = self.__dict__.get("classes_")
         outputs = len(coef) if classes is None else len(classes) - (len(classes) == 2)
         features = getattr(self, "n_features_in_", coef.shape[-1])
-        if coef.shape != (outputs, features):
-            raise ValueError(
-                f"coef_ has shape {np.shape(self.coef_)}, but there are {features} features and "
-                f"{outputs} outputs."
-            )
-        if intercept.shape != (outputs,):
-            if intercept.size != 1:
-                raise ValueError(
-                    f"intercept_ has shape {np.shape(self.intercept_)}, but there are {outputs} "
-                    "outputs."
-                )
+        if intercept.size == 1:
             intercept = np.full(outputs, intercept.item())
+        for name, found, shape in (
+            ("coef_", coef.shape, (outputs, features)),
+            ("intercept_", intercept.shape, (outputs,)),
+        ):
+            if found != shape:
+                raise ValueError(f"{name} has shape {found}, but this model needs {shape}.")
         return coef, intercept
 
     def _copy_fit(self, model: Any) -> Any:

@@ -33,7 +33,6 @@ from skorchless.optimizers.hessian_estimator import sample_size
 from skorchless.optimizers.lbfgs import pairs_of
 from skorchless.optimizers.least_squares import Comoments
 from skorchless.optimizers.line_search import stop_distance
-from skorchless.restoring import without_numpy_warnings
 from skorchless.training import TrainingResult
 
 #: Parameters that every model of a stack has for itself, as long as they are numbers.
@@ -134,12 +133,10 @@ class BatchedFit:
         if not self.valid:
             return
         first = self.models[self.valid[0]]
-        known = inspect.signature(first.fit).parameters
-        for name in fit_params:
-            if name not in known:
-                raise TypeError(
-                    f"{first.fit.__qualname__}() got an unexpected keyword argument {name!r}"
-                )
+        try:
+            inspect.signature(first.fit).bind(X, y, **fit_params)
+        except TypeError as error:
+            raise TypeError(f"{first.fit.__qualname__}() {error}") from error
         own = set(vars(first))
         self.problem = first._prepare(X, y, **fit_params)
         learned = {name: value for name, value in vars(first).items() if name not in own}
@@ -243,7 +240,7 @@ def _size_of(problem: FitProblem) -> tuple[object, ...]:
 
 
 @memory_errors()
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def predict_together(models: Sequence[TorchLinearModel], X: Any) -> np.ndarray:
     """Raw predictions of fitted estimators from one product.
 
@@ -393,7 +390,7 @@ def may_use_moments(candidates: Sequence[Parameters], X: Matrix) -> bool:
     )
 
 
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def solve_from_moments(
     candidates: Sequence[Parameters], moments: Comoments, dtype: torch.dtype
 ) -> tuple[FitResult, np.ndarray]:

@@ -9,10 +9,10 @@ from functools import partial
 from typing import Any, Self
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from skorchless.estimators.problem import FitProblem
-from skorchless.restoring import as_before, as_now
 from skorchless.training import TrainingResult
 
 try:
@@ -64,28 +64,28 @@ class FitObserver:
     def of_training(self, fold_back: Callable[[Tensor | None], np.ndarray | None]) -> Self:
         """Return itself for a training whose weights `fold_back` takes to the user's columns."""
         self._fold_back = fold_back
-        self._as_in_training: Callable[[Callable[[], Any]], Any] = as_now()
         return self
 
     def on_pass_begin(self) -> None:
         """Open the task of an iteration."""
         if self._fit is not None:
             self._pass = self._fit.subcontext(task_name="pass")
-            as_before(partial(self._pass.call_on_fit_task_begin, **self._about))
+            with torch.inference_mode(False):
+                self._pass.call_on_fit_task_begin(**self._about)
 
     def on_pass_end(self, result: TrainingResult) -> bool:
         """Print a line, close the task; return whether a callback wants the fit to stop.
 
-        A callback may do what it likes with torch and NumPy, in the settings that were there before
-        the fit; what it sees of the model is computed in those of the training.
+        A callback may use autograd: it runs outside of the inference mode of the training.
         """
         if self._verbose:
             self._print(result)
         if self._fit is None:
             return False
-        attributes = partial(self._as_in_training, partial(self._fitted, result))
-        end = partial(self._pass.call_on_fit_task_end, **self._about)
-        return bool(as_before(partial(end, reconstruction_attributes=attributes)))
+        with torch.inference_mode(False):
+            attributes = partial(self._fitted, result)
+            end = self._pass.call_on_fit_task_end
+            return bool(end(**self._about, reconstruction_attributes=attributes))
 
     def on_fit_end(self) -> None:
         """Close the task of the fit, whose attributes the estimator has by now."""

@@ -4,6 +4,7 @@ Nothing here writes to what it is given.
 """
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator, Mapping, Set
 from numbers import Number
@@ -23,7 +24,6 @@ from sklearn.utils.validation import (
 from torch import Tensor
 
 from skorchless.data import LargeMatrix, Matrix, SparseRows, is_large
-from skorchless.restoring import without_numpy_warnings
 from skorchless.stack import shared
 
 #: Half precision is widened; everything else keeps its own or becomes double.
@@ -38,15 +38,6 @@ OF_NUMPY = (torch.float16, torch.float32, torch.float64)
 
 #: What scikit-learn says where no row counts.
 NO_WEIGHT = "Sample weights must contain at least one non-zero number."
-
-
-#: Tensors that hold no plain numbers, and the cure.
-NOT_PLAIN = {
-    "nested": "Pass one with rows of one length, as from torch.nested.to_padded_tensor.",
-    "sparse": "Pass a SciPy sparse matrix, or use '.to_dense()' to convert it.",
-    "quantized": "Use '.dequantize()' to convert it.",
-    "meta": "Pass one that holds numbers.",
-}
 
 
 @contextlib.contextmanager
@@ -72,21 +63,14 @@ def check_plain(values: Any, name: str) -> None:
         return
     if values.is_complex():
         raise ValueError(f"Complex data not supported in {name}.")
-    if values.is_nested:
-        kind = "nested"
-    elif values.layout != torch.strided:
-        kind = "sparse"
-    elif values.is_quantized:
-        kind = "quantized"
-    elif values.is_meta:
-        kind = "meta"
-    elif type(values).__torch_dispatch__ is not Tensor.__torch_dispatch__:
-        raise TypeError(f"{name} is a {type(values).__name__}. Pass a plain torch.Tensor.")
-    else:
-        return
-    raise TypeError(
-        f"A {kind} tensor was passed for {name}, but tensors have to be dense. {NOT_PLAIN[kind]}"
-    )
+    is_plain = type(values).__torch_dispatch__ is Tensor.__torch_dispatch__
+    is_plain = is_plain and values.layout == torch.strided and not values.is_nested
+    if not is_plain or values.is_quantized or values.is_meta:
+        kind = "special" if values.layout == torch.strided else "sparse"
+        raise TypeError(
+            f"A {kind} tensor was passed for {name}, but tensors have to be dense and hold plain "
+            "numbers. Pass a SciPy sparse matrix, or use '.to_dense()' to convert it."
+        )
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
@@ -102,7 +86,7 @@ def _has_steps_of_torch(array: np.ndarray) -> bool:
     return not any(step < 0 or step % array.itemsize for step in array.strides)
 
 
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def check_X(estimator: Any, X: Any, *, reset: bool, name: str = "X", min_rows: int = 1) -> Matrix:
     """Check X and return it as a matrix of shape ``(n, D)``, in the dtype to compute in.
 
@@ -189,73 +173,52 @@ def check_indices(X: Any) -> None:
     """Raise ValueError if X is sparse and its index arrays point outside it.
 
     SciPy's and torch's code for sparse matrices follows any index, into memory of something else:
-    even X has to be checked before it is converted or cut. SciPy's own check would cut off, in the
-    user's arrays, the numbers behind the last row.
+    even X has to be checked before it is converted or cut. SciPy's own check may change what it
+    looks at, so it is given another matrix that shares the memory of X.
     """
     if not issparse(X) or X.ndim != 2:
         return
-    if X.format == "coo":
-        sound = len(X.row) == len(X.col) == len(X.data)
-        sound = sound and _is_within(X.row, X.shape[0]) and _is_within(X.col, X.shape[1])
-    elif X.format in ("csr", "csc", "bsr"):
-        block = X.blocksize if X.format == "bsr" else (1, 1)
-        axes = [size // by for size, by in zip(X.shape, block, strict=True)]
-        lines, width = axes[::-1] if X.format == "csc" else axes
-        sound = X.indptr.shape == (lines + 1,) and X.indptr.dtype.kind in "iu"
-        sound = sound and X.indptr[0] == 0 and bool((X.indptr[1:] >= X.indptr[:-1]).all())
-        sound = sound and X.indptr[-1] <= len(X.indices) == len(X.data)
-        sound = sound and _is_within(X.indices[: X.indptr[-1]], width)
-    else:  # the others are lists and dicts, whose conversion follows no index
-        return check_indices(X.tocsr())
-    if not sound:
+    try:
+        if X.format == "coo":
+            type(X)((X.data, (X.row, X.col)), shape=X.shape)
+        elif X.format in ("csr", "csc", "bsr"):
+            if X.indices.dtype.kind not in "iu" or X.indptr.dtype.kind not in "iu":
+                raise ValueError("indices and indptr must be integers")
+            parts = (X.data, X.indices, X.indptr)
+            type(X)(parts, shape=X.shape).check_format(full_check=True)
+        else:  # the others are lists and dicts, whose conversion follows no index
+            check_indices(X.tocsr())
+    except (ValueError, IndexError, TypeError) as error:
+        kind = "matrix" if isspmatrix(X) else "array"
         raise ValueError(
-            f"X is not a valid sparse {'matrix' if isspmatrix(X) else 'array'}: in its "
-            f"{X.format.upper()} format, row indices must be from 0 to {X.shape[0] - 1}, column "
-            f"indices must be from 0 to {X.shape[1] - 1}, and 'indptr' must begin at 0, never fall "
-            "and not exceed the number of stored values. It may come from a damaged or malicious "
-            "file."
-        )
-
-
-def _is_within(indices: np.ndarray, size: int) -> bool:
-    """Whether all indices are from 0 up to, but not including, `size`."""
-    if indices.ndim != 1 or indices.dtype.kind not in "iu":
-        return False
-    # As an unsigned number a negative index is too large as well, so that one look is enough.
-    unsigned = indices.view(f"{indices.dtype.byteorder}u{indices.itemsize}")
-    return not len(indices) or bool(unsigned.max() < size)
+            f"X is not a valid sparse {kind} in {X.format.upper()} format: {error}. It may come "
+            "from a damaged or malicious file."
+        ) from error
 
 
 def large_matrix(estimator: Any, X: Any, *, reset: bool) -> LargeMatrix | None:
     """X as it lies, its values unchecked; None if it may be copied, or has to be."""
-    stored, dtype = _as_it_lies(X)
-    if stored is None or not is_large(stored.numel() * dtype.itemsize):
-        return None
-    if stored.device.type != "cpu" and stored.dtype == dtype and stored.is_contiguous():
-        return None  # an accelerator's memory that needs no copy of X
-    if isinstance(X, Tensor):
-        validate_data(estimator, X, reset=reset, skip_check_array=True)
-    else:
-        validate_data(estimator, X, reset=reset, dtype=None, ensure_all_finite=False)
-    return LargeMatrix(stored, dtype)
-
-
-def _as_it_lies(X: Any) -> tuple[Tensor | None, torch.dtype]:
-    """X as a tensor that shares its memory, if torch can do that; the dtype to compute in."""
     if isinstance(X, Tensor):
         dtype = COMPUTE_DTYPE.get(X.dtype, torch.float64)
-        plain = X.layout == torch.strided and X.ndim == 2 and not X.is_complex()
-        return X.detach() if plain else None, dtype
-    if not isinstance(X, np.ndarray) or X.ndim != 2 or X.dtype.kind not in "biuf":
-        return None, torch.float64
-    dtype = torch.float32 if X.dtype in (np.float16, np.float32) else torch.float64
-    readable = X.dtype.isnative and X.itemsize <= 8
-    if not readable or not _has_steps_of_torch(X):
-        return None, dtype
-    return as_tensor(np.asarray(X)), dtype
+        readable = X.layout == torch.strided and X.ndim == 2 and not X.is_complex()
+    elif isinstance(X, np.ndarray):
+        dtype = torch.float32 if X.dtype in (np.float16, np.float32) else torch.float64
+        readable = X.ndim == 2 and X.dtype.kind in "biuf" and X.dtype.isnative and X.itemsize <= 8
+        readable = readable and _has_steps_of_torch(X)
+    else:
+        return None
+    if not readable or not is_large(math.prod(X.shape) * dtype.itemsize):
+        return None
+    if isinstance(X, Tensor):
+        if X.device.type != "cpu" and X.dtype == dtype and X.is_contiguous():
+            return None  # an accelerator's memory that needs no copy of X
+        validate_data(estimator, X, reset=reset, skip_check_array=True)
+        return LargeMatrix(X.detach(), dtype)
+    validate_data(estimator, X, reset=reset, dtype=None, ensure_all_finite=False)
+    return LargeMatrix(as_tensor(np.asarray(X)), dtype)
 
 
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def check_y_numeric(y: Any, name: str) -> Tensor:
     """Check a numeric target and return it as a tensor of shape ``(n,)`` or ``(n, K)``."""
     with named(name):
@@ -287,11 +250,11 @@ def check_y_numeric(y: Any, name: str) -> Tensor:
     return target
 
 
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def check_sample_weight(
     sample_weight: Any, n_rows: int, name: str = "sample_weight", *, all_zero: bool = False
 ) -> Tensor | None:
-    """Check row weights and return them in double precision, of shape ``(n,)``.
+    """Check row weights and return them on the CPU in double precision, of shape ``(n,)``.
 
     Raises
     ------
@@ -301,32 +264,28 @@ def check_sample_weight(
     if sample_weight is None:
         return None
     with named(name):
-        weight = _as_weights(sample_weight, n_rows, name)
+        values = as_numpy(sample_weight, name)
+        if isinstance(values, Number) or getattr(values, "shape", None) == ():
+            values = np.full(n_rows, float(values))
+        weight = check_array(
+            values,
+            ensure_2d=False,
+            dtype=np.float64,
+            ensure_min_samples=0,
+            input_name=name,
+        )
         if weight.ndim != 1:
             raise ValueError(
                 f"Sample weights must be 1D array or scalar, got {weight.ndim}D array. Expected "
                 f"either a scalar value or a 1D array of length {n_rows}."
             )
         if len(weight) != n_rows:
-            raise ValueError(f"{name}.shape == {tuple(weight.shape)}, expected {(n_rows,)}!")
-        if bool((weight < 0).any()):
+            raise ValueError(f"{name}.shape == {weight.shape}, expected {(n_rows,)}!")
+        if (weight < 0).any():
             raise ValueError(f"Negative values in data passed to `{name}`.")
-        if not all_zero and not bool(weight.any()):
+        if not all_zero and not weight.any():
             raise ValueError(NO_WEIGHT)
-        return weight
-
-
-def _as_weights(sample_weight: Any, n_rows: int, name: str) -> Tensor:
-    """Finite row weights in double precision, one number repeated."""
-    check_plain(sample_weight, name)
-    if isinstance(sample_weight, Number) or getattr(sample_weight, "shape", None) == ():
-        sample_weight = np.full(n_rows, float(sample_weight))
-    if isinstance(sample_weight, Tensor):
-        return as_finite_tensor(sample_weight.detach(), name).to(torch.float64)
-    array = check_array(
-        sample_weight, ensure_2d=False, dtype=np.float64, ensure_min_samples=0, input_name=name
-    )
-    return as_tensor(array)
+        return as_tensor(weight)
 
 
 def as_finite_tensor(values: Tensor, name: str) -> Tensor:
@@ -379,7 +338,7 @@ def as_numpy(values: Any, name: str = "y") -> Any:
     return (values.float() if widened else values).numpy(force=True)
 
 
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def finite_numbers(value: Any, name: str, dtype: Any = np.float64) -> np.ndarray:
     """Check coefficients, and return them in `dtype`."""
     with named(name):
@@ -404,7 +363,7 @@ def check_coef_init(
     return array
 
 
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def check_y_classes(y: Any, name: str) -> np.ndarray:
     """Return labels of shape ``(n,)``; those of a tensor come to the CPU.
 
@@ -417,83 +376,40 @@ def check_y_classes(y: Any, name: str) -> np.ndarray:
         check_plain(y, name)
         if isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype.kind in "biu":
             return np.asarray(y)  # always labels
-        labels = sortable(y, name)
-        if labels.dtype.kind not in "biu":
+        try:
+            labels: np.ndarray = column_or_1d(as_numpy(y, name), warn=True)
+        except ValueError as error:  # scikit-learn calls them y whatever they are
+            message = str(error).replace("y should be", f"{name} should be")
+            cure = f" For one-hot labels pass {name}.argmax(axis=1). One label per sample is "
+            cure += "learned; for several, use scikit-learn's MultiOutputClassifier."
+            raise ValueError(message + cure * (np.ndim(as_numpy(y, name)) == 2)) from error
+        kind, objects = labels.dtype.kind, labels if labels.dtype == object else ()
+        if kind == "c":
+            raise ValueError("Complex data not supported")
+        gaps = [label for label in objects if label is None or type(label).__name__ == "NAType"]
+        if kind in "mM" and np.isnat(labels).any():
+            gaps = ["NaT"]
+        if gaps:
+            raise ValueError(
+                f"Input {name} contains {gaps[0]}. Leave out the rows whose label is missing, or "
+                "give them a label of their own."
+            )
+        if kind not in "biu":
+            assert_all_finite(labels, input_name=name)
+        # NumPy makes words of the numbers in a list that has words.
+        if kind in "SU" and isinstance(y, list | tuple):
+            objects = np.array(y, dtype=object).ravel()
+        if len({isinstance(label, str) for label in objects}) > 1:
+            raise ValueError(
+                f"Labels must be of one kind, but {name} has strings and others. Make them all "
+                "strings or all integers."
+            )
+        if kind not in "biu":
             check_classification_targets(labels)
         return labels
 
 
-def sortable(y: Any, name: str) -> np.ndarray:
-    """Values of shape ``(n,)`` that can be sorted into classes or groups.
-
-    Raises
-    ------
-    ValueError
-        For values of another shape, or that are missing, complex or of several kinds.
-    """
-    try:
-        array: np.ndarray = column_or_1d(as_numpy(y, name), warn=True)
-    except ValueError as error:  # scikit-learn calls them y whatever they are
-        message = str(error).replace("y should be", f"{name} should be")
-        raise ValueError(message + _cure_of_columns(y, name)) from error
-    if array.dtype == object:
-        for label in array:
-            if label is None or type(label).__name__ == "NAType":  # of pandas
-                raise _missing(label, name)
-    if array.dtype.kind in "mM" and np.isnat(array).any():
-        raise _missing("NaT", name)
-    if array.dtype.kind == "c":
-        raise ValueError("Complex data not supported")
-    if array.dtype.kind not in "biu":
-        assert_all_finite(array, input_name=name)
-        _check_one_kind(y, array, name)
-    return array
-
-
-def _cure_of_columns(y: Any, name: str) -> str:
-    """What to pass in the place of labels that have several columns."""
-    array = np.asarray(as_numpy(y, name))
-    if array.ndim != 2 or array.shape[1] < 2 or array.dtype.kind not in "biuf":
-        return ""
-    if not ((array == 1).sum(axis=1) == 1).all() or not ((array == 0) | (array == 1)).all():
-        return (
-            " One label per sample is learned; for several, put the estimator into scikit-learn's "
-            "MultiOutputClassifier."
-        )
-    numbers = f"{name}.argmax(axis=1)" if hasattr(y, "argmax") else f"numpy.argmax({name}, axis=1)"
-    return f" For one-hot labels pass {numbers}."
-
-
-def _missing(label: Any, name: str) -> ValueError:
-    return ValueError(
-        f"Input {name} contains {label}. Leave out the rows whose label is missing, or give them a "
-        "label of their own."
-    )
-
-
-def _check_one_kind(y: Any, array: np.ndarray, name: str) -> None:
-    """Raise ValueError for words among numbers, which NumPy would make words of, or not sort."""
-    labels = array
-    if array.dtype.kind in "SU" and isinstance(y, list | tuple):
-        labels = np.array(y, dtype=object).ravel()
-    if labels.dtype != object:
-        return
-    kinds = {_kind(label) for label in labels}
-    if len(kinds) > 1:
-        raise ValueError(
-            f"Labels must be of one kind, but {name} has {' and '.join(sorted(kinds))}. Make them "
-            "all strings or all integers."
-        )
-
-
-def _kind(label: Any) -> str:
-    if isinstance(label, str | bytes):
-        return "strings" if isinstance(label, str) else "bytes"
-    is_number = isinstance(label, Number | np.bool_)
-    return "numbers" if is_number else f"labels of type {type(label).__name__}"
-
-
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def check_classes(classes: Any, known: np.ndarray | None) -> np.ndarray:
     """The labels that calls of `partial_fit` will bring, sorted.
 
@@ -556,21 +472,9 @@ def labels_at(classes: np.ndarray, index: Tensor) -> np.ndarray | Tensor:
 
     They are a tensor on the device of `index` if torch has a dtype for them, and else an array.
     """
-    held = _held_by_torch(classes)
-    if held is None:
+    try:
+        held = shared(classes.astype(classes.dtype.newbyteorder("="), copy=False))
+    except TypeError:
         labels: np.ndarray = classes[index.numpy(force=True)]
         return labels
-    if held.dtype.kind == "u" and held.itemsize > 1:  # torch hardly computes with these
-        signed = shared(held.view(f"i{held.itemsize}")).to(index.device)
-        return signed[index].view(getattr(torch, held.dtype.name))
-    return shared(held).to(index.device)[index]
-
-
-def _held_by_torch(classes: np.ndarray) -> np.ndarray | None:
-    """Labels that are numbers in a dtype that torch has; None for others."""
-    if classes.dtype.kind not in "biuf":
-        return None
-    if classes.dtype.char == "g":  # long double: whole numbers, most of which fit a double
-        double = classes.astype(np.float64)
-        return double if np.array_equal(double, classes) else None
-    return classes.astype(classes.dtype.newbyteorder("="), copy=False)
+    return held.to(index.device)[index]

@@ -295,15 +295,16 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
     def _check_target(self, y: Any, name: str) -> Any:
         return check_y_classes(y, name)
 
-    def _learn_target(self, y: Any, comm: Communicator, classes: np.ndarray | None) -> None:
-        if classes is None:
-            # Sorting is faster than the hashing of `numpy.unique`.
-            ordered, differs = np.sort(y), np.ones(len(y), dtype=bool)
-            differs[1:] = ordered[1:] != ordered[:-1]
-            classes = ordered[differs]
-        self.classes_: np.ndarray = union_of_classes(comm.all_gather_object(classes))
-
-    def _encode(self, y: Any, name: str) -> tuple[Tensor, int]:
+    def _encode(
+        self, y: Any, name: str, comm: Communicator, classes: np.ndarray | None, *, reset: bool
+    ) -> tuple[Tensor, int]:
+        if reset:
+            if classes is None:
+                # Sorting is faster than the hashing of `numpy.unique`.
+                ordered, differs = np.sort(y), np.ones(len(y), dtype=bool)
+                differs[1:] = ordered[1:] != ordered[:-1]
+                classes = ordered[differs]
+            self.classes_: np.ndarray = union_of_classes(comm.all_gather_object(classes))
         encoded = encode(y, self.classes_, name)
         if len(self.classes_) < 2:
             raise ValueError(

@@ -1,6 +1,5 @@
 """What each constructor parameter may be, and which of them an optimizer uses."""
 
-import inspect
 import warnings
 from collections.abc import Callable, Collection, Hashable, Iterable
 from numbers import Integral, Real
@@ -58,14 +57,16 @@ def instance(*types: type, words: str) -> Constraint:
     return Constraint(allows, words)
 
 
-def _are_betas(value: Any) -> bool:
-    are_two = isinstance(value, tuple | list) and len(value) == 2
-    return are_two and all(number(0.0, 1.0).allows(item) for item in value)
-
-
 NOTHING = instance(type(None), words="None")
 BOOLEAN = instance(bool, np.bool_, words="a bool")
 COUNT = number(1, 2**63, whole=True)
+DECAY = number(0.0, 1.0)
+
+
+def _are_betas(value: Any) -> bool:
+    are_two = isinstance(value, tuple | list) and len(value) == 2
+    return are_two and all(map(DECAY.allows, value))
+
 
 PARAMETERS: dict[str, list[Constraint]] = {
     "loss": [choice("squared_error", "huber")],
@@ -76,7 +77,7 @@ PARAMETERS: dict[str, list[Constraint]] = {
     "optimizer": [choice("auto", "sgd", "adam")],
     "learning_rate": [number(0.0, bounds="()"), choice("auto")],
     "schedule": [choice(*SCHEDULES)],
-    "momentum": [number(0.0, 1.0)],
+    "momentum": [DECAY],
     "nesterov": [BOOLEAN],
     "betas": [Constraint(_are_betas, "a pair of floats in the range [0.0, 1.0)")],
     "batch_size": [COUNT, NOTHING, choice("auto")],
@@ -165,60 +166,46 @@ def batch_rows(parameters: Parameters, n: int) -> int:
     return min(n, limits.DEFAULT_BATCH if batch == "auto" else int(batch))
 
 
-class Use(NamedTuple):
-    """When a parameter has an effect.
+FIRST_ORDER = "optimizer='sgd' or 'adam'"
 
-    Attributes
-    ----------
-    words : str
-        The condition as a user would write it.
-    holds : callable
-        Whether it holds, given the name of the optimizer that runs and all parameters.
-    """
-
-    words: str
-    holds: Callable[[str, Parameters], bool]
-
-
-WITH_SGD = Use("optimizer='sgd'", lambda optimizer, _: optimizer == "sgd")
-WITH_ADAM = Use("optimizer='adam'", lambda optimizer, _: optimizer == "adam")
-WITH_FIRST_ORDER = Use(
-    "optimizer='sgd' or 'adam'", lambda optimizer, _: optimizer != "quasi-newton"
-)
-WITH_EARLY_STOPPING = Use("early_stopping=True", lambda _, given: bool(given["early_stopping"]))
-
-#: The parameters that some optimizers, losses or settings do not use.
-USED_WITH: dict[str, Use] = {
-    "delta": Use("loss='huber'", lambda _, given: bool(given["loss"] == "huber")),
-    "l1_ratio": Use("alpha above 0", lambda _, given: bool(given["alpha"] > 0)),
-    "schedule": WITH_FIRST_ORDER,
-    "momentum": WITH_SGD,
-    "nesterov": WITH_SGD,
-    "betas": WITH_ADAM,
-    "batch_size": WITH_FIRST_ORDER,
-    "shuffle": WITH_FIRST_ORDER,
-    "n_iter_no_change": Use(
-        f"{WITH_FIRST_ORDER.words}, or {WITH_EARLY_STOPPING.words}",
-        lambda *given: WITH_FIRST_ORDER.holds(*given) or WITH_EARLY_STOPPING.holds(*given),
+#: With what some parameters have an effect: in words, and as a function of the name of the
+#: optimizer that runs and of all parameters.
+USED_WITH: dict[str, tuple[str, Callable[[str, Parameters], bool]]] = {
+    "delta": ("loss='huber'", lambda _, given: bool(given["loss"] == "huber")),
+    "l1_ratio": ("alpha above 0", lambda _, given: bool(given["alpha"] > 0)),
+    "schedule": (FIRST_ORDER, lambda name, _: name != "quasi-newton"),
+    "momentum": ("optimizer='sgd'", lambda name, _: name == "sgd"),
+    "nesterov": ("optimizer='sgd'", lambda name, _: name == "sgd"),
+    "betas": ("optimizer='adam'", lambda name, _: name == "adam"),
+    "batch_size": (FIRST_ORDER, lambda name, _: name != "quasi-newton"),
+    "shuffle": (FIRST_ORDER, lambda name, _: name != "quasi-newton"),
+    "n_iter_no_change": (
+        f"{FIRST_ORDER}, or early_stopping=True",
+        lambda name, given: name != "quasi-newton" or bool(given["early_stopping"]),
     ),
-    "validation_fraction": WITH_EARLY_STOPPING,
+    "validation_fraction": ("early_stopping=True", lambda _, given: bool(given["early_stopping"])),
 }
 
-#: For an estimator that was cloned, what its clones have warned of; for a clone, the same set.
-#: scikit-learn's searches fit clones of one estimator and undo Python's own memory of what has been
-#: shown. A subclass that cannot be hashed is not remembered, and warns each time.
-_said_by_clones: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
-_said_before: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+#: What an estimator and its clones, all of which are keys, have warned of. scikit-learn's searches
+#: fit clones of one estimator and undo Python's own memory of what has been shown. A subclass that
+#: cannot be hashed is not remembered, and warns each time.
+_warned_of: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
 
 
 def note_clone(model: Any, clone: Any) -> None:
-    """Let clones of one estimator warn of the same thing once."""
+    """Let an estimator and its clones warn of the same thing once."""
     if isinstance(model, Hashable):
-        _said_before[clone] = _said_by_clones.setdefault(model, set())
+        _warned_of[clone] = _warned_of.setdefault(model, set())
+
+
+def keep_quiet(model: Any) -> None:
+    """Let the fits of an estimator not warn of what a search has warned of already."""
+    if isinstance(model, Hashable):
+        _warned_of[model] = {unused([model])}
 
 
 def warn_of_unused(model: Any, *, one_pass: bool = False, stacklevel: int) -> None:
-    """Warn of parameters of an estimator that have no effect, unless another clone has done so.
+    """Warn of parameters of an estimator that have no effect, unless a clone has done so.
 
     Parameters
     ----------
@@ -228,77 +215,36 @@ def warn_of_unused(model: Any, *, one_pass: bool = False, stacklevel: int) -> No
     stacklevel : int
         The parameter of `warnings.warn`, counted from the caller.
     """
-    text = _text(model, one_pass=one_pass)
-    said = _said_before.get(model, set()) if isinstance(model, Hashable) else set()
-    if text and text not in said:
+    words = unused([model], one_pass=one_pass)
+    said = _warned_of.get(model, set()) if words and isinstance(model, Hashable) else set()
+    if words and words not in said:
+        owner = type(model).__name__
+        text = f"Parameters of this {owner} that have no effect: {words}."
         warnings.warn(text, UserWarning, stacklevel=stacklevel + 1)
-        said.add(text)
+        said.add(words)
 
 
-def keep_quiet(model: Any) -> None:
-    """Let the fits of an estimator not warn of what a search has warned of already."""
-    if isinstance(model, Hashable):
-        _said_before[model] = {_text(model)}
+def unused(models: Iterable[Any], *, one_pass: bool = False) -> str:
+    """Name parameters that some estimators set and none of them uses, and what they need.
 
-
-def _text(model: Any, *, one_pass: bool = False) -> str:
-    """The warning, without any values, so that it is the same for candidates of a search."""
-    names = [name for name, used in uses(model, one_pass=one_pass).items() if not used]
-    if not names:
-        return ""
-    words, chosen = in_words(names), ""
-    if model.optimizer == "auto" and not one_pass and "optimizer=" in words:
-        quasi_newton = chosen_optimizer(model._parameters()) == "quasi-newton"
-        name = "the quasi-Newton method" if quasi_newton else "Adam"
-        chosen = f" Here optimizer='auto' is {name}."
-    owner = type(model).__name__
-    return f"Parameters of this {owner} that have no effect: {words}.{chosen}"
-
-
-def unused_by_all(models: Iterable[Any]) -> list[str]:
-    """Names of the parameters that some estimators have and none of these uses."""
-    names: dict[str, bool] = {}
-    for model in models:
-        for name, used in uses(model).items():
-            names[name] = names.get(name, False) or used
-    return [name for name, used in names.items() if not used]
-
-
-def uses(model: Any, *, one_pass: bool = False) -> dict[str, bool]:
-    """Whether an estimator uses each parameter in USED_WITH that is not at its default.
-
-    There is no answer where a parameter makes no sense: `fit` says so for itself.
+    The values are not named, so that the text is the same for all candidates of a search. An
+    estimator whose parameters are invalid is left out: its `fit` raises an error.
     """
-    parameters = model._parameters()
-    changed = [
-        name
-        for name in USED_WITH.keys() & parameters.keys()
-        if parameters[name] is not getattr(type(model), name)
-    ]
-    if not changed:
-        return {}
-    try:
-        check_parameters(model)
-    except (ValueError, TypeError):
-        return {}
-    optimizer = chosen_optimizer(parameters, one_pass=one_pass)
-    return {
-        name: USED_WITH[name].holds(optimizer, parameters)
-        for name in sorted(changed)
-        if not _is_default(type(model), name, parameters[name])
-    }
-
-
-def _is_default(estimator: type, name: str, value: Any) -> bool:
-    """Whether a parameter is at its default, in a subclass that has another one too."""
-    if isinstance(value, list):  # a pair
-        value = tuple(value)
-    if value == getattr(estimator, name):
-        return True
-    own = inspect.signature(estimator).parameters.get(name)
-    return own is not None and bool(value == own.default)
-
-
-def in_words(names: Iterable[str]) -> str:
-    """Parameters, each with what it is used with."""
-    return ", ".join(f"{name} (used only with {USED_WITH[name].words})" for name in names)
+    used: dict[str, bool] = {}
+    for model in models:
+        parameters, defaults = model._parameters(), type(model)
+        names = sorted(USED_WITH.keys() & parameters.keys())
+        changed = [name for name in names if parameters[name] is not getattr(defaults, name)]
+        if not changed:
+            continue
+        try:
+            check_parameters(model)
+        except (ValueError, TypeError):
+            continue
+        optimizer = chosen_optimizer(parameters, one_pass=one_pass)
+        for name in changed:
+            value = parameters[name]
+            if (tuple(value) if isinstance(value, list) else value) != getattr(defaults, name):
+                used[name] = used.get(name, False) or USED_WITH[name][1](optimizer, parameters)
+    names = [name for name in used if not used[name]]
+    return ", ".join(f"{name} (used only with {USED_WITH[name][0]})" for name in names)

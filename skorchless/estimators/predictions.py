@@ -17,13 +17,12 @@ from torch import Tensor
 
 from skorchless.data import LargeMatrix, Matrix, SparseRows
 from skorchless.estimators import checks, limits
-from skorchless.estimators.problem import Factors
+from skorchless.estimators.problem import in_units
 from skorchless.estimators.runtime import in_full_precision
-from skorchless.restoring import without_numpy_warnings
 from skorchless.stack import shared
 
 
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def raw_predictions(
     estimator: Any, X: Any, coef: np.ndarray, intercept: np.ndarray
 ) -> np.ndarray | Tensor:
@@ -146,14 +145,13 @@ class RawPredictor(NamedTuple):
         return np.where(sound, raw.reshape(shape), logits).reshape(raw.shape)
 
 
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def score(metric: Callable[..., float], y: Any, found: Any, sample_weight: Any) -> float:
     """Return a `metric` of scikit-learn of predictions. Tensors come to the CPU."""
     here = found.device if isinstance(found, Tensor) else torch.device("cpu")
     checks.check_same_device(here, y=y, sample_weight=sample_weight)
     weight = checks.check_sample_weight(checks.as_numpy(sample_weight, "sample_weight"), len(found))
-    if weight is not None:  # in units in which their sum is in range
-        weight = Factors.of(weight).relative()
+    # In units in which their sum is in range.
+    scaled = None if weight is None else in_units(weight.numpy())[0]
     with checks.named("y"):
-        wanted, found, weight = map(checks.as_numpy, (y, found, weight))
-        return float(metric(wanted, found, sample_weight=weight))
+        return float(metric(checks.as_numpy(y), checks.as_numpy(found), sample_weight=scaled))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -33,50 +33,14 @@ from skorchless.objective import LinearObjective
 from skorchless.optimizers import OPTIMIZERS, Optimizer
 from skorchless.optimizers.hessian_estimator import sample_size
 from skorchless.penalties import ElasticNet
-from skorchless.restoring import without_numpy_warnings
 from skorchless.stack import stack
 from skorchless.training import TrainingResult
 
 
-class Factors(NamedTuple):
-    """Numbers of any size, ``mantissa * 2**exponent``.
-
-    Attributes
-    ----------
-    mantissa : Tensor
-        In double precision, from a half to one, or zero.
-    exponent : Tensor of int32
-    """
-
-    mantissa: Tensor
-    exponent: Tensor
-
-    @classmethod
-    def of(cls, numbers: Tensor, exponent: Tensor | int = 0) -> Self:
-        """Numbers, times two to this power."""
-        mantissa, own = torch.frexp(numbers)
-        return cls(mantissa, own + exponent)
-
-    @property
-    def largest(self) -> int | None:
-        """Exponent of the largest number; None if there are none but zeros."""
-        powers = self.exponent[self.mantissa > 0]
-        return int(powers.max()) if len(powers) else None
-
-    def relative(self) -> Tensor:
-        """The numbers, not all of them zero, in units of a power of two near the largest."""
-        largest = self.largest
-        assert largest is not None
-        return self.times(-largest)
-
-    def times(self, power: Tensor | int) -> Tensor:
-        """The numbers times two to this power, as far as double precision can hold them."""
-        return self.mantissa * powers_of_two(self.exponent + power)
-
-
-def powers_of_two(exponent: Tensor) -> Tensor:
-    """Two to these powers, exactly, in double precision."""
-    return torch.exp2(exponent.to(float64))
+def in_units(weight: np.ndarray) -> tuple[np.ndarray, int]:
+    """Weights in units of a power of two near the largest, and its exponent; no digit changes."""
+    exponent = int(np.frexp(weight.max(initial=0.0))[1])
+    return np.ldexp(weight, -exponent), exponent
 
 
 @dataclass(eq=False)
@@ -157,7 +121,7 @@ class Dataset:
 
     def reweighted(
         self,
-        class_weights: Factors | None,
+        class_weights: np.ndarray | None,
         comm: Communicator,
         unit: int | None = None,
         *,
@@ -170,8 +134,7 @@ class Dataset:
 
         Parameters
         ----------
-        class_weights : Factors, optional
-            Of shape ``(n_classes,)``.
+        class_weights : ndarray of shape (n_classes,), optional
         comm : Communicator
         unit : int, optional
             Exponent of that power, where earlier weights have settled it. By default that of the
@@ -185,40 +148,37 @@ class Dataset:
         unit : int
             0 where nobody has weights.
         """
-        own = self.weight is not None or class_weights is not None
-        factors = self._factors(class_weights)
-        everywhere = comm.all_gather_object((own, factors.largest))
+        weighted = self.weight is not None or class_weights is not None
+        if comm.size == 1 and not weighted and not unit:
+            return self, 0
+        weight, exponent = in_units(self.row_weight.numpy(force=True))
+        if class_weights is not None:
+            by_class, of_classes = in_units(class_weights)
+            classes = self.target.view(-1).long().numpy(force=True)
+            weight, of_both = in_units(weight * by_class[classes])
+            exponent += of_classes + of_both
+        everywhere = comm.all_gather_object((weighted, exponent if weight.any() else None))
         # Beside weights of others, rows without any weigh one each.
         largest = max((top for _, top in everywhere if top is not None), default=0)
-        first = unit is None
-        if not any(weighted for weighted, _ in everywhere) and not unit:
+        if not any(some for some, _ in everywhere) and not unit:
             return self, 0
         unit = largest if unit is None else unit
-        if not first and not -limits.LEAST_LATER <= largest - unit <= limits.MOST_LATER:
+        if not -limits.LEAST_LATER <= largest - unit <= limits.MOST_LATER:
             raise ValueError(
                 f"sample_weight or class_weight are more than 2**{limits.MOST_LATER} or less than "
                 f"2**-{limits.LEAST_LATER} times the weights of the first call of partial_fit, "
                 "which all later ones are relative to. Use weights of similar size in all calls; "
                 "without weights, each sample weighs 1."
             )
-        weight = factors.times(-unit)
-        kept = weight.nonzero().view(-1)
+        weight = np.ldexp(weight, exponent - unit)
+        kept = np.flatnonzero(weight)
         message = (
             f"Class weights must leave at least one sample of non-zero weight, but class_weight is "
             f"0 for all labels in {name}."
         )
         check_some_rows(comm, len(kept), message)
-        data = Dataset(self.X, self.target, weight.to(self.X.device), self.n_outputs)
-        return data if len(kept) == len(weight) else data.take(kept), unit
-
-    def _factors(self, class_weights: Factors | None) -> Factors:
-        """Weights of the rows times those of their classes."""
-        rows = Factors.of(self.row_weight)
-        if class_weights is None:
-            return rows
-        classes = self.target.view(-1).long()
-        mantissa, exponent = (part.to(rows.mantissa.device)[classes] for part in class_weights)
-        return Factors.of(rows.mantissa * mantissa, rows.exponent + exponent)
+        data = replace(self, weight=torch.from_numpy(weight).to(self.X.device))
+        return data if len(kept) == len(weight) else data.take(torch.from_numpy(kept)), unit
 
     def in_double(self) -> "Dataset":
         """The same in double precision."""
@@ -444,20 +404,14 @@ class FitProblem:
             comm=self.comm,
         )
 
-    def loader(self) -> BatchLoader:
-        """Return the training rows in batches, on the user's columns."""
-        return self._loader(self.data, self.shard, self.batch_size, self.memory.mean_weight)
-
-    def validation_loader(self) -> BatchLoader | None:
-        """Return the validation rows in one batch, if there are any."""
-        if self.validation is None:
-            return None
-        shard = Shard.of(self.comm, len(self.validation.X))
-        return self._loader(self.validation, shard, shard.total, None)
-
-    def _loader(
-        self, data: Dataset, shard: Shard, batch_size: int, mean_weight: float | None
-    ) -> BatchLoader:
+    def loader(self, validation: Dataset | None = None) -> BatchLoader:
+        """Return rows on the user's columns: those to train on, or others in one batch."""
+        data, shard, batch_size, mean_weight = self.data, self.shard, self.batch_size, None
+        if validation is None:
+            mean_weight = self.memory.mean_weight
+        else:
+            data, shard = validation, Shard.of(self.comm, len(validation.X))
+            batch_size = shard.total
         if mean_weight is None and self.comm.size > 1:
             mean_weight = shard.mean(self.comm, mean_of(data.weight))
         of_rows = partial(
@@ -528,15 +482,23 @@ class FitResult:
         )
 
 
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def class_weights(
     class_weight: dict[Any, float] | str, classes: np.ndarray, data: Dataset, comm: Communicator
-) -> Factors:
+) -> np.ndarray:
     """What each class counts, shape ``(n_classes,)``; "balanced" goes by the rows' weights."""
     if class_weight == "balanced":
-        return _balanced(len(classes), data, comm)
+        weight, exponent = in_units(data.row_weight.numpy(force=True))
+        index = data.target.view(-1).long().numpy(force=True)
+        own = np.bincount(index, weight, len(classes))
+        of_ranks = comm.all_gather_object((own, exponent if own.any() else None))
+        largest = max(unit for _, unit in of_ranks if unit is not None)
+        totals = sum(np.ldexp(part, unit - largest) for part, unit in of_ranks if unit is not None)
+        balanced: np.ndarray = np.sum(totals) / (len(classes) * totals)
+        return balanced
     with named("class_weight"):
         by_class = compute_class_weight(class_weight, classes=classes, y=classes)
+    by_class = np.asarray(by_class, dtype=np.float64)
     if not np.isfinite(by_class).all() or (by_class < 0).any():
         raise ValueError(f"class_weight must be finite and not negative. Got {class_weight!r}.")
     weighing = classes[by_class > 0].tolist()
@@ -545,20 +507,7 @@ def class_weights(
             f"class_weight leaves a single class, {weighing[0]!r}: all others weigh 0. Softmax "
             "regression needs at least 2 classes of a weight above 0."
         )
-    return Factors.of(torch.from_numpy(np.asarray(by_class, dtype=np.float64)))
-
-
-def _balanced(n_classes: int, data: Dataset, comm: Communicator) -> Factors:
-    """The inverse of each class's total weight, which is added up in a unit of its own."""
-    index = data.target.view(-1).long().cpu()
-    rows = Factors.of(data.row_weight.cpu())
-    unit = torch.full((n_classes,), limits.LEAST_EXPONENT, dtype=torch.int32, device="cpu")
-    unit = unit.scatter_reduce(0, index, rows.exponent, "amax")
-    unit = comm.all_gather_rows(unit.unsqueeze(0)).amax(dim=0)
-    totals = torch.bincount(index, weights=rows.times(-unit[index]), minlength=n_classes).double()
-    totals = comm.all_gather_rows(totals.unsqueeze(0)).sum(dim=0)
-    total = Factors(totals, unit - unit.max()).times(0).sum()
-    return Factors.of(total / (n_classes * totals), -unit)
+    return by_class
 
 
 def hold_out(
@@ -584,19 +533,15 @@ def hold_out(
     ValueError
         If there are too few rows, or rows of a class, to split.
     """
-    index = None if classes is None else data.target.numpy(force=True).ravel().astype(np.int64)
+    labels = None
+    if classes is not None:  # by name, for the errors of the split
+        labels = classes[data.target.numpy(force=True).ravel().astype(np.int64)]
     seed = int(torch.randint(2**31 - 1, (), generator=generator, device="cpu"))
     rows = np.arange(len(data.X))
     problem = f"early_stopping=True cannot hold out validation_fraction={fraction} of"
     cure = "Pass X_val and y_val, or set early_stopping=False."
-    split = partial(train_test_split, rows, test_size=fraction, random_state=seed)
     try:
-        try:
-            kept, held = split(stratify=index)
-        except ValueError:
-            if classes is None or comm.size > 1:
-                raise
-            kept, held = split(stratify=classes[index])  # which fails by the labels' own names
+        kept, held = train_test_split(rows, test_size=fraction, random_state=seed, stratify=labels)
     except ValueError as error:
         if comm.size == 1:
             why = str(error).rstrip(".")

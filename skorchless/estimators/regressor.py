@@ -223,13 +223,13 @@ class TorchLinearRegressor(RegressorMixin, TorchLinearModel):
     def _check_target(self, y: Any, name: str) -> Any:
         return checks.check_y_numeric(y, name)
 
-    def _learn_target(self, y: Any, comm: Communicator, classes: np.ndarray | None) -> None:
-        check_agreement(comm, {"the shape of y's rows": tuple(y.shape[1:])})
-        self._flat = y.ndim == 1
-        self._n_outputs = 1 if y.ndim == 1 else y.shape[1]
-
-    def _encode(self, y: Any, name: str) -> tuple[Tensor, int]:
+    def _encode(
+        self, y: Any, name: str, comm: Communicator, classes: np.ndarray | None, *, reset: bool
+    ) -> tuple[Tensor, int]:
         n_outputs = 1 if y.ndim == 1 else y.shape[1]
+        if reset:
+            check_agreement(comm, {"the shape of y's rows": tuple(y.shape[1:])})
+            self._flat, self._n_outputs = y.ndim == 1, n_outputs
         if n_outputs != self._n_outputs:
             raise ValueError(f"{name} has {n_outputs} outputs, but y had {self._n_outputs} in fit.")
         return y.reshape(-1, n_outputs), n_outputs

@@ -20,7 +20,7 @@ from skorchless.data import Matrix, SparseRows
 from skorchless.distributed import SINGLE_PROCESS, Communicator, Group, local_rank_device
 from skorchless.estimators import limits
 from skorchless.estimators.parameters import Parameters, batch_rows, chosen_optimizer, shown
-from skorchless.restoring import between, with_setting
+from skorchless.restoring import between
 from skorchless.stack import private_generator
 
 T = TypeVar("T")
@@ -41,7 +41,7 @@ def own_settings(device: torch.device, work: int, run: Callable[[], T]) -> T:
     inference = torch.inference_mode()
     # For an accelerator the CPU only gathers rows, if it has to: with all threads.
     enough = partial(on_enough_threads, work, run) if device.type == "cpu" else run
-    return with_setting(
+    return between(
         partial(_enter, inference),
         partial(_leave, inference),
         partial(in_full_precision, device, enough),
@@ -67,7 +67,7 @@ def in_full_precision(device: torch.device, run: Callable[[], T]) -> T:
         return _full_precision(run)
     change = partial(torch.set_autocast_enabled, kind, False)
     put_back = partial(torch.set_autocast_enabled, kind, True)
-    return with_setting(change, put_back, partial(_full_precision, run))
+    return between(change, put_back, partial(_full_precision, run))
 
 
 class _FullPrecision:
@@ -86,7 +86,7 @@ class _FullPrecision:
     def __call__(self, run: Callable[[], T]) -> T:
         """Call `run` in full precision."""
         me = object()
-        return with_setting(
+        return between(
             partial(self._locked, partial(self._enter, me)),
             partial(self._locked, partial(self._leave, me)),
             run,
@@ -175,7 +175,7 @@ def _on_one_openmp_thread(run: Callable[[], T]) -> T:
     if not hasattr(library, "omp_set_num_threads"):
         return run()
     set_threads, before = library.omp_set_num_threads, library.omp_get_max_threads()
-    return with_setting(partial(set_threads, 1), partial(set_threads, before), run)
+    return between(partial(set_threads, 1), partial(set_threads, before), run)
 
 
 def _on_one_mkl_thread(run: Callable[[], T]) -> T:
@@ -184,7 +184,7 @@ def _on_one_mkl_thread(run: Callable[[], T]) -> T:
     if not hasattr(library, "MKL_Set_Num_Threads_Local"):
         return run()
     set_threads, before = library.MKL_Set_Num_Threads_Local, list[int]()
-    return with_setting(
+    return between(
         # The change gives the number before: in one call, so that no interrupt comes between them.
         lambda: before.extend(map(set_threads, [1])),
         lambda: [*map(set_threads, before[:1])],

@@ -32,13 +32,12 @@ from skorchless.optimizers import (
     target_units,
 )
 from skorchless.optimizers.learning_rates import ADAPTIVE_FLOOR
-from skorchless.restoring import without_numpy_warnings
 from skorchless.stack import shared
 from skorchless.training import TrainingConfig, train
 
 
 # Losses and weights that leave the range of numbers are noticed, and told in words of our own.
-@without_numpy_warnings
+@np.errstate(all="ignore")
 def fit_stack(problem: FitProblem, make_observer: MakeObserver | None = None) -> FitResult:
     """Train candidates on the same data.
 
@@ -253,7 +252,7 @@ def _train(
     units = _start_near_targets(problem, statistics.targets, weights)
     may_reduce = returned.row_space is None and _may_reduce(problem)
     optimizer = _make_optimizer(problem, loader, objective, weights, units, may_reduce)
-    validation = problem.validation_loader()
+    validation = None if problem.validation is None else problem.loader(problem.validation)
     if validation is not None and scaling is not None and objective.scaling is None:
         validation = validation.scaled(scaling)
     returned = replace(returned, scaling=scaling, moments=moments)

@@ -75,16 +75,6 @@ def group_candidates(
     NotImplementedError
         For ``distributed=True``.
     """
-    prefix = _final_prefix(estimator)
-    in_front = sorted(
-        {
-            name
-            for candidate in candidates
-            for name in candidate
-            if not name.startswith(prefix) or "__" in name.removeprefix(prefix)
-        }
-    )
-    defaults = estimator.get_params() if in_front else {}
     groups: dict[Any, Group] = {}
     for i, parameters in enumerate(candidates):
         whole = _with_parameters(estimator, parameters)
@@ -95,8 +85,8 @@ def group_candidates(
                 f"{owner} does not take distributed=True: its candidates share the rows of one "
                 f"process. Set distributed=False, or use {owner.removeprefix('Batched')}."
             )
-        shared = tuple(settings_key(parameters.get(n, defaults.get(n))) for n in in_front)
-        key = (type(final), has_own_way(final), shared, _key(final))
+        in_front = settings_key(with_final(whole, None))
+        key = (type(final), has_own_way(final), in_front, _key(final))
         group = groups.setdefault(key, Group([], whole, []))
         group.members.append(i)
         group.finals.append(final)
@@ -135,6 +125,8 @@ def settings_key(value: Any) -> Any:
     """
     if isinstance(value, PLAIN):
         return type(value), repr(value)
+    if isinstance(value, list | tuple):
+        return type(value), tuple(map(settings_key, value))
     if hasattr(value, "get_params") and not isinstance(value, type):
         settings = value.get_params(deep=False)
         return type(value), tuple((name, settings_key(settings[name])) for name in sorted(settings))
@@ -179,14 +171,6 @@ def with_final(estimator: Any, final: Any) -> Any:
     name, last = pipeline.steps[-1]
     pipeline.steps = [*pipeline.steps[:-1], (name, with_final(last, final))]
     return pipeline
-
-
-def _final_prefix(estimator: Any) -> str:
-    """What the names of the last step's parameters begin with."""
-    if not isinstance(estimator, Pipeline):
-        return ""
-    name, last = estimator.steps[-1]
-    return f"{name}__{_final_prefix(last)}"
 
 
 def _pipelines(estimator: Any) -> Iterator[Pipeline]:

@@ -27,10 +27,14 @@ from skorchless.estimators.parameters import Parameters, check_parameters
 from skorchless.estimators.problem import Dataset
 from skorchless.estimators.runtime import memory_errors, own_settings
 from skorchless.model_selection.candidates import Group
-from skorchless.model_selection.evaluate import Result, Split
-from skorchless.model_selection.scoring import OF_MEAN_SQUARES, by_candidate, metrics_of
+from skorchless.model_selection.evaluate import (
+    OF_MEAN_SQUARES,
+    Result,
+    Split,
+    by_candidate,
+    metrics_of,
+)
 from skorchless.optimizers.least_squares import Comoments, of_others
-from skorchless.restoring import without_numpy_warnings
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +134,7 @@ class FoldMoments:
         places = zip(group.members, sound, strict=True)
         return {m: [fold[i] for fold in folds] for i, (m, ok) in enumerate(places) if ok}
 
-    @without_numpy_warnings
+    @np.errstate(all="ignore")
     def _evaluate(
         self, candidates: list[Parameters], scorer: Any, metrics: dict[str, Any], names: list[str]
     ) -> tuple[list[list[Result]], np.ndarray]:

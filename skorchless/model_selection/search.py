@@ -12,7 +12,6 @@ from typing import Any, Self, cast
 
 import numpy as np
 from joblib import effective_n_jobs
-from scipy.sparse import issparse
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, RandomizedSearchCV, check_cv
@@ -30,10 +29,9 @@ from skorchless.estimators.checks import (
     check_y_classes,
     check_y_numeric,
     named,
-    sortable,
     with_rows,
 )
-from skorchless.estimators.parameters import in_words, keep_quiet, unused_by_all
+from skorchless.estimators.parameters import keep_quiet, unused
 from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.candidates import Group, check_ours, final_of, group_candidates
 from skorchless.model_selection.evaluate import Result, Split, evaluate_folds, folds_at_once
@@ -182,7 +180,11 @@ class _Run:
                 f"{len(candidates) * len(splits)} fits"
             )
         groups = group_candidates(self.estimator, candidates, type(search).__name__)
-        self._warn_of_unused(groups)
+        words = unused(final for group in groups for final in group.finals)
+        if words:
+            owner = type(search).__name__
+            text = f"Parameters that have no effect in any candidate of this {owner}: {words}."
+            warnings.warn(text, UserWarning, stacklevel=2)
         found = self._results(groups, splits)
         if not found:
             raise ValueError(
@@ -202,17 +204,12 @@ class _Run:
 
     @contextlib.contextmanager
     def _splitting(self) -> Iterator[None]:
-        """Let a splitter's error name what is no target or no groups, in the estimators' words."""
+        """Let a splitter's error name what is no target, in the estimators' words."""
         try:
             yield
         except (ValueError, TypeError, IndexError):
             check = check_y_classes if is_classifier(self.search.estimator) else check_y_numeric
             check(self.y, "y")
-            groups = self.split_params.get("groups")
-            if groups is not None:
-                with named("groups"):
-                    np.unique(sortable(groups, "groups"))
-                check_lengths(self.X, groups, "groups")
             raise
 
     def _results(self, groups: Sequence[Group], splits: list[Split]) -> list[Sequence[Result]]:
@@ -257,17 +254,6 @@ class _Run:
                 return
         best.fit(self.X, self.y, **self.fit_params)
 
-    def _warn_of_unused(self, groups: Sequence[Group]) -> None:
-        """One warning of what none of the candidates uses."""
-        names = unused_by_all(final for group in groups for final in group.finals)
-        if names:
-            warnings.warn(
-                f"Parameters that have no effect in any candidate of this "
-                f"{type(self.search).__name__}: {in_words(names)}.",
-                UserWarning,
-                stacklevel=2,
-            )
-
     def _warn_not_converged(self, found: list[Sequence[Result]]) -> None:
         """One warning for all fits that would have warned for themselves."""
         short = [
@@ -293,11 +279,6 @@ def _checked(X: Any, y: Any, params: dict[str, Any]) -> tuple[Any, Any, dict[str
         raise TypeError("X is None. Pass the training data.")
     check_indices(X)
     X, y = with_rows(X, "X"), with_rows(y, "y")
-    if issparse(y):
-        raise TypeError(
-            "Sparse data was passed for y, but dense data is required. Use '.toarray()' to "
-            "convert it."
-        )
     check_lengths(X, y, "y")
     if not (X.shape[0] if hasattr(X, "shape") else len(X)):
         raise ValueError("X has no samples. Pass at least one per split.")
@@ -307,14 +288,6 @@ def _checked(X: Any, y: Any, params: dict[str, Any]) -> tuple[Any, Any, dict[str
             if name.rpartition("__")[-1] in OF_ROWS and not isinstance(value, Number):
                 with_rows(value, name)
             params |= private.check_method_params(X, params={name: value})
-    for name, value in {"X": X, "y": y, **params}.items():
-        try:
-            private.check_method_params(X, params={name: value}, indices=np.zeros(1, dtype=np.intp))
-        except (ValueError, TypeError, LookupError, RuntimeError) as error:
-            raise TypeError(
-                f"A search selects rows, and {name} does not allow that: {error}. Pass a NumPy "
-                f"array, for example numpy.asarray({name})."
-            ) from error
     return X, y, params
 
 

@@ -18,7 +18,6 @@ from collections.abc import Collection
 import numpy as np
 from torch import Tensor
 
-from skorchless.restoring import without_numpy_warnings
 from skorchless.stack import select_models
 
 #: Share of the slope that an accepted step must gain (Armijo's condition).
@@ -137,7 +136,7 @@ class LineSearch:
         self._update_thresholds()
         return accepted
 
-    @without_numpy_warnings
+    @np.errstate(all="ignore")
     def _shortened(self, value: np.ndarray) -> np.ndarray:
         """Minimise the parabola through value and slope at 0 and the value at the trial."""
         t, slope = self.length, self.slope

@@ -32,7 +32,6 @@ from skorchless.optimizers.hessian_estimator import HessianEstimator, algebra_de
 from skorchless.optimizers.lbfgs import LBFGSMemory, dot
 from skorchless.optimizers.line_search import WORSE, LineSearch
 from skorchless.optimizers.proximal_newton import Block, Operator, minimise_model
-from skorchless.restoring import without_numpy_warnings
 from skorchless.stack import select_models
 
 #: P is measured anew where the mean curvature has moved by a factor r of at least this ...
@@ -582,7 +581,7 @@ class QuasiNewton:
         unseen = torch.where(self.penalty.l2 > 0.0, self._weights.mean(dim=1, keepdim=True), 0.0)
         return gradient - self.penalty.l2 * unseen, unseen
 
-    @without_numpy_warnings
+    @np.errstate(all="ignore")
     def _accuracy(self) -> Tensor:
         """Residual that Newton directions may have, shape ``(M, 1, 1)``.
 

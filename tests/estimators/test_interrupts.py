@@ -26,7 +26,6 @@ from skorchless import (
     BatchedGridSearchCV,
     TorchLinearRegressor,
     TorchSoftmaxClassifier,
-    restoring,
 )
 
 PACKAGE = str(Path(skorchless.__file__).parent)
@@ -263,7 +262,6 @@ OPERATIONS = {
 def state():
     """What the process and its threads share, or torch and NumPy keep for a thread."""
     return settings_of_a_thread() | {
-        "changes on record": restoring._changes.made,
         "default dtype": torch.get_default_dtype(),
         "filters of warnings": list(warnings.filters),
         "torch's random numbers": torch.get_rng_state().tolist(),

@@ -121,7 +121,8 @@ def test_labels_of_any_dtype_can_be_learnt_predicted_and_scored(kind):
         assert_array_equal(np.asarray(found), classes[plain.predict(X)])
         assert model.score(rows, y) == plain.score(X, index)
     # Tensors answer tensors, wherever torch has numbers to answer with.
-    assert isinstance(model.predict(tensor), torch.Tensor) == (y.dtype.kind in "biuf")
+    has_torch = y.dtype.kind in "biuf" and kind != "longdouble"
+    assert isinstance(model.predict(tensor), torch.Tensor) == has_torch
     first = TorchSoftmaxClassifier().partial_fit(X, y, classes=classes)
     first.partial_fit(X, y, classes=classes[::-1]).partial_fit(tensor, y)
     assert_array_equal(first.classes_, classes)

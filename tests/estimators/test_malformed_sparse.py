@@ -146,7 +146,7 @@ def test_data_shorter_than_its_indices_is_refused(Estimator):
 
 def test_the_message_says_what_points_where():
     bad, y = spoiled(FAULTS["an index beyond the columns"])
-    with pytest.raises(ValueError, match=r"column indices must be from 0 to 5.* may come from a"):
+    with pytest.raises(ValueError, match=r"indices must be < 6.* may come from a"):
         TorchLinearRegressor().fit(bad, y)
 
 

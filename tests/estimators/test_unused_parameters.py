@@ -103,7 +103,7 @@ def test_what_is_not_used_is_named_with_who_uses_it(Estimator, data, name):
     assert warning.category is UserWarning
     assert warning.filename == __file__
     assert Estimator.__name__ in message
-    assert f"{name} (used only with {USED_WITH[name].words})" in message
+    assert f"{name} (used only with {USED_WITH[name][0]})" in message
     others = set(CASES) - {name}
     assert not [other for other in others if f"{other} (" in message]
 
@@ -148,7 +148,6 @@ def test_several_are_named_in_one_warning(numbers):
     [warning] = unused(lambda: model.fit(*numbers))
     message = str(warning.message)
     assert all(f"{name} (used only with" in message for name in ("momentum", "delta", "batch_size"))
-    assert "quasi-Newton" in message
 
 
 def test_only_fit_warns(Estimator, data):

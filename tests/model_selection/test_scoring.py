@@ -9,8 +9,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.model_selection import scoring
-from skorchless.model_selection.scoring import metrics_of, score_from_predictions
+from skorchless.model_selection import evaluate
+from skorchless.model_selection.evaluate import metrics_of, score_from_predictions
 
 
 @pytest.fixture
@@ -27,13 +27,13 @@ def score(models, X, y, scorer, error_score=-9.0, **params):
 def products(monkeypatch):
     """How many models each product was made for."""
     sizes = []
-    ordinary = scoring.predict_together
+    ordinary = evaluate.predict_together
 
     def counted(models, X):
         sizes.append(len(models))
         return ordinary(models, X)
 
-    monkeypatch.setattr(scoring, "predict_together", counted)
+    monkeypatch.setattr(evaluate, "predict_together", counted)
     return sizes
 
 
@@ -99,7 +99,7 @@ def test_a_subclass_is_to_score_itself(classes):
 
 def test_large_stacks_are_scored_in_turns(classes, fitted, monkeypatch, products):
     at_once = score(fitted, *classes, get_scorer("accuracy"))
-    monkeypatch.setattr(scoring, "RAW_BYTES", 8 * len(classes[0]) * 3)  # one model's
+    monkeypatch.setattr(evaluate, "RAW_BYTES", 8 * len(classes[0]) * 3)  # one model's
     assert score(fitted, *classes, get_scorer("accuracy")) == at_once
     assert products == [3, 1, 1, 1]
 
@@ -139,8 +139,8 @@ def test_metrics_are_scikit_learns(name, outputs, seed, dtype, labels):
     outputs = max(outputs, 2) if classifies else outputs
     model, X, y = model_of(classifies, outputs, rng, dtype, labels)
     scorer = get_scorer(name)
-    raw = scoring.predict_together([model, model], X)
-    found = scoring._columns(model, metrics_of(model, scorer), raw, y)["score"]
+    raw = evaluate.predict_together([model, model], X)
+    found = evaluate._columns(model, metrics_of(model, scorer), raw, y)["score"]
     wanted = scorer(model, X, y)
     np.testing.assert_allclose(found, wanted, rtol=1e-12 if dtype == np.float64 else 1e-5)
 
@@ -186,4 +186,4 @@ def test_equal_scores_are_ties():
     index = np.arange(10) % 2
     raw = np.where(index == 1, 1.0, -1.0) * np.ones((3, 1, 10))
     raw[1, 0, 2], raw[2, 0, 7] = 1.0, -1.0  # one wrong each, in different places
-    assert scoring.accuracy(raw, index).tolist() == [1.0, 0.9, 0.9]
+    assert evaluate.accuracy(raw, index).tolist() == [1.0, 0.9, 0.9]

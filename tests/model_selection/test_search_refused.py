@@ -10,7 +10,7 @@ import torch
 from scipy.sparse import csr_array
 from searches import make_classes
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
-from sklearn.model_selection import GroupKFold, KFold, LeaveOneGroupOut, StratifiedKFold
+from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold
 
 from skorchless import (
     BatchedGridSearchCV,
@@ -70,7 +70,6 @@ each_estimator = pytest.mark.parametrize(
     "Estimator", [TorchLinearRegressor, TorchSoftmaxClassifier]
 )
 SPLITTERS = [2, KFold(2), StratifiedKFold(2)]
-OF_GROUPS = [GroupKFold(2), LeaveOneGroupOut()]
 
 
 def refused(name, value, Estimator=TorchSoftmaxClassifier, cv=2, Search=BatchedGridSearchCV):
@@ -116,12 +115,6 @@ def test_weights_that_are_none(Estimator, kind):
         refused("sample_weight", NO_ROWS[kind], Estimator)
 
 
-@pytest.mark.parametrize("kind", [*NO_ROWS, *NO_NAMES, *COLUMNS])
-@pytest.mark.parametrize("cv", OF_GROUPS, ids=lambda cv: type(cv).__name__)
-def test_groups_that_are_none(cv, kind):
-    refused("groups", (NO_ROWS | NO_NAMES | COLUMNS)[kind], TorchLinearRegressor, cv)
-
-
 @pytest.mark.parametrize("kind", [*NO_NAMES, *COLUMNS])
 @pytest.mark.parametrize("Search", [BatchedGridSearchCV, BatchedRandomizedSearchCV])
 def test_labels_that_are_none(Search, kind):
@@ -129,28 +122,9 @@ def test_labels_that_are_none(Search, kind):
         refused("y", (NO_NAMES | COLUMNS)[kind], cv=cv, Search=Search)
 
 
-BIG_ENDIAN = {
-    "a frame": ("X", pd.DataFrame(np.eye(N).astype(">f8"))),
-    "a series": ("y", pd.Series((np.arange(N) % 2).astype(">f8"))),
-    "weights": ("sample_weight", pd.Series(np.ones(N).astype(">f8"))),
-}
-
-
-@each_estimator
-@pytest.mark.parametrize("kind", BIG_ENDIAN)
-def test_rows_that_pandas_cannot_pick(Estimator, kind):
-    name, value = BIG_ENDIAN[kind]
-    assert f"numpy.asarray({name})" in refused(name, value, Estimator)
-    X, y = make_classes(n=N)
-    arguments = {"X": X, "y": y % 2, name: np.asarray(value)}
-    BatchedGridSearchCV(Estimator(tol=0.1), {"alpha": [0.1, 1.0]}, cv=2).fit(**arguments)
-
-
 def test_the_words_are_the_estimators():
     assert "Labels must be of one kind" in refused("y", NO_NAMES["numbers and words"])
     assert "Leave out the rows" in refused("y", NO_NAMES["words and None"])
-    groups = NO_NAMES["numbers and words"]
-    assert "must be of one kind" in refused("groups", groups, cv=GroupKFold(2))
     assert re.search(r"samples: \[12, 11\]", refused("y", np.arange(N - 1) % 2))
 
 
