@@ -22,6 +22,7 @@ from torch import Tensor, float64
 
 from skorchless.data import Matrix
 from skorchless.data.base import slices
+from skorchless.data.dense import symmetric_product
 from skorchless.data.limits import numbers_at_once
 from skorchless.optimizers.elastic_net_path import ElasticNetPath
 from skorchless.stack import pack
@@ -75,7 +76,7 @@ class Comoments:
         torch.sub(parts[0], mean[:d], out=rows[:, :d])
         torch.sub(parts[1], mean[d:], out=rows[:, d:])
         weighted = rows if weight is None else rows * share.unsqueeze(1)
-        return cls(total, mean, weighted.T @ rows, target.shape[1])
+        return cls(total, mean, symmetric_product(weighted, rows), target.shape[1])
 
     def sizes(self) -> Tensor:
         """Root of the mean square of each column, shape ``(D,)``."""
