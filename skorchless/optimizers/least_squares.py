@@ -85,7 +85,7 @@ class Comoments:
     ) -> "Comoments":
         """Of dense rows as `of` takes them, from products of these as they lie, summed in double.
 
-        In single precision that leaves seven digits, if no mean is more than a few deviations.
+        In single precision five digits or more are left, if no mean is more than a few deviations.
         """
         d, first = X.shape[1], target[0].to(float64)
         columns = d + target.shape[1]
