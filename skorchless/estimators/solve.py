@@ -256,11 +256,7 @@ def _train(
     statistics = replace(statistics, targets=_measure_targets(problem, loader))
     units = _start_near_targets(problem, statistics.targets, weights)
     may_reduce = returned.row_space is None and _may_reduce(problem)
-    optimizer = _make_optimizer(problem, loader, objective, weights, units, may_reduce)
-    if sums is not None:
-        assert isinstance(optimizer, QuasiNewton)
-        at_start = sums.at_constant(weights[..., -1], fit_intercept=problem.fit_intercept)
-        optimizer.begin_at(weights, *at_start)
+    optimizer = _make_optimizer(problem, loader, objective, weights, units, may_reduce, sums)
     validation = problem.validation_loader()
     if validation is not None and scaling is not None and objective.scaling is None:
         validation = validation.scaled(scaling)
@@ -516,7 +512,9 @@ def _make_optimizer(
     weights: Tensor,
     units: np.ndarray | None,
     may_reduce: bool,
+    sums: Comoments | None,
 ) -> Optimizer:
+    """Make the optimizer, which takes its first step if second moments are known."""
     constant_weights = None
     if problem.full_batch:
         constant_weights = torch.zeros_like(weights)
@@ -538,6 +536,10 @@ def _make_optimizer(
     if problem.continues:
         assert isinstance(optimizer, FirstOrderOptimizer)
         optimizer.load_state_dict(problem.memory.rule)
+    if sums is not None:
+        assert isinstance(optimizer, QuasiNewton)
+        at_start = sums.at_constant(weights[..., -1], fit_intercept=problem.fit_intercept)
+        optimizer.begin_at(weights, *at_start)
     return optimizer
 
 
