@@ -331,7 +331,7 @@ def slices(n: int, size: int) -> Iterator[tuple[int, int]]:
 
 def takes_panels(n_columns: int, device: torch.device) -> bool:
     """Whether a symmetric product of so many columns is computed in panels of one half."""
-    return n_columns >= 2 * limits.PANEL and device.type == "cpu"
+    return 2 * n_columns >= 3 * limits.PANEL and device.type == "cpu"
 
 
 def add_upper_product(left: Tensor, right: Tensor, out: Tensor) -> None:

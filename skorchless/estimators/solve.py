@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, float64
 
-from skorchless.data import BatchLoader, Moments, Scaling, affords_gram
+from skorchless.data import BatchLoader, Moments, Scaling, SparseRows, affords_gram
 from skorchless.data.base import by_weight, spread
 from skorchless.estimators import limits
 from skorchless.estimators.evaluation import Returned
@@ -31,7 +31,9 @@ from skorchless.optimizers import (
     target_moments,
     target_units,
 )
+from skorchless.optimizers.hessian_estimator import takes_every_row
 from skorchless.optimizers.learning_rates import ADAPTIVE_FLOOR
+from skorchless.optimizers.least_squares import Comoments
 from skorchless.stack import shared
 from skorchless.training import TrainingConfig, train
 
@@ -122,10 +124,11 @@ def _better_start(problem: FitProblem) -> np.ndarray:
         head = head_of(problem)
         if head is not None:
             return _start_from(fit_stack(head), problem)
-    start, rough = problem.start, _roughly(problem)
+    start = problem.start
     for delta in _larger_deltas(problem):
+        rough = _roughly(problem, start=start)
         smoother = [{**c, "delta": max(delta, float(c["delta"]))} for c in rough.candidates]
-        start = _start_from(fit_stack(replace(rough, candidates=smoother, start=start)), problem)
+        start = _start_from(fit_stack(replace(rough, candidates=smoother)), problem)
     return start
 
 
@@ -246,12 +249,13 @@ def _train(
     statistics = _measure_columns(problem, plain) if problem.auto_rate else Statistics()
     moments, scaling = statistics.moments, statistics.scaling
     loader, rows, objective = _scaled(problem, plain, scaling)
+    sums = _second_moments(problem, plain, objective)
     weights = _starting_weights(problem, statistics)
     rates = _rates(problem, loader, objective)
     statistics = replace(statistics, targets=_measure_targets(problem, loader))
     units = _start_near_targets(problem, statistics.targets, weights)
     may_reduce = returned.row_space is None and _may_reduce(problem)
-    optimizer = _make_optimizer(problem, loader, objective, weights, units, may_reduce)
+    optimizer = _make_optimizer(problem, loader, objective, weights, units, may_reduce, sums)
     validation = None if problem.validation is None else problem.loader(problem.validation)
     if validation is not None and scaling is not None and objective.scaling is None:
         validation = validation.scaled(scaling)
@@ -290,6 +294,32 @@ def _train(
             optimizer=problem.state_key,
         )
     return FitResult(results, folded, problem.optimizer, rates, interrupt, memory)
+
+
+def _second_moments(
+    problem: FitProblem, loader: BatchLoader, objective: LinearObjective
+) -> Comoments | None:
+    """Second moments of all rows and targets, where they spare squared error its first pass.
+
+    That is so for large tables whose columns need not be centred before they are multiplied.
+    """
+    data = problem.data
+    if (
+        not problem.loss.constant_hessian
+        or objective.scaling is None
+        or problem.start.any()
+        or problem.validation is not None
+        or problem.comm.size > 1
+        or isinstance(data.X, SparseRows)
+        or data.X.device.type != "cpu"
+        or not takes_every_row(loader)
+    ):
+        return None
+    found = Comoments.in_own_precision(data.X, data.target, data.weight)
+    if not bool(found.products.isfinite().all()):
+        return None
+    problem.null_model = found.null_model(fit_intercept=problem.fit_intercept)
+    return found
 
 
 def _generator(problem: FitProblem) -> torch.Generator:
@@ -481,7 +511,9 @@ def _make_optimizer(
     weights: Tensor,
     units: np.ndarray | None,
     may_reduce: bool,
+    sums: Comoments | None,
 ) -> Optimizer:
+    """Make the optimizer, which takes its first step if second moments are known."""
     constant_weights = None
     if problem.full_batch:
         constant_weights = torch.zeros_like(weights)
@@ -503,6 +535,10 @@ def _make_optimizer(
     if problem.continues:
         assert isinstance(optimizer, FirstOrderOptimizer)
         optimizer.load_state_dict(problem.memory.rule)
+    if sums is not None:
+        assert isinstance(optimizer, QuasiNewton)
+        at_start = sums.at_constant(weights[..., -1], fit_intercept=problem.fit_intercept)
+        optimizer.begin_at(weights, *at_start)
     return optimizer
 
 

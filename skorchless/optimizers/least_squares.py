@@ -20,9 +20,11 @@ from itertools import repeat
 import torch
 from torch import Tensor, float64
 
-from skorchless.data import Matrix
-from skorchless.data.base import slices
+from skorchless.data import LargeMatrix, Matrix
+from skorchless.data.base import add_upper_product, mirror, slices
+from skorchless.data.dense import symmetric_product
 from skorchless.data.limits import numbers_at_once
+from skorchless.losses import NullModel
 from skorchless.optimizers.elastic_net_path import ElasticNetPath
 from skorchless.stack import pack
 
@@ -75,7 +77,74 @@ class Comoments:
         torch.sub(parts[0], mean[:d], out=rows[:, :d])
         torch.sub(parts[1], mean[d:], out=rows[:, d:])
         weighted = rows if weight is None else rows * share.unsqueeze(1)
-        return cls(total, mean, weighted.T @ rows, target.shape[1])
+        return cls(total, mean, symmetric_product(weighted, rows), target.shape[1])
+
+    @classmethod
+    def in_own_precision(
+        cls, X: Tensor | LargeMatrix, target: Tensor, weight: Tensor | None
+    ) -> "Comoments":
+        """Of dense rows as `of` takes them, from products of these as they lie, summed in double.
+
+        In single precision five digits or more are left, if no mean is more than a few deviations.
+        """
+        d, first = X.shape[1], target[0].to(float64)
+        columns = d + target.shape[1]
+        products = first.new_zeros(columns + 1, columns + 1)  # the last column is the constant one
+        n_rows = numbers_at_once(BLOCK_ROWS * columns, X.device) // columns
+        for start, stop in slices(len(X), n_rows):
+            rows = X[start:stop]
+            beside = first.new_ones(stop - start, columns + 1 - d)
+            torch.sub(target[start:stop], first, out=beside[:, :-1])
+            weighted, own = rows, beside
+            if weight is not None:
+                share = weight[start:stop].to(float64).unsqueeze(1)
+                weighted, own = rows * share.to(rows.dtype), beside * share
+            add_upper_product(weighted, rows, products[:d, :d])
+            products[d:, :d] += own.to(rows.dtype).T @ rows
+            products[d:, d:] += beside.T @ own
+        mirror(products[:d, :d])
+        products[:d, d:] = products[d:, :d].T
+        total = float(products[-1, -1])
+        mean = products[-1, :-1] / total
+        products = products[:-1, :-1].sub_(total * torch.outer(mean, mean))
+        mean[d:] += first
+        return cls(total, mean, products, target.shape[1])
+
+    def null_model(self, *, fit_intercept: bool) -> NullModel:
+        """Return the best constant model."""
+        mean = self.mean[len(self.mean) - self.n_outputs :]
+        if fit_intercept:
+            return NullModel(mean.unsqueeze(0), 0.5 * self.variances().sum().view(1))
+        squares = self.variances() + mean.square()
+        return NullModel(torch.zeros_like(mean).unsqueeze(0), 0.5 * squares.sum().view(1))
+
+    def at_constant(
+        self, intercept: Tensor, *, fit_intercept: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Value, gradient and Hessian of the mean loss of models without coefficients.
+
+        Parameters
+        ----------
+        intercept : Tensor of shape (M, K)
+
+        Returns
+        -------
+        value : Tensor of shape (M,)
+        gradient : Tensor of shape (M, K, D + 1)
+        hessian : Tensor of shape (D + 1, D + 1)
+            That of each output, as all have the same.
+        """
+        d = len(self.mean) - self.n_outputs
+        second, mean = self.products / self.weight, self.mean[:d]
+        error = intercept - self.mean[d:]
+        value = 0.5 * (second.diagonal()[d:] + error.square()).sum(dim=1)
+        slope = mean * error.unsqueeze(-1) - second[d:, :d]
+        gradient = pack(slope, error * fit_intercept)
+        beside = mean.unsqueeze(0) * fit_intercept
+        corner = mean.new_full((1, 1), fit_intercept)
+        inner = second[:d, :d] + torch.outer(mean, mean)
+        hessian = torch.cat([torch.cat([inner, beside]), torch.cat([beside.T, corner])], dim=1)
+        return value, gradient, hessian
 
     def sizes(self) -> Tensor:
         """Root of the mean square of each column, shape ``(D,)``."""

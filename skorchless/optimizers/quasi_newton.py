@@ -137,6 +137,21 @@ class QuasiNewton:
         """Add up second moments, where they need all rows, and see what it predicted."""
         self.curvature.see(chunk)
 
+    def begin_at(self, weights: Tensor, value: Tensor, gradient: Tensor, hessian: Tensor) -> None:
+        """Make the first step of squared error from what a pass at `weights` would have brought.
+
+        Parameters
+        ----------
+        weights : Tensor of shape (M, K, D + 1)
+            Moved to the first trial.
+        value, gradient, hessian : Tensor
+            Of the mean loss, as the chunks' columns have them.
+        """
+        scaling = self.curvature.objective.scaling
+        self.curvature.see_sum(hessian)
+        self.step(weights, gradient if scaling is None else scaling.scale_gradient(gradient))
+        self.end_epoch(weights, value)
+
     def step(self, weights: Tensor, gradient: Tensor) -> None:
         """Keep the gradient until the pass's objective is known."""
         self._batch_gradient = gradient

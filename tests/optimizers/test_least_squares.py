@@ -78,6 +78,47 @@ def test_rows_beyond_a_block_count():
     assert_allclose(found.products, (centred.T * weight) @ centred, rtol=1e-10, atol=1e-9)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("dtype", "digits"), [(torch.float64, 12), (torch.float32, 5)])
+def test_products_of_rows_as_they_lie(dtype, digits, weighted):
+    """Means of a few deviations cost no digit, nor does an offset of the targets."""
+    X, y, weight = draw(0, n=BLOCK_ROWS + 10, d=70, offset=2.0)
+    X, y = X.astype(np.float32), (y + 1e4).astype(np.float32)
+    wanted = comoments(X, y, weight if weighted else None)
+    share = torch.from_numpy(weight) if weighted else None
+    rows, target = torch.from_numpy(X).to(dtype), torch.from_numpy(y).to(dtype)
+    found = Comoments.in_own_precision(rows, target, share)
+    assert found.weight == pytest.approx(wanted.weight, rel=1e-14)
+    assert_allclose(found.mean, wanted.mean, rtol=10.0**-digits)
+    size = wanted.products.diagonal().sqrt()
+    error = (found.products - wanted.products) / torch.outer(size, size)
+    assert error.abs().max() < 10.0**-digits
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_the_objective_of_models_without_coefficients(fit_intercept):
+    X, y, weight = draw(0, offset=3.0)
+    moments, share = comoments(X, y, weight), torch.from_numpy(weight / weight.sum())
+    rows = torch.from_numpy(np.column_stack([X, np.full(len(X), fit_intercept)]))
+    intercept = torch.tensor([[2.0, -1.0]], dtype=torch.float64) * fit_intercept
+
+    def mean_loss(weights):
+        return 0.5 * share @ (rows @ weights.T - torch.from_numpy(y)).square().sum(dim=1)
+
+    start = torch.zeros(2, 5, dtype=torch.float64)
+    start[:, -1] = intercept
+    value, gradient, hessian = moments.at_constant(intercept, fit_intercept=fit_intercept)
+    assert_allclose(value, [float(mean_loss(start))], rtol=1e-12)
+    slope = torch.func.grad(mean_loss)(start)
+    assert_allclose(gradient, slope.unsqueeze(0), rtol=1e-10, atol=1e-12)
+    assert_allclose(hessian, (rows.T * share) @ rows, rtol=1e-10)
+    found = moments.null_model(fit_intercept=fit_intercept)
+    best = share.numpy() @ y if fit_intercept else np.zeros(2)
+    assert_allclose(found.intercept, best[np.newaxis], rtol=1e-12)
+    start[:, -1] = found.intercept
+    assert_allclose(found.loss, [float(mean_loss(start))], rtol=1e-12)
+
+
 @pytest.mark.parametrize("leave", [False, True])
 @pytest.mark.parametrize("n_parts", [2, 5])
 def test_the_others_are_all_rows_but_ones_own(n_parts, leave):
