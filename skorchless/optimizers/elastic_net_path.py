@@ -154,7 +154,7 @@ class ElasticNetPath:
             from_at, along, of_active, gradient = (
                 torch.from_numpy(row).unsqueeze(0) for row in (at, way, l1_of_active, -slope)
             )
-            second = torch.tensor([[curvature]])
+            second = torch.tensor([[curvature]], dtype=torch.float64, device="cpu")
             found = minimum_on_line(from_at, along, gradient, second, of_active.squeeze(0))
             on_line = self._moved(active, found.squeeze(0).numpy())
             its_value, its_gap = self._value_and_gap(*on_line, l1)
