@@ -13,6 +13,9 @@ change their sign are dropped and the others solved for again, as in block pivot
 2010). Where that does not lower P enough, the minimum on the line to the first solution is taken
 (feature-sign search; Lee et al., 2007).
 
+A new penalty changes all slopes, and many coefficients at zero seem to violate their condition only
+until those that are not zero have moved. So where many do, these move first.
+
 The end is the duality gap, which bounds how far P is above its minimum.
 """
 
@@ -21,14 +24,14 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from scipy.linalg import blas, lapack
 
 from skorchless.optimizers.line_search import stop_distance
 from skorchless.optimizers.proximal_newton import (
     ENOUGH,
     LEAST_RIDGE,
+    MORE_RIDGE,
     MOST_DROPS,
-    cholesky,
     minimum_on_line,
 )
 
@@ -36,6 +39,9 @@ from skorchless.optimizers.proximal_newton import (
 MOST_ROUNDS = 100
 #: Most coefficients that join the active set in a round, or half as many as it has.
 LEAST_ADDED = 20
+#: A system is factored anew where more than this share of its coefficients, one in so many, differ
+#: from those of the factor.
+BORDER_SHARE = 8
 #: Rounding of the gap, relative to the target's second moment, and share of the distance at which
 #: a penalty is done that it may be.
 ROUNDING, HIDDEN = 1e-14, 0.1
@@ -44,151 +50,206 @@ ROUNDING, HIDDEN = 1e-14, 0.1
 class ElasticNetPath:
     """Solutions for one target, each begun where the last one has ended.
 
+    The systems of neighbours differ in a few rows. So the factor of one system is kept, and serves
+    those that are near it: coefficients that are not among its own border it, and those that are
+    not wanted are held at zero by Lagrange multipliers.
+
     Parameters
     ----------
-    gram : Tensor of shape (D, D), in double precision
+    gram : ndarray of shape (D, D), in double precision
         Second moments of columns of unit size.
-    cross : Tensor of shape (D,)
+    cross : ndarray of shape (D,)
     variance : float
         Second moment of the target.
     """
 
-    def __init__(self, gram: Tensor, cross: Tensor, variance: float) -> None:
+    def __init__(self, gram: np.ndarray, cross: np.ndarray, variance: float) -> None:
         self.gram, self.cross, self.variance = gram, cross, variance
-        self.weights, self.rest = torch.zeros_like(cross), cross  # rest is c - G w
+        self.weights, self.rest = np.zeros_like(cross), cross  # rest is c - G w
+        self.l2 = np.zeros_like(cross)
+        self._factor(np.array([], dtype=np.intp))
 
-    def solve(self, l1: Tensor, l2: Tensor, tolerance: float) -> tuple[Tensor, float, bool]:
-        """Find the solution of another penalty.
+    def solve(self, l1: np.ndarray, l2: np.ndarray, tolerance: float) -> tuple[float, bool]:
+        """Move to the solution of another penalty, which `weights` are then.
 
         Parameters
         ----------
-        l1, l2 : Tensor of shape (D,)
+        l1, l2 : ndarray of shape (D,)
             Weights of both parts of the penalty; the first are above zero.
         tolerance : float
             ``tol``, as in `stop_distance`.
 
         Returns
         -------
-        weights : Tensor of shape (D,)
         value : float
             The objective.
         solved : bool
             Whether the gap is small enough, and no rounding.
         """
-        value, gap = self._value_and_gap(self.weights, self.rest, l1, l2)
+        if not np.array_equal(l2, self.l2):
+            self.l2 = l2
+            self._factor(np.array([], dtype=np.intp))
+        value, gap = self._value_and_gap(self.weights, self.rest, l1)
         constant = np.array(0.5 * self.variance)
+        grow = fresh = False
         for _ in range(MOST_ROUNDS):
             near = float(stop_distance(np.array(tolerance), np.array(value), constant))
             if gap <= near:
                 hidden = ROUNDING * self.variance > HIDDEN * near
-                return self.weights, value, not hidden or not bool(self.weights.any())
-            lower, gap, moved = self._round(l1, l2, value)
-            if not lower < value:
+                return value, not hidden or not self.weights.any()
+            lower, lower_gap, moved = self._round(l1, value, grow=grow)
+            if lower < value:
+                value, gap, (self.weights, self.rest) = lower, lower_gap, moved
+                fresh = False
+            elif grow and fresh:
                 break
-            value, (self.weights, self.rest) = lower, moved
-        return self.weights, value, False
+            elif grow:  # what borders the factor may be near to singular
+                self._factor(np.flatnonzero(self.weights))
+                fresh = True
+            grow = True
+        return value, False
 
     def _value_and_gap(
-        self, weights: Tensor, rest: Tensor, l1: Tensor, l2: Tensor
+        self, weights: np.ndarray, rest: np.ndarray, l1: np.ndarray
     ) -> tuple[float, float]:
         """The objective, and the duality gap at the residuals scaled to satisfy all conditions."""
-        with_l2 = l2 * weights
-        numbers = [
-            weights @ self.cross,
-            weights @ rest,
-            weights @ with_l2,
-            l1 @ weights.abs(),
-            ((rest - with_l2).abs() / l1).max(),
-        ]
-        explained, left, squares, magnitudes, ratio = torch.stack(numbers).tolist()
-        residual = self.variance - explained - left
-        value = 0.5 * residual + magnitudes + 0.5 * squares
-        share = 1.0 / max(ratio, 1.0)
+        with_l2 = self.l2 * weights
+        explained, squares = float(weights @ self.cross), float(weights @ with_l2)
+        residual = self.variance - explained - float(weights @ rest)
+        value = 0.5 * (residual + squares) + float(l1 @ np.abs(weights))
+        share = 1.0 / max(float((np.abs(rest - with_l2) / l1).max()), 1.0)
         dual = share * (self.variance - explained) - 0.5 * share**2 * (residual + squares)
         return value, value - dual
 
     def _round(
-        self, l1: Tensor, l2: Tensor, value: float
-    ) -> tuple[float, float, tuple[Tensor, Tensor]]:
+        self, l1: np.ndarray, value: float, *, grow: bool
+    ) -> tuple[float, float, tuple[np.ndarray, np.ndarray]]:
         """One round of Newton's method.
 
         Returns
         -------
         value, gap : float
             At the new point.
-        moved : tuple of Tensor of shape (D,)
+        moved : tuple of ndarray of shape (D,)
             The new point, and ``c - G w`` there.
         """
-        slope = self.rest - l2 * self.weights
-        active = self._active_set(slope, l1)
-        rows = self.gram.index_select(0, active)
+        slope = self.rest - self.l2 * self.weights
+        # Penalties change all slopes: before the nonzero ones have moved, most violations are none.
+        active = self._active_set(slope, l1, grow=grow or not self.weights.any())
         at, slope, l1_of_active = self.weights[active], slope[active], l1[active]
-        sign = torch.where(at != 0, at, slope).sign()
-        matrix = rows.index_select(1, active)
-        matrix.diagonal().add_(l2[active])
-        scale = matrix.diagonal().rsqrt()
-        unit = (matrix * scale).mul_(scale.unsqueeze(1)).unsqueeze(0)
-        factor = cholesky(unit, unit.new_full((1, 1), LEAST_RIDGE)).squeeze(0)
-        target = (scale * (self.cross[active] - l1_of_active * sign)).unsqueeze(1)
-        whole = torch.cholesky_solve(target, factor)
-        solve = partial(_solution, scale, factor, whole)
-        first, kept = scale * whole.squeeze(1), torch.ones_like(at, dtype=torch.bool)
+        sign = np.sign(np.where(at != 0, at, slope))
+        solve = partial(self._solution, active, self.cross[active] - l1_of_active * sign)
+        kept = np.ones(len(active), dtype=bool)
+        first = solve(kept)
         expected = 0.5 * float((slope - l1_of_active * sign) @ (first - at))
         # Those that begin at zero are dropped first: with the others, the way leads downwards.
-        first, kept = _drop(solve, sign, first, kept, at == 0)
-        to, _ = _drop(solve, sign, first, kept, kept)
-        moved = self._moved(active, torch.where(to * sign < 0, 0.0, to), rows)
-        lower, gap = self._value_and_gap(*moved, l1, l2)
-        if value - lower < ENOUGH * expected:
-            way = (first - at).unsqueeze(0)
-            curvature = (way @ matrix @ way.T).view(1, 1)
-            to = minimum_on_line(at.unsqueeze(0), way, -slope.unsqueeze(0), curvature, l1_of_active)
-            on_line = self._moved(active, to.squeeze(0), rows)
-            its_value, its_gap = self._value_and_gap(*on_line, l1, l2)
-            if its_value < lower:
+        to, kept = _drop(solve, sign, first, kept, at == 0)
+        way = to - at
+        to, _ = _drop(solve, sign, to, kept, kept)
+        moved = self._moved(active, np.where(to * sign < 0, 0.0, to))
+        lower, gap = self._value_and_gap(*moved, l1)
+        if not value - lower >= ENOUGH * expected:
+            curved = self.cross[active] - self._moved(active, way)[1][active]
+            curvature = way @ (curved + self.l2[active] * way)
+            from_at, along, of_active, gradient = (
+                torch.from_numpy(row).unsqueeze(0) for row in (at, way, l1_of_active, -slope)
+            )
+            second = torch.tensor([[curvature]], dtype=torch.float64, device="cpu")
+            found = minimum_on_line(from_at, along, gradient, second, of_active.squeeze(0))
+            on_line = self._moved(active, found.squeeze(0).numpy())
+            its_value, its_gap = self._value_and_gap(*on_line, l1)
+            if not lower <= its_value:
                 lower, gap, moved = its_value, its_gap, on_line
         return lower, gap, moved
 
-    def _active_set(self, slope: Tensor, l1: Tensor) -> Tensor:
+    def _active_set(self, slope: np.ndarray, l1: np.ndarray, *, grow: bool) -> np.ndarray:
         """Places of the coefficients that are not zero, and of those that violate the most."""
         active = self.weights != 0
-        excess = torch.where(active, 0.0, slope.abs() - l1)
-        violating = excess > 0
+        excess = np.where(active, 0.0, np.abs(slope) - l1)
+        violating = np.flatnonzero(excess > 0)
+        if not grow and len(violating) > LEAST_ADDED:
+            return np.flatnonzero(active)
         most = max(LEAST_ADDED, int(active.sum()) // 2)
-        if int(violating.sum()) > most:
-            violating = torch.zeros_like(active).scatter(0, excess.topk(most).indices, True)
-        return (active | violating).nonzero().view(-1)
+        if len(violating) > most:
+            violating = violating[np.argpartition(-excess[violating], most)[:most]]
+        active[violating] = True
+        return np.flatnonzero(active)
 
-    def _moved(self, active: Tensor, to: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def _moved(self, active: np.ndarray, to: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The coefficients `to` among zeros, and ``c - G w`` there."""
-        weights = torch.zeros_like(self.weights).scatter(0, active, to)
-        return weights, self.cross - to @ rows
+        weights = np.zeros_like(self.weights)
+        weights[active] = to
+        return weights, self.cross - blas.dsymv(1.0, self.gram.T, weights)
+
+    def _factor(self, basis: np.ndarray) -> None:
+        """Factor the system of these coefficients."""
+        self.basis, self.place = basis, np.full(len(self.cross), -1)
+        self.place[basis] = np.arange(len(basis))
+        self.borders: dict[int, np.ndarray] = {}
+        matrix, ridge = self.gram[basis[:, None], basis], LEAST_RIDGE
+        diagonal = matrix.diagonal() + self.l2[basis]
+        failed = len(basis) > 0
+        self.factor = matrix.T
+        while failed:
+            np.fill_diagonal(matrix, diagonal * (1.0 + ridge))
+            self.factor, failed = lapack.dpotrf(matrix.T, clean=0)
+            ridge *= MORE_RIDGE
+
+    def _border(self, wanted: list[int]) -> np.ndarray:
+        """What each of these adds to the factor: its row of the system, or that it is zero."""
+        new = [j for j in wanted if j not in self.borders]
+        if new:
+            rows = np.where(self.place[new, None] < 0, self.gram[new][:, self.basis], 0.0)
+            own = np.flatnonzero(self.place[new] >= 0)
+            rows[own, self.place[new][own]] = 1.0
+            self.borders |= zip(new, self._triangular(rows.T, trans=1).T, strict=True)
+        return np.stack([self.borders[j] for j in wanted])
+
+    def _triangular(self, right: np.ndarray, *, trans: int = 0) -> np.ndarray:
+        if not len(right):
+            return right
+        solution: np.ndarray = lapack.dtrtrs(self.factor, right, trans=trans)[0]
+        return solution
+
+    def _solution(self, active: np.ndarray, target: np.ndarray, kept: np.ndarray) -> np.ndarray:
+        """The minimum over those that are kept, whatever their signs; the others are zero."""
+        right, wanted = np.zeros_like(self.cross), active[kept]
+        right[wanted] = target[kept]
+        outside = wanted[self.place[wanted] < 0]
+        unwanted = np.setdiff1d(self.basis, wanted, assume_unique=True)
+        most = max(LEAST_ADDED, len(self.basis) // BORDER_SHARE)
+        if kept.all() and len(outside) + len(unwanted) > most:
+            self._factor(wanted)
+            outside = unwanted = wanted[:0]
+        solution, bordering = np.zeros_like(right), np.concatenate([outside, unwanted])
+        inner = self._triangular(right[self.basis], trans=1)
+        if len(bordering):
+            border = self._border(bordering.tolist())
+            corner = -border @ border.T
+            n = len(outside)
+            corner[:n, :n] += self.gram[outside[:, None], outside]
+            corner[range(n), range(n)] += self.l2[outside] + LEAST_RIDGE
+            multipliers = torch.linalg.solve_ex(
+                torch.from_numpy(corner), torch.from_numpy(right[bordering] - border @ inner)
+            ).result.numpy()
+            inner = inner - multipliers @ border
+            solution[outside] = multipliers[:n]
+        solution[self.basis] = self._triangular(inner)
+        return np.where(kept, solution[active], 0.0)
 
 
 def _drop(
-    solve: Callable[[Tensor], Tensor], sign: Tensor, to: Tensor, kept: Tensor, which: Tensor
-) -> tuple[Tensor, Tensor]:
+    solve: Callable[[np.ndarray], np.ndarray],
+    sign: np.ndarray,
+    to: np.ndarray,
+    kept: np.ndarray,
+    which: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
     """Drop some of those that have changed their sign, and solve again, until none has."""
     for _ in range(MOST_DROPS):
         wrong = kept & which & (to * sign < 0)
-        if not bool(wrong.any()):
+        if not wrong.any():
             break
         kept = kept & ~wrong
         to = solve(kept)
     return to, kept
-
-
-def _solution(scale: Tensor, factor: Tensor, whole: Tensor, kept: Tensor) -> Tensor:
-    """The minimum over the coefficients that are kept, whatever their signs; the others are zero.
-
-    It is the solution of the `whole` system with Lagrange multipliers of what is dropped, which
-    needs no other factor.
-    """
-    dropped = (~kept).nonzero().view(-1)
-    units = torch.zeros_like(factor[:, : len(dropped)])
-    units[dropped, torch.arange(len(dropped), device=dropped.device)] = 1.0
-    columns = torch.linalg.solve_triangular(factor, units, upper=False)
-    # Where it is singular to rounding the point is not low enough, and the line is searched.
-    multipliers = torch.linalg.solve_ex(columns.T @ columns, whole[dropped]).result
-    change = torch.linalg.solve_triangular(factor.T, columns @ multipliers, upper=True)
-    return torch.where(kept, scale * (whole - change).squeeze(1), 0.0)

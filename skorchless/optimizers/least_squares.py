@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import repeat
 
+import numpy as np
 import torch
 from torch import Tensor, float64
 
@@ -187,34 +188,37 @@ class Comoments:
         Each is as near to its minimum as `tolerance` asks for.
         """
         second, mean = self._second_moments(fit_intercept=fit_intercept)
-        d = len(mean) - self.n_outputs
-        size = second.diagonal()[:d].sqrt()
-        varies = size > 2.0 * torch.finfo(float64).eps * self.mean[:d].abs()
-        unit = second[:d, :d][varies][:, varies] / torch.outer(size[varies], size[varies])
+        d, on_host = len(mean) - self.n_outputs, second.numpy(force=True)
+        size = np.sqrt(on_host.diagonal()[:d])
+        least = 2.0 * np.finfo(np.float64).eps * self.mean[:d].abs().numpy(force=True)
+        varies = np.flatnonzero(size > least)
+        size = size[varies]
+        unit = on_host[varies[:, None], varies] / np.outer(size, size)
         models, outputs = len(alpha), self.n_outputs
-        coef = second.new_zeros(models, outputs, d)
-        value, solved = second.new_zeros(models), torch.ones_like(alpha, dtype=torch.bool)
+        found = np.zeros((models, outputs, d))
+        values, solved = np.zeros(models), np.ones(models, dtype=bool)
         penalties = list(zip(alpha.tolist(), l1_ratio.tolist(), tolerance.tolist(), strict=True))
         # From the largest weight of L1 on, which leaves the fewest coefficients.
         order = sorted(range(models), key=lambda i: -penalties[i][0] * penalties[i][1])
         for output in range(outputs):
-            cross = second[:d, d + output][varies] / size[varies]
-            variance = float(second[d + output, d + output])
-            if not len(cross):  # no column varies
-                value += 0.5 * variance
+            variance = float(on_host[d + output, d + output])
+            if not len(varies):
+                values += 0.5 * variance
                 continue
-            path = ElasticNetPath(unit, cross, variance)
+            path = ElasticNetPath(unit, on_host[varies, d + output] / size, variance)
             for i in order:
                 strength, share, tol = penalties[i]
-                l1 = strength * share / size[varies]
-                l2 = strength * (1.0 - share) / size[varies].square()
-                weights, objective, found = path.solve(l1, l2, tol)
-                coef[i, output, varies] = weights / size[varies]
-                value[i] += objective
-                solved[i] &= found
+                l1, l2 = strength * share / size, strength * (1.0 - share) / np.square(size)
+                value, enough = path.solve(l1, l2, tol)
+                found[i, output, varies] = path.weights / size
+                values[i] += value
+                solved[i] &= enough
+        coef = torch.from_numpy(found).to(mean.device)
         intercept = mean[d:] - coef @ mean[:d]
         constant = 0.5 * second[d:, d:].diagonal().sum()
-        return Solutions(pack(coef, intercept), value, constant, solved)
+        objective = torch.from_numpy(values).to(mean.device)
+        reliable = torch.from_numpy(solved).to(mean.device)
+        return Solutions(pack(coef, intercept), objective, constant, reliable)
 
     def variances(self) -> Tensor:
         """Variance of each target, shape ``(K,)``."""
