@@ -38,6 +38,7 @@ import skorchless.optimizers.lbfgs as history
 import skorchless.optimizers.proximal_newton as proximal_newton
 import skorchless.optimizers.quasi_newton as quasi_newton
 from skorchless import BatchedGridSearchCV, TorchLinearRegressor, TorchSoftmaxClassifier
+from skorchless.data import BatchLoader
 
 #: Ratios of times nearer to 1 than this are noise.
 NOISE = 1.15
@@ -77,6 +78,11 @@ def no(*_: object, **__: object) -> bool:
 
 def nothing(*_: object, **__: object) -> None:
     """Do nothing."""
+
+
+def affords_every_row(loader: BatchLoader) -> bool:
+    """Whether second moments of all rows are affordable, however much work they are."""
+    return loader.n_rows >= loader.n_columns - 1 and loader.affords_gram
 
 
 def only_whole_hessian(init: Callable[..., None]) -> Callable[..., None]:
@@ -157,8 +163,13 @@ MECHANISMS = [
     ),
     Mechanism(
         "moments of a sample for wide least squares",
-        ((HessianEstimator, "_saves_work", staticmethod(no)),),
-        (HessianEstimator._saves_work,),
+        tuple((module, "takes_every_row", affords_every_row) for module in (curvature, training)),
+        (curvature.takes_every_row,),
+    ),
+    Mechanism(
+        "first step of least squares from second moments",
+        ((training, "_second_moments", nothing),),
+        (training._second_moments, QuasiNewton.begin_at),
     ),
     Mechanism(
         "small float32 tables in double precision",

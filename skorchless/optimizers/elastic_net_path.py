@@ -24,7 +24,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from scipy.linalg import blas, lapack
+from torch import from_numpy
 
 from skorchless.optimizers.line_search import stop_distance
 from skorchless.optimizers.proximal_newton import (
@@ -53,6 +53,9 @@ class ElasticNetPath:
     The systems of neighbours differ in a few rows. So the factor of one system is kept, and serves
     those that are near it: coefficients that are not among its own border it, and those that are
     not wanted are held at zero by Lagrange multipliers.
+
+    Vectors are NumPy's, whose small operations cost least. Products and systems are PyTorch's: two
+    libraries with threads of their own would wait for each other.
 
     Parameters
     ----------
@@ -152,7 +155,7 @@ class ElasticNetPath:
             curved = self.cross[active] - self._moved(active, way)[1][active]
             curvature = way @ (curved + self.l2[active] * way)
             from_at, along, of_active, gradient = (
-                torch.from_numpy(row).unsqueeze(0) for row in (at, way, l1_of_active, -slope)
+                from_numpy(row).unsqueeze(0) for row in (at, way, l1_of_active, -slope)
             )
             second = torch.tensor([[curvature]], dtype=torch.float64, device="cpu")
             found = minimum_on_line(from_at, along, gradient, second, of_active.squeeze(0))
@@ -179,37 +182,32 @@ class ElasticNetPath:
         """The coefficients `to` among zeros, and ``c - G w`` there."""
         weights = np.zeros_like(self.weights)
         weights[active] = to
-        return weights, self.cross - blas.dsymv(1.0, self.gram.T, weights)
+        return weights, self.cross - torch.mv(from_numpy(self.gram), from_numpy(weights)).numpy()
 
     def _factor(self, basis: np.ndarray) -> None:
         """Factor the system of these coefficients."""
         self.basis, self.place = basis, np.full(len(self.cross), -1)
         self.place[basis] = np.arange(len(basis))
-        self.borders: dict[int, np.ndarray] = {}
-        matrix, ridge = self.gram[basis[:, None], basis], LEAST_RIDGE
-        diagonal = matrix.diagonal() + self.l2[basis]
-        failed = len(basis) > 0
-        self.factor = matrix.T
+        self.borders: dict[int, torch.Tensor] = {}
+        matrix, ridge = from_numpy(self.gram[basis[:, None], basis]), LEAST_RIDGE
+        diagonal = matrix.diagonal() + from_numpy(self.l2[basis])
+        failed = True
         while failed:
-            np.fill_diagonal(matrix, diagonal * (1.0 + ridge))
-            self.factor, failed = lapack.dpotrf(matrix.T, clean=0)
+            matrix.diagonal().copy_(diagonal * (1.0 + ridge))
+            self.factor, info = torch.linalg.cholesky_ex(matrix)
+            failed = bool(info)
             ridge *= MORE_RIDGE
 
-    def _border(self, wanted: list[int]) -> np.ndarray:
+    def _border(self, wanted: list[int]) -> torch.Tensor:
         """What each of these adds to the factor: its row of the system, or that it is zero."""
         new = [j for j in wanted if j not in self.borders]
         if new:
             rows = np.where(self.place[new, None] < 0, self.gram[new][:, self.basis], 0.0)
             own = np.flatnonzero(self.place[new] >= 0)
             rows[own, self.place[new][own]] = 1.0
-            self.borders |= zip(new, self._triangular(rows.T, trans=1).T, strict=True)
-        return np.stack([self.borders[j] for j in wanted])
-
-    def _triangular(self, right: np.ndarray, *, trans: int = 0) -> np.ndarray:
-        if not len(right):
-            return right
-        solution: np.ndarray = lapack.dtrtrs(self.factor, right, trans=trans)[0]
-        return solution
+            solved = torch.linalg.solve_triangular(self.factor, from_numpy(rows).T, upper=False)
+            self.borders |= zip(new, solved.T, strict=True)
+        return torch.stack([self.borders[j] for j in wanted])
 
     def _solution(self, active: np.ndarray, target: np.ndarray, kept: np.ndarray) -> np.ndarray:
         """The minimum over those that are kept, whatever their signs; the others are zero."""
@@ -222,19 +220,19 @@ class ElasticNetPath:
             self._factor(wanted)
             outside = unwanted = wanted[:0]
         solution, bordering = np.zeros_like(right), np.concatenate([outside, unwanted])
-        inner = self._triangular(right[self.basis], trans=1)
+        lower, inner = self.factor, from_numpy(right[self.basis]).unsqueeze(1)
+        inner = torch.linalg.solve_triangular(lower, inner, upper=False)
         if len(bordering):
             border = self._border(bordering.tolist())
-            corner = -border @ border.T
-            n = len(outside)
-            corner[:n, :n] += self.gram[outside[:, None], outside]
-            corner[range(n), range(n)] += self.l2[outside] + LEAST_RIDGE
-            multipliers = torch.linalg.solve_ex(
-                torch.from_numpy(corner), torch.from_numpy(right[bordering] - border @ inner)
-            ).result.numpy()
-            inner = inner - multipliers @ border
-            solution[outside] = multipliers[:n]
-        solution[self.basis] = self._triangular(inner)
+            corner, n = -(border @ border.T), len(outside)
+            corner[:n, :n] += from_numpy(self.gram[outside[:, None], outside])
+            corner.diagonal()[:n] += from_numpy(self.l2[outside] + LEAST_RIDGE)
+            rest = from_numpy(right[bordering]).unsqueeze(1) - border @ inner
+            multipliers = torch.linalg.solve_ex(corner, rest).result
+            inner = inner - border.T @ multipliers
+            solution[outside] = multipliers[:n, 0].numpy()
+        inner = torch.linalg.solve_triangular(lower.T, inner, upper=True)
+        solution[self.basis] = inner[:, 0].numpy()
         return np.where(kept, solution[active], 0.0)
 
 
