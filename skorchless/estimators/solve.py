@@ -18,7 +18,7 @@ from skorchless.estimators.memory import clip_rescaled_coef, go_on, kept
 from skorchless.estimators.problem import Dataset, FitProblem, FitResult
 from skorchless.estimators.reduction import MakeObserver, Rounds, RowSpace, as_dense, violations
 from skorchless.estimators.runtime import own_settings
-from skorchless.losses import rough_median
+from skorchless.losses import NullModel, rough_median
 from skorchless.objective import LinearObjective
 from skorchless.optimizers import (
     AveragedAdam,
@@ -318,7 +318,9 @@ def _second_moments(
     found = Comoments.in_own_precision(data.X, data.target, data.weight)
     if not bool(found.products.isfinite().all()):
         return None
-    problem.null_model = found.null_model(fit_intercept=problem.fit_intercept)
+    intercept, loss = found.null_model(fit_intercept=problem.fit_intercept)
+    models = problem.n_models
+    problem.null_model = NullModel(intercept.expand(models, -1), loss.expand(models))
     return found
 
 

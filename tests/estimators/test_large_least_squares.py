@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
+from sklearn.model_selection import cross_val_score
 
-from skorchless import TorchLinearRegressor
+from skorchless import BatchedGridSearchCV, TorchLinearRegressor
 
 #: How far an objective may be above its minimum, relative to it: the rounding of the dtype.
 ROUNDING = 2.0 * float(np.finfo(np.float32).eps)
@@ -110,3 +111,15 @@ def test_numbers_whose_sum_leaves_the_range_are_finite():
     X = X / np.abs(X).max() * np.float32(3e38)
     assert not np.isinf(X).any()
     TorchLinearRegressor().fit(X, y)
+
+
+def test_candidates_of_a_search_that_moments_do_not_solve():
+    """Nearly the same columns leave too few digits, so these candidates are fitted as a stack."""
+    X, y, _ = draw()
+    X[:, 1] = X[:, 0] + 1e-4 * X[:, 1]
+    grid = {"alpha": [1e-12, 1e-11, 1e-10]}
+    search = BatchedGridSearchCV(TorchLinearRegressor(), grid, cv=2, refit=False).fit(X, y)
+    assert search.converged_.all()
+    for alpha, score in zip(grid["alpha"], search.cv_results_["mean_test_score"], strict=True):
+        alone = cross_val_score(TorchLinearRegressor(alpha=alpha), X, y, cv=2)
+        assert score == pytest.approx(alone.mean(), abs=1e-6)
