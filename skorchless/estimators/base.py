@@ -193,7 +193,8 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
         is_ours = TorchLinearModel in cls.__bases__
         parameters = inspect.signature(cls.__init__).parameters
         for name, parameter in parameters.items():
-            if name in PARAMETERS and (is_ours or hasattr(cls, name)):
+            known = name in PARAMETERS and parameter.default is not parameter.empty
+            if known and (is_ours or hasattr(cls, name)):
                 setattr(cls, name, parameter.default)
         if is_ours:
             cls.fit = as_method_of(cls, TorchLinearModel.fit)  # type: ignore[method-assign]

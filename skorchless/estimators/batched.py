@@ -293,14 +293,19 @@ def fit_candidates(problem: FitProblem, moments: Comoments | None = None) -> Fit
 
 def _fit_stacks(problem: FitProblem) -> FitResult:
     """Train candidates in as few stacks as memory allows."""
-    count, most = len(problem.candidates), _models_a_stack(problem)
     state, outcomes = problem.generator.get_state(), []
-    for part in np.split(np.arange(count), range(most, count, most)):
+    for part in _parts(problem):
         problem.generator.set_state(state)
         outcomes.append(fit_stack(_some_of(problem, part)))
         if outcomes[-1].interrupt is not None:
             raise outcomes[-1].interrupt
-    return FitResult.joined(outcomes, np.arange(count))
+    return FitResult.joined(outcomes, np.arange(len(problem.candidates)))
+
+
+def _parts(problem: FitProblem) -> list[np.ndarray]:
+    """Numbers of the candidates, as many together as memory allows."""
+    count, most = len(problem.candidates), _models_a_stack(problem)
+    return np.split(np.arange(count), range(most, count, most))
 
 
 def _some_of(problem: FitProblem, which: Sequence[int] | np.ndarray) -> FitProblem:
@@ -356,7 +361,8 @@ def _fit_along_path(problem: FitProblem) -> FitResult:
     outcomes = [train(turn, KroghInterpolator, degree + 1) for turn in turns]
     rest = np.setdiff1d(np.arange(len(size)), nodes)
     if len(rest):
-        outcomes.append(train(rest, CubicSpline, len(nodes)))
+        kind = CubicSpline if len(known) > 1 else KroghInterpolator
+        outcomes.append(train(rest, kind, len(nodes)))
     return FitResult.joined(outcomes, np.concatenate([*turns, rest]))
 
 
@@ -366,13 +372,18 @@ def _solve_or_fit(problem: FitProblem, moments: Comoments | None) -> FitResult:
 
     def solve() -> tuple[FitResult, np.ndarray]:
         known = moments or Comoments.of(X, data.target, data.weight)
-        return solve_from_moments(candidates, known, X.dtype)
+        parts = [
+            solve_from_moments([candidates[i] for i in part], known, X.dtype)
+            for part in _parts(problem)
+        ]
+        fits = FitResult.joined([fit for fit, _ in parts], np.arange(len(candidates)))
+        return fits, np.concatenate([of_part for _, of_part in parts])
 
     found, solved = own_settings(X.device, X.numel() * X.shape[1], solve)
     rest = np.flatnonzero(~solved).tolist()
     if not rest:
         return found
-    others = fit_stack(replace(problem, candidates=[candidates[i] for i in rest]))
+    others = _fit_stacks(_some_of(problem, rest))
     for place, i in enumerate(rest):
         found.results[i], found.weights[i] = others.results[place], others.weights[place]
     return replace(found, interrupt=others.interrupt)

@@ -380,9 +380,8 @@ def may_cancel(
     """Whether rounding of its predictions may cost a model what counts, shape ``(M,)``.
 
     A raw prediction is rounded in proportion to the terms that it is the sum of. No loss has a
-    second derivative above one. The slope of a loss that has units is at most the root of twice the
-    loss. Of a log loss, the slopes in all raw predictions of a row add up to at most twice the
-    loss, or to once the loss where there is one log-odds.
+    second derivative above one, and its slope is at most the root of twice a loss that has units,
+    or one and a half times another.
 
     Parameters
     ----------
@@ -401,11 +400,9 @@ def may_cancel(
         if model is None or not result.loss_curve or not model[:, :-1].any():
             continue  # a constant model has gained nothing that it could lose
         terms = np.abs(model[:, :-1].astype(np.float64)) @ size + np.abs(model[:, -1])
+        moved = np.finfo(model.dtype).eps * np.linalg.norm(terms)
         reached = result.loss_curve[result.best_iter - 1]
-        size_of_terms, slope = np.linalg.norm(terms), np.sqrt(2.0 * reached)
-        if not is_regression:
-            size_of_terms, slope = terms.max(), min(len(terms), 2) * reached
-        moved = np.finfo(model.dtype).eps * size_of_terms
+        slope = np.sqrt(2.0 * reached) if is_regression else 1.5 * reached
         near = near_enough(result, tols[i], float(null_model.loss[i]))
         cancels[i] = not slope * moved + 0.5 * moved**2 <= near  # nor where sizes overflow
     return cancels

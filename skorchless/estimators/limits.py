@@ -23,6 +23,8 @@ WORTH_A_PASS, WORTH_A_STEP = 2**24, 2**22
 
 # Weights of rows.
 
+#: Exponent below that of every number.
+LEAST_EXPONENT = -2000
 #: Weights of later calls of `partial_fit`, relative to the first one's, as powers of two: more
 #: would leave float32's range, and less count as nothing.
 MOST_LATER, LEAST_LATER = 100, 1000

@@ -152,6 +152,6 @@ def score(metric: Callable[..., float], y: Any, found: Any, sample_weight: Any) 
     checks.check_same_device(here, y=y, sample_weight=sample_weight)
     weight = checks.check_sample_weight(checks.as_numpy(sample_weight, "sample_weight"), len(found))
     # In units in which their sum is in range.
-    scaled = None if weight is None else in_units(weight.numpy())[0]
+    scaled = None if weight is None else in_units(weight.numpy())
     with checks.named("y"):
         return float(metric(checks.as_numpy(y), checks.as_numpy(found), sample_weight=scaled))

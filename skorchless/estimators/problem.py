@@ -36,11 +36,14 @@ from skorchless.penalties import ElasticNet
 from skorchless.stack import stack
 from skorchless.training import TrainingResult
 
+#: Numbers of any size as `np.frexp` gives them: parts below one, and exponents of two.
+Factors = tuple[np.ndarray, np.ndarray]
 
-def in_units(weight: np.ndarray) -> tuple[np.ndarray, int]:
-    """Weights in units of a power of two near the largest, and its exponent; no digit changes."""
-    exponent = int(np.frexp(weight.max(initial=0.0))[1])
-    return np.ldexp(weight, -exponent), exponent
+
+def in_units(weight: np.ndarray) -> np.ndarray:
+    """Weights in units of a power of two near the largest; no digit changes."""
+    scaled: np.ndarray = np.ldexp(weight, -int(np.frexp(weight.max(initial=0.0))[1]))
+    return scaled
 
 
 @dataclass(eq=False)
@@ -121,7 +124,7 @@ class Dataset:
 
     def reweighted(
         self,
-        class_weights: np.ndarray | None,
+        class_weights: Factors | None,
         comm: Communicator,
         unit: int | None = None,
         *,
@@ -134,7 +137,8 @@ class Dataset:
 
         Parameters
         ----------
-        class_weights : ndarray of shape (n_classes,), optional
+        class_weights : pair of ndarray of shape (n_classes,), optional
+            As `np.frexp` gives them.
         comm : Communicator
         unit : int, optional
             Exponent of that power, where earlier weights have settled it. By default that of the
@@ -151,13 +155,14 @@ class Dataset:
         weighted = self.weight is not None or class_weights is not None
         if comm.size == 1 and not weighted and not unit:
             return self, 0
-        weight, exponent = in_units(self.row_weight.numpy(force=True))
+        weight, exponent = np.frexp(self.row_weight.numpy(force=True))
         if class_weights is not None:
-            by_class, of_classes = in_units(class_weights)
             classes = self.target.view(-1).long().numpy(force=True)
-            weight, of_both = in_units(weight * by_class[classes])
-            exponent += of_classes + of_both
-        everywhere = comm.all_gather_object((weighted, exponent if weight.any() else None))
+            # A product of two numbers from 0.5 to 1 may be a quarter.
+            weight, more = np.frexp(weight * class_weights[0][classes])
+            exponent = exponent + class_weights[1][classes] + more
+        top = int(exponent[weight > 0].max()) if weight.any() else None
+        everywhere = comm.all_gather_object((weighted, top))
         # Beside weights of others, rows without any weigh one each.
         largest = max((top for _, top in everywhere if top is not None), default=0)
         if not any(some for some, _ in everywhere) and not unit:
@@ -485,17 +490,10 @@ class FitResult:
 @np.errstate(all="ignore")
 def class_weights(
     class_weight: dict[Any, float] | str, classes: np.ndarray, data: Dataset, comm: Communicator
-) -> np.ndarray:
-    """What each class counts, shape ``(n_classes,)``; "balanced" goes by the rows' weights."""
+) -> Factors:
+    """What each class counts, as `np.frexp` gives it; "balanced" goes by the rows' weights."""
     if class_weight == "balanced":
-        weight, exponent = in_units(data.row_weight.numpy(force=True))
-        index = data.target.view(-1).long().numpy(force=True)
-        own = np.bincount(index, weight, len(classes))
-        of_ranks = comm.all_gather_object((own, exponent if own.any() else None))
-        largest = max(unit for _, unit in of_ranks if unit is not None)
-        totals = sum(np.ldexp(part, unit - largest) for part, unit in of_ranks if unit is not None)
-        balanced: np.ndarray = np.sum(totals) / (len(classes) * totals)
-        return balanced
+        return _balanced(len(classes), data, comm)
     with named("class_weight"):
         by_class = compute_class_weight(class_weight, classes=classes, y=classes)
     by_class = np.asarray(by_class, dtype=np.float64)
@@ -507,7 +505,21 @@ def class_weights(
             f"class_weight leaves a single class, {weighing[0]!r}: all others weigh 0. Softmax "
             "regression needs at least 2 classes of a weight above 0."
         )
-    return by_class
+    return np.frexp(by_class)
+
+
+def _balanced(n_classes: int, data: Dataset, comm: Communicator) -> Factors:
+    """The inverse of each class's total weight, which is added up in a unit of its own."""
+    index = data.target.view(-1).long().numpy(force=True)
+    weight, exponent = np.frexp(data.row_weight.numpy(force=True))
+    own = np.full(n_classes, limits.LEAST_EXPONENT)
+    np.maximum.at(own, index[weight > 0], exponent[weight > 0])
+    unit = np.max(comm.all_gather_object(own), axis=0)
+    part = np.bincount(index, np.ldexp(weight, exponent - unit[index]), n_classes)
+    totals = np.sum(comm.all_gather_object(part), axis=0)
+    largest = unit.max()
+    share, more = np.frexp(np.ldexp(totals, unit - largest).sum() / (n_classes * totals))
+    return share, more + largest - unit
 
 
 def hold_out(

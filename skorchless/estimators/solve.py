@@ -310,6 +310,7 @@ def _second_moments(
         or problem.start.any()
         or problem.validation is not None
         or problem.comm.size > 1
+        or data.n_outputs > data.X.shape[1]
         or isinstance(data.X, SparseRows)
         or data.X.device.type != "cpu"
         or not takes_every_row(loader)

@@ -195,7 +195,7 @@ class ElasticNetPath:
         while failed:
             matrix.diagonal().copy_(diagonal * (1.0 + ridge))
             self.factor, info = torch.linalg.cholesky_ex(matrix)
-            failed = bool(info)
+            failed = bool(info) and ridge < 1.0
             ridge *= MORE_RIDGE
 
     def _border(self, wanted: list[int]) -> torch.Tensor:

@@ -88,7 +88,11 @@ class Comoments:
 
         In single precision five digits or more are left, if no mean is more than a few deviations.
         """
-        d, first = X.shape[1], target[0].to(float64)
+        d, wide = X.shape[1], target.to(float64)
+        first = wide.mean(dim=0)
+        if weight is not None:
+            share = weight.to(float64)
+            first = (share @ wide) / share.sum()
         columns = d + target.shape[1]
         products = first.new_zeros(columns + 1, columns + 1)  # the last column is the constant one
         n_rows = numbers_at_once(BLOCK_ROWS * columns, X.device) // columns

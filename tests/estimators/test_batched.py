@@ -274,6 +274,30 @@ def test_candidates_of_the_same_alpha_have_a_path_of_their_own(monkeypatch, long
         assert_allclose(model.coef_, clone(model).fit(X, y).coef_, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("l1_ratio", [0.5, 0.0])
+def test_a_path_of_one_alpha(monkeypatch, l1_ratio):
+    monkeypatch.setattr(limits, "WORTH_A_PATH", 0)
+    monkeypatch.setattr(limits, "MANY_CANDIDATES", 2)
+    X, y = np.random.default_rng(0).normal(size=(60, 3)), np.arange(60) % 3
+    models = [TorchSoftmaxClassifier(alpha=0.1, l1_ratio=l1_ratio) for _ in range(3)]
+    fit_together(models, X, y)
+    for model in models:
+        assert_allclose(model.coef_, clone(model).fit(X, y).coef_, atol=1e-4)
+
+
+def test_models_that_moments_do_not_solve_share_no_larger_stack(monkeypatch):
+    stacks, fit_stack = [], batched.fit_stack
+    monkeypatch.setattr(
+        batched, "fit_stack", lambda part: stacks.append(len(part.candidates)) or fit_stack(part)
+    )
+    monkeypatch.setattr(limits, "STACK_BYTES", 200_000)
+    X = np.random.default_rng(0).normal(size=(60, 4))
+    X[:, 1] = X[:, 0]
+    models = [TorchLinearRegressor(alpha=alpha) for alpha in np.logspace(-14, -12, 40)]
+    fit_together(models, X, X[:, 0] + X[:, 2])
+    assert sum(stacks) == 40 and max(stacks) < 40
+
+
 def test_measurements_are_shared_only_among_alike_models():
     import torch
 

@@ -123,3 +123,12 @@ def test_candidates_of_a_search_that_moments_do_not_solve():
     for alpha, score in zip(grid["alpha"], search.cv_results_["mean_test_score"], strict=True):
         alone = cross_val_score(TorchLinearRegressor(alpha=alpha), X, y, cv=2)
         assert score == pytest.approx(alone.mean(), abs=1e-6)
+
+
+def test_a_light_outlier_in_the_first_row():
+    X, y, _ = draw(outputs=1)
+    plain = TorchLinearRegressor().fit(X[1:], y[1:, 0])
+    weight = np.ones(len(X))
+    y[0], weight[0] = 1e10, 1e-20
+    model = TorchLinearRegressor().fit(X, y[:, 0], weight)
+    np.testing.assert_allclose(model.coef_, plain.coef_, rtol=1e-3)

@@ -240,7 +240,7 @@ def test_only_ratios_of_class_weights_times_row_weights_count(kind, rows, classe
 def test_weights_of_rows_and_classes_make_up_for_each_other():
     """The products are alike, though neither factor has a size that the other one's rows know."""
     X, y = np.random.default_rng(0).normal(size=(90, 4)), np.arange(90) % 3
-    sizes = np.array([1e-150, 1.0, 1e150])
+    sizes = np.array([1e-300, 1.0, 1e300])
     plain = TorchSoftmaxClassifier(tol=1e-12).fit(X, y)
     for by_class in (dict(enumerate(1 / sizes)), "balanced"):
         model = TorchSoftmaxClassifier(tol=1e-12, class_weight=by_class).fit(X, y, sizes[y])

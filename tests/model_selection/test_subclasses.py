@@ -346,3 +346,17 @@ def test_it_is_named_where_all_fits_fail(classes):
         ValueError, match=r"(?s)All the 10 fits failed.*\.fit\(\) got an unexpected"
     ):
         BatchedGridSearchCV(TorchSoftmaxClassifier(), ALPHAS).fit(*classes, colour=1)
+
+
+def test_a_parameter_without_a_default_keeps_the_inherited_one():
+    class Penalised(TorchLinearRegressor):
+        def __init__(self, alpha):
+            super().__init__(alpha=alpha)
+
+    class Rough(Penalised):
+        def __init__(self, tol=1e-2):
+            self.tol = tol
+
+    X, y = make_numbers()
+    same = TorchLinearRegressor(tol=1e-2).fit(X, y)
+    assert np.array_equal(Rough().fit(X, y).coef_, same.coef_)
