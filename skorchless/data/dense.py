@@ -341,12 +341,13 @@ class DenseLoader(MatrixLoader[Tensor | LargeMatrix, DenseChunk]):
     def _fill(self, chunk: DenseChunk, order: Tensor | None, start: int, stop: int) -> DenseChunk:
         """Gather rows ``order[start:stop]`` (of X if None) into `chunk`."""
         features, chosen = chunk.features, None if order is None else order[start:stop]
+        source = features
         if self.scaling is not None and chosen is None and self._matrix.lies_ready:
-            self.scaling.apply(self._matrix.stored[start:stop], out=features)
+            source = self._matrix.stored[start:stop]  # scaled as it is copied
         else:
             self._matrix.read(slice(start, stop) if chosen is None else chosen, features)
-            if self.scaling is not None:
-                self.scaling.apply(features, out=features)
+        if self.scaling is not None:
+            self.scaling.apply(source, out=features)
 
         def gathered(values: Tensor) -> Tensor:
             if chosen is None:

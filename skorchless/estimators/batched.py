@@ -343,10 +343,10 @@ def _fit_along_path(problem: FitProblem) -> FitResult:
     every = 1 if with_l1 else limits.EVERY_LONG if long else limits.EVERY_SHORT
     nodes = np.append(order[:-1:every], order[-1])
     turns = [np.array([i]) for i in nodes] if with_l1 or long else [nodes]
-    degree = 0 if with_l1 else 2
     known, optima = list[int](), list[np.ndarray]()
 
     def train(turn: np.ndarray, kind: Any, last: int) -> FitResult:
+        """Train some candidates, from a curve of this kind through the last optima."""
         part = _some_of(problem, turn)
         if optima[-last:]:
             start = kind(size[known[-last:]], np.stack(optima[-last:]))(size[turn])
@@ -358,7 +358,7 @@ def _fit_along_path(problem: FitProblem) -> FitResult:
                 optima.append(optimum)
         return outcome
 
-    outcomes = [train(turn, KroghInterpolator, degree + 1) for turn in turns]
+    outcomes = [train(turn, KroghInterpolator, 1 if with_l1 else 3) for turn in turns]
     rest = np.setdiff1d(np.arange(len(size)), nodes)
     if len(rest):
         kind = CubicSpline if len(known) > 1 else KroghInterpolator

@@ -256,9 +256,6 @@ def _train(
     units = _start_near_targets(problem, statistics.targets, weights)
     may_reduce = returned.row_space is None and _may_reduce(problem)
     optimizer = _make_optimizer(problem, loader, objective, weights, units, may_reduce, sums)
-    validation = None if problem.validation is None else problem.loader(problem.validation)
-    if validation is not None and scaling is not None and objective.scaling is None:
-        validation = validation.scaled(scaling)
     returned = replace(returned, scaling=scaling, moments=moments)
     results, interrupt = train(
         rows,
@@ -267,7 +264,7 @@ def _train(
         weights,
         _training_config(problem, rates, units),
         generator=generator if problem.shared["shuffle"] else None,
-        validation=validation,
+        validation=_validation_rows(problem, scaling, objective),
         observer=None if make_observer is None else make_observer(returned.fold_back),
     )
     if interrupt is not None and (problem.is_partial_fit or problem.comm.size > 1):
@@ -294,6 +291,16 @@ def _train(
             optimizer=problem.state_key,
         )
     return FitResult(results, folded, problem.optimizer, rates, interrupt, memory)
+
+
+def _validation_rows(
+    problem: FitProblem, scaling: Scaling | None, objective: LinearObjective
+) -> BatchLoader | None:
+    """Rows to validate on, if there are any, on the columns of the objective."""
+    if problem.validation is None:
+        return None
+    rows = problem.loader(problem.validation)
+    return rows if scaling is None or objective.scaling is not None else rows.scaled(scaling)
 
 
 def _second_moments(
