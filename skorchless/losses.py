@@ -14,6 +14,7 @@ is 0 and 1 (logistic) or one-hot (softmax); of many classes it is their number, 
 * ``majorizer``: the curvature of a quadratic that touches the loss and lies above it, one number a
   row as well (for softmax nearly so),
 * ``hessian``: :math:`\partial^2 \ell / \partial z^2` itself, where it exists,
+* ``dual_step``: dual variables after a Newton step, and the gap of Fenchel's inequality,
 * ``hessian_bound``: the least upper bound of the second derivative over all ``z``,
 * ``null_model``: the best model that ignores X, and its mean loss,
 * ``select``: the same loss for some of the models.
@@ -32,6 +33,8 @@ from skorchless.stack import median
 
 #: Rows of a sample that tells a median.
 MEDIAN_ROWS = 4096
+#: Log-odds of a class that leave the other one no probability.
+CERTAIN = 1e4
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +110,59 @@ class Loss(ABC):
     @abstractmethod
     def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
         """Second derivative in the raw predictions, almost everywhere."""
+
+    @abstractmethod
+    def dual_step(self, raw: Tensor, change: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        r"""Move dual variables as a Newton step moves the gradient.
+
+        Parameters
+        ----------
+        raw, change : Tensor of shape (..., K, rows)
+            Raw predictions, and what the step adds to them.
+        target : Tensor
+
+        Returns
+        -------
+        dual : Tensor of shape (..., K, rows)
+            The gradient at `raw` plus the Hessian times `change`, or the nearest such numbers for
+            which the conjugate :math:`\ell^*` is finite.
+        gap : Tensor of shape (..., rows)
+            :math:`\ell(z) + \ell^*(\theta) - \theta^\top z`, never negative (Fenchel's inequality).
+        """
+
+    def log_odds(self, raw: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+        """Return probabilities of the classes, two or more, and relative changes of them.
+
+        Parameters
+        ----------
+        raw, change : Tensor of shape (..., K, rows)
+            Raw predictions of a log loss, and a small change of them.
+
+        Returns
+        -------
+        p, change : Tensor of shape (..., K or 2, rows)
+            The changes have a mean of zero over the classes.
+        """
+        raise NotImplementedError
+
+    def leave_out(self, raw: Tensor, target: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """Remove unlikely classes, or rows that are predicted well, from a log loss.
+
+        Parameters
+        ----------
+        raw : Tensor of shape (..., K, rows)
+        target : Tensor
+        kept : Tensor of bool, shape (..., K, rows)
+            The outputs that stay. The class that a row has stays in any case.
+
+        Returns
+        -------
+        raw : Tensor of shape (..., K, rows)
+            Raw predictions that give the others no probability, and no loss.
+        loss : Tensor of shape (..., rows)
+            By how much this lowers the loss.
+        """
+        raise NotImplementedError
 
     def best_constant(self, y: Tensor, share: Tensor, comm: Communicator) -> Tensor:
         """Return the constant predictions of least mean loss, ``(M, K, 1)`` or ``(1, K, 1)``.
@@ -189,6 +245,9 @@ class HalfSquaredError(Loss):
     def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
         return SecondDerivative(torch.ones_like(raw))
 
+    def dual_step(self, raw: Tensor, change: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        return raw - target + change, sum_outputs(0.5 * change.square())
+
     def best_constant(self, y: Tensor, share: Tensor, comm: Communicator) -> Tensor:
         mean = (y @ share).view(1, -1, 1)
         comm.all_reduce_(mean)
@@ -227,6 +286,13 @@ class Huber(Loss):
 
     def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
         return SecondDerivative((raw - target).abs_().le_(self.delta))
+
+    def dual_step(self, raw: Tensor, change: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        error = raw - target
+        inside = torch.clamp(error, self._minus_delta, self.delta)
+        dual = torch.where(error == inside, error + change, inside)
+        dual = torch.clamp(dual, self._minus_delta, self.delta)
+        return dual, sum_outputs((inside - dual) * (error - 0.5 * (inside + dual)))
 
     def best_constant(self, y: Tensor, share: Tensor, comm: Communicator) -> Tensor:
         delta, centre = self.delta.to(float64), rough_median(y.T, comm).view(1, -1, 1)
@@ -282,6 +348,43 @@ class SoftmaxCrossEntropy(Loss):
     def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
         return SecondDerivative(torch.softmax(raw, dim=-2), coupled=True)
 
+    def dual_step(self, raw: Tensor, change: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        moved, gap = _moved_probabilities(*self.log_odds(raw, change))
+        return moved - is_class(raw, target).to(raw.dtype), gap
+
+    def log_odds(self, raw: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+        p = torch.softmax(raw, dim=-2)
+        return p, change - (p * change).sum(dim=-2, keepdim=True)
+
+    def leave_out(self, raw: Tensor, target: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        p, kept = torch.softmax(raw, dim=-2), kept | is_class(raw, target)
+        others, whole = (p * ~kept).sum(dim=-2), (p * kept).sum(dim=-2)
+        # Both are the same number, each without the rounding of small ones.
+        whole = whole.clamp_(min=torch.finfo(p.dtype).tiny)
+        loss = torch.where(others < 0.5, -torch.log1p(-others), -whole.log())
+        return raw.masked_fill(~kept, -torch.inf), loss
+
+
+def _moved_probabilities(p: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+    """Move probabilities as a Newton step does, and none below zero.
+
+    Parameters
+    ----------
+    p, change : Tensor of shape (..., K, rows)
+        Probabilities of classes, and changes of their log-odds, of mean zero.
+
+    Returns
+    -------
+    moved : Tensor of shape (..., K, rows)
+    divergence : Tensor of shape (..., rows)
+        Kullback and Leibler's, of the new from the old ones.
+    """
+    factor = (1.0 + change).clamp_(min=0.0)
+    factor /= (p * factor).sum(dim=-2, keepdim=True)
+    # The differences add up to zero over the classes; without them small terms would lose digits.
+    terms = p * (torch.xlogy(factor, factor) - (factor - 1.0))
+    return p * factor, terms.sum(dim=-2)
+
 
 def _of_models(classes: Tensor, raw: Tensor) -> Tensor:
     """Numbers of classes, ``(..., 1, 1, rows)``, beside each model, ``(..., M, 1, rows)``."""
@@ -334,6 +437,19 @@ class LogisticLoss(Loss):
 
     def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
         return SecondDerivative(torch.sigmoid(raw) * torch.sigmoid(-raw))
+
+    def dual_step(self, raw: Tensor, change: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        moved, gap = _moved_probabilities(*self.log_odds(raw, change))
+        return moved[..., 1:, :] - target, gap
+
+    def log_odds(self, raw: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+        p = torch.sigmoid(torch.cat([-raw, raw], dim=-2))
+        return p, torch.cat([-change, change], dim=-2) * p.flip(-2)
+
+    def leave_out(self, raw: Tensor, target: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        certain = torch.where(target > 0, CERTAIN, -CERTAIN)
+        loss = torch.where(kept.squeeze(-2), 0.0, self.value(raw, target))
+        return torch.where(kept, raw, certain.to(raw.dtype)), loss
 
 
 #: Every loss by name; the contract tests run over this table.

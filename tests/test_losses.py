@@ -158,6 +158,75 @@ def test_the_majorizer_lies_above_the_loss(name, seed):
 
 
 @each_loss
+@given(seed=seeds, size=st.floats(-3, 1.5))
+def test_a_dual_step_gives_a_lower_bound_of_the_loss(name, seed, size):
+    """It touches the loss where the slope is the dual variable, and is the Newton step's model."""
+    raw, target = draw(name, seed)
+    loss = make_loss(name, torch.tensor(DELTAS).view(-1, 1, 1))
+    generator = torch.Generator().manual_seed(seed + 1)
+    change = 10.0**size * torch.randn(raw.shape, generator=generator, dtype=float64)
+    dual, gap = loss.dual_step(raw, change, target)
+    assert (gap >= -1e-15).all()
+    value = loss.value(raw, target)
+
+    def bound(others):
+        return value + (dual * (others - raw)).sum(dim=-2) - gap
+
+    others = raw + 3.0 * torch.randn(raw.shape, generator=generator, dtype=float64)
+    assert (loss.value(others, target) >= bound(others) - 1e-12).all()
+    slope = {
+        "squared_error": lambda: target + dual,
+        "huber": lambda: target + dual,
+        "logistic": lambda: torch.logit(target + dual),
+        "softmax": lambda: torch.log(target + dual),
+    }[name]()
+    touches = torch.isfinite(slope).all(dim=-2)
+    others = torch.where(torch.isfinite(slope), slope, 0.0)
+    difference = (loss.value(others, target) - bound(others))[touches]
+    assert difference.abs().max() <= 1e-9 if touches.any() else size > 0
+    if size < -2:
+        newton = loss.gradient(raw, target, torch.empty_like(raw))
+        newton = newton + loss.hessian(raw, target).product(change)
+        inside = (dual - newton).abs().amax(dim=-2) < 1e-12
+        half = 0.5 * loss.hessian(raw, target).along(change)
+        assert (inside | (name == "huber")).all()
+        torch.testing.assert_close(gap[inside], half[inside], rtol=0.2, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["softmax", "logistic"])
+@given(seed=seeds)
+def test_changes_of_log_odds_are_derivatives_of_log_probabilities(name, seed):
+    raw, _ = draw(name, seed)
+    change = torch.randn(raw.shape, generator=torch.Generator().manual_seed(seed), dtype=float64)
+    loss = make_loss(name, torch.ones(1))
+
+    def log_p(raw):
+        logits = raw if name == "softmax" else torch.cat([torch.zeros_like(raw), raw], dim=-2)
+        return logits.log_softmax(dim=-2)
+
+    expected = torch.autograd.functional.jvp(log_p, raw, change)
+    p, of_odds = loss.log_odds(raw, change)
+    torch.testing.assert_close((p.log(), of_odds), expected)
+
+
+@pytest.mark.parametrize("name", ["softmax", "logistic"])
+@given(seed=seeds)
+def test_outputs_that_are_left_out_have_no_part_in_the_loss(name, seed):
+    raw, target = draw(name, seed)
+    loss = make_loss(name, torch.ones(1), keeps_digits=True)
+    kept = torch.rand(raw.shape, generator=torch.Generator().manual_seed(seed)) < 0.5
+    others, lower = loss.leave_out(raw, target, kept)
+    own = (others * target).nan_to_num(0.0).sum(dim=-2)  # of the class that a row has
+    value = others.logsumexp(dim=-2) - own if name == "softmax" else loss.value(others, target)
+    torch.testing.assert_close(value, loss.value(raw, target) - lower)
+    stay = kept | (target > 0) if name == "softmax" else kept
+    assert torch.equal(others[stay], raw[stay])
+    left = loss.gradient(others, target, torch.empty_like(raw))[~stay]
+    assert (left == 0.0).all()
+    assert (lower >= 0.0).all()
+
+
+@each_loss
 def test_smoothness_is_the_largest_second_derivative(name):
     K = n_outputs(name)
     target = as_target(torch.zeros(1, dtype=torch.long), K) if K > 1 else torch.zeros(1, 1, 1)

@@ -16,7 +16,7 @@ from torch import Tensor, float64
 from torch.utils.weak import WeakIdKeyDictionary
 
 from skorchless.data import BatchLoader, Chunk
-from skorchless.losses import Loss, SecondDerivative, is_class
+from skorchless.losses import Loss, SecondDerivative
 from skorchless.objective import LinearObjective, raw_predictions
 from skorchless.optimizers.hessian import (
     Diagonal,
@@ -53,10 +53,10 @@ MOST_NUMBERS = 2**23
 UNMOVED = 1e-10
 #: Up to so many columns second moments are worth their cost where rows are fewer.
 MOST_SQUARE_COLUMNS = 1000
-#: The curvature of a row lasts if a step leaves this share of it.
-LASTING = 0.7
 #: A change of this share of the terms that it is the sum of may be all rounding.
 UNSEEN = 1e-10
+#: Error of a sum over rows, in units of the rounding of its terms' sizes.
+GRADIENT_ROUNDING = 32.0
 #: Up to this residual a logistic or softmax loss is at most twice the residual.
 SMALL_RESIDUAL = 0.5
 #: Models of a stack whose mean curvatures are within this factor share one measurement ...
@@ -133,6 +133,8 @@ class HessianEstimator:
     cost : float
         What a measure of the curvature costs, in passes over the rows; 0 where these are so few
         that it takes little time.
+    precision : torch.dtype
+        Of numbers of which there is one for each row.
     is_exact : bool
         Whether the preconditioner is the inverse of the loss's own second derivative, on all rows.
     """
@@ -143,8 +145,8 @@ class HessianEstimator:
         self.loader, self.objective = loader, objective
         self.penalty = objective.penalty.in_double(loader.device) if penalty is None else penalty
         self._algebra_device, on_cpu = self.penalty.l2.device, loader.device.type == "cpu"
-        # What there is a number of for each row; double may be far slower on other devices.
-        self._precision = float64 if on_cpu else loader.dtype
+        # Double may be far slower on other devices.
+        self.precision = float64 if on_cpu else loader.dtype
         self._sent = WeakIdKeyDictionary()
         self.noise = float(torch.finfo(loader.dtype).eps ** 0.8)
         self.constant = objective.loss.constant_hessian
@@ -185,7 +187,7 @@ class HessianEstimator:
             self._scaling = self._scaling.to(self._algebra_device)
         self._sampled: Tensor | None = None
         if self.wants_pass and self._sample is not None and not self._diagonal:
-            of_columns = self._sample.second_squares(self._sample.shares(self._precision))
+            of_columns = self._sample.second_squares(self._sample.shares(self.precision))
             (self._sampled,) = self._fetch(self._summed(of_columns[0]))
 
     def _take_sample(self, sample: Chunk | None) -> None:
@@ -433,20 +435,19 @@ class HessianEstimator:
         If it will be `damped`, those of `_majorizer` behind it.
         """
         assert self._sample is not None
-        second = self._second_derivative(there)
+        if kept is None:
+            second = self._second_derivative(there)
+        else:
+            second = self.objective.loss.hessian(self._without(there, kept)[0], self._sample.target)
         of_rows = self._by_model(second.diagonal)  # (M, K, n)
-        if kept is not None:
-            of_rows = of_rows * kept
         if not second.coupled:
             of_rows = own = of_rows.flatten(0, 1)
             if damped:
                 of_rows = torch.cat([own, self._of_majorizer(there)])
             moments = self._moments_of_sample(self._weighted(self._sample, of_rows))
             return [moments[: len(own)], moments[len(own) :]] if damped else [moments]
-        if kept is not None:
-            of_rows /= of_rows.sum(dim=1, keepdim=True).clamp(min=self._tiny)
         weight = self._sample.weight
-        weight = None if weight is None else weight.reshape(1, -1).to(self._precision)
+        weight = None if weight is None else weight.reshape(1, -1).to(self.precision)
         sums = [self._summed(coupled_moments(self._wide_sample, weight, of_rows))]
         if damped:
             of_majorizer = self._weighted(self._sample, self._of_majorizer(there))
@@ -464,11 +465,7 @@ class HessianEstimator:
     def _wide_sample(self) -> Tensor:
         """Rows of a small sample as one dense matrix, in the precision of sums."""
         assert self._sample is not None
-        return self._sample.wide_rows().to(self._precision)
-
-    @property
-    def _tiny(self) -> float:
-        return torch.finfo(self._precision).tiny
+        return self._sample.wide_rows().to(self.precision)
 
     def _second_derivative(self, there: Tensor) -> SecondDerivative:
         """Return that of the loss in the raw predictions of the sample."""
@@ -499,13 +496,17 @@ class HessianEstimator:
 
         return product
 
-    def changes(self, weights: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """What directions change of raw predictions of the sample.
+    def changes(
+        self, weights: Tensor, directions: Tensor, negligible: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What steps against directions change of raw predictions of the sample.
 
         Parameters
         ----------
         weights : Tensor of shape (M, K, D + 1)
         directions : Tensor of shape (M, U, K, D + 1)
+        negligible : Tensor of shape (M,)
+            A mean loss that does not matter.
 
         Returns
         -------
@@ -515,14 +516,19 @@ class HessianEstimator:
             log-odds of unlikely classes, little more than these.
         largest : Tensor of shape (M, U)
             Largest change of a raw prediction along each direction.
+        limiting : Tensor of shape (M, U)
+            Of a log loss, the largest change of log-odds that matters: classes of a negligible
+            probability may become less likely at no cost. Else the same as `largest`.
         """
         assert self._sample is not None
-        there, along = self._send(weights, directions)
+        there, along, least = self._send(weights, directions, negligible)
         raw, target = self._predicted(there), self._sample.target
         losses = self._by_model(self.objective.loss.value(raw, target))  # (M, rows)
         residual = self.objective.loss.gradient(raw, target, torch.empty_like(raw))
-        change = self._by_model(raw_predictions(self._sample, along.flatten(0, 1)).abs())
+        change = self._by_model(raw_predictions(self._sample, along.flatten(0, 1)))
         change = change.view(*directions.shape[:2], *change.shape[1:])  # (M, U, K, rows)
+        limiting = self._limiting(self._by_model(raw).unsqueeze(1), -change, least)
+        change = change.abs()
         largest = self._largest(change.amax(dim=(2, 3))).view(*change.shape[:2], 1, 1)
         # A change that rounding alone would make is none.
         size = self._largest(self._wide_sample.abs().amax(dim=0))
@@ -535,108 +541,85 @@ class HessianEstimator:
         if not self.objective.loss.is_regression:
             gains = torch.where(small < SMALL_RESIDUAL, torch.minimum(losses, 2.0 * small), gains)
         gain = self._summed(self._weighted(self._sample, gains).sum(dim=1, dtype=float64))
-        gain, largest = self._fetch(gain, largest.squeeze(3).squeeze(2))
-        return gain * self._scale, largest
+        gain, largest, limiting = self._fetch(gain, largest.squeeze(3).squeeze(2), limiting)
+        return gain * self._scale, largest, limiting
 
-    def lasting(
+    def _limiting(self, raw: Tensor, change: Tensor, least: Tensor) -> Tensor:
+        """Return the largest change that matters, see `changes`."""
+        assert self._sample is not None
+        if self.objective.loss.is_regression:
+            return self._largest(change.abs().amax(dim=(2, 3)))
+        p, of_odds = self.objective.loss.log_odds(raw, change)
+        share = self._weighted(self._sample, p) * (self._scale * p[0].numel())
+        matters = share > least.view(-1, 1, 1, 1)
+        return self._largest(torch.where(matters, of_odds.abs(), of_odds).amax(dim=(2, 3)))
+
+    def duality_gap(
         self,
         weights: Tensor,
         direction: Tensor,
         negligible: Tensor,
-        among: Tensor | None = None,
-    ) -> tuple[np.ndarray, Callable[[], Tensor]]:
-        """How much of the curvature along a direction a full step takes away, where `is_exact`.
+        kept: Tensor | None = None,
+    ) -> tuple[np.ndarray, Tensor, Tensor, Tensor]:
+        """Evaluate a dual point that a Newton step gives, where `is_exact`.
 
         Parameters
         ----------
         weights, direction : Tensor of shape (M, K, D + 1)
         negligible : Tensor of shape (M,)
-            What log losses may lose by outputs of rows that are not `kept`.
-        among : Tensor of bool, shape (M, K, n), optional
-            Outputs of the rows that count in a log loss; the others are left out as in `of_others`.
+            A mean loss that does not matter.
+        kept : Tensor of bool, shape (M, K, n), optional
+            Outputs of the rows that count in a log loss; what the others have is counted as a gap.
 
         Returns
         -------
-        lost : ndarray of shape (M,)
-            Share of the curvature along `direction`, the penalty's included, that lies on rows
-            which keep less than `LASTING` of theirs after the step.
-        kept : callable
-            Returns which outputs of the rows of the sample keep more, by the diagonal of the second
-            derivative, and have a loss that is not negligible, where the rows are, of shape
-            ``(M, K, n)``. Of softmax, classes that keep as much of their probability, and the true
-            ones.
+        gap : ndarray of shape (M,)
+            The part of the loss.
+        slope : Tensor of shape (M, K, D + 1)
+            Minus what the penalty has to hold: the product of the rows with the dual variables.
+        rounding : Tensor of shape (M, K, D + 1)
+            Below this a slope cannot be told from zero.
+        likely : Tensor of bool, shape (M, K, n)
+            Which dual variables of the rows of the sample matter, where the rows are: in a log
+            loss, which classes but the right one keep a probability that is not negligible.
         """
         assert self._sample is not None
-        there, step, least = self._send(weights, direction, negligible)
-        loss, sample, target = self.objective.loss, self._sample, self._sample.target
-        raw, change = self._predicted(there), raw_predictions(sample, step)
-        before = self._second_derivative(there)
-        if among is not None and loss.shift_invariant:
-            inside = among.view(*raw.shape[2:4], raw.shape[1], -1).movedim(-2, 0).unsqueeze(0)
-            raw = raw.masked_fill(~inside, -torch.inf)
-            before = loss.hessian(raw, target)
-        after = loss.hessian(raw + change, target)
-        now, then = (self._by_model(at.along(change)) for at in (before, after))  # (M, n)
-        of_rows = self._weighted(sample, now)
-        if among is not None and not loss.shift_invariant:
-            of_rows = of_rows * among.squeeze(1)
-        both = torch.stack([of_rows, of_rows * (then < LASTING * now)])
-        ((whole, lost),) = self._fetch(self._summed(both.sum(dim=2, dtype=float64)))
-        pull = self.penalty.l2 * direction
-        whole = whole * self._scale + dot(pull, direction).view(-1)
-        lost = torch.where(lost > 0, lost * self._scale / torch.where(lost > 0, whole, 1.0), 0.0)
+        sample, (there, step, least) = self._sample, self._send(weights, direction, negligible)
+        loss, target, rows = self.objective.loss, sample.target, self._wide_sample
+        raw, others = self._without(there, kept)
+        if self._on_one_device:  # keep the digits that the dtype of the rows has not
+            step = direction
+        dual, gap = loss.dual_step(raw, self._by_part(step.to(rows.dtype) @ rows.T, raw), target)
+        sizes = torch.ones_like(dual)  # of what probabilities are differences of
+        if loss.is_regression:
+            sizes = loss.hessian(raw, target).diagonal * (raw.abs() + target.abs()) + dual.abs()
+        dual, sizes = (self._weighted(sample, self._by_model(part)) for part in (dual, sizes))
+        slope, rounding, gap = self._fetch(
+            self._summed(dual @ rows),
+            self._summed(sizes @ rows.abs()),
+            self._summed(self._weighted(sample, self._by_model(gap + others)).sum(dim=1)),
+        )
+        rounding = rounding * (self._scale * GRADIENT_ROUNDING * torch.finfo(rows.dtype).eps)
+        likely = dual.abs() * (self._scale * dual[0].numel()) > least.view(-1, 1, 1)
+        return (gap * self._scale).numpy(force=True), slope * self._scale, rounding, likely
 
-        def kept() -> Tensor:
-            kept = self._by_model(after.diagonal >= LASTING * before.diagonal).bool()
-            if not loss.is_regression:
-                # The loss without a class is lower by about its probability.
-                part = before.diagonal if before.coupled else loss.value(raw, target)
-                part = self._weighted(sample, self._by_model(part).view(kept.shape))
-                kept &= part * (self._scale * kept[0].numel()) >= least.view(-1, 1, 1)
-            if before.coupled:
-                kept |= self._by_model(is_class(raw, target)).bool()
-            return kept
+    def _without(self, there: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor | float]:
+        """Raw predictions of the sample without outputs of rows, see `Loss.leave_out`."""
+        assert self._sample is not None
+        raw = self._predicted(there).to(self.precision)
+        if kept is None:
+            return raw, 0.0
+        return self.objective.loss.leave_out(raw, self._sample.target, self._by_part(kept, raw))
 
-        return lost.numpy(force=True), kept
-
-    def of_others(self, weights: Tensor, kept: Tensor) -> tuple[Tensor, np.ndarray]:
-        """What outputs that are not `kept` have in a logistic or softmax loss.
-
-        Without them a class of a row has no probability, or a logistic loss no row. The loss is
-        then lower at all weights.
-
-        Parameters
-        ----------
-        weights : Tensor of shape (M, K, D + 1)
-        kept : Tensor of bool, shape (M, K, n)
-
-        Returns
-        -------
-        gradient : Tensor of shape (M, K, D + 1)
-            Of the mean loss with them less that of the loss without them.
-        loss : ndarray of shape (M,)
-            The difference of the losses.
-        """
+    def gradient(self, weights: Tensor, kept: Tensor | None) -> Tensor:
+        """Gradient of the loss in `precision`, without outputs of rows that are not `kept`."""
         assert self._sample is not None
         (there,) = self._send(weights)
-        raw, target = self._predicted(there), self._sample.target
-        second = self._second_derivative(there)
-        if second.coupled:
-            p = self._by_model(second.diagonal)
-            others = (p * ~kept).sum(dim=1, keepdim=True)
-            whole = (p * kept).sum(dim=1, keepdim=True).clamp(min=self._tiny)
-            # Both are the same number, each without the rounding of small ones.
-            losses = torch.where(others < 0.5, -torch.log1p(-others), -whole.log()).squeeze(1)
-            residual = torch.where(kept, -p * others / whole, p)
-        else:
-            losses = self._by_model(self.objective.loss.value(raw, target)) * ~kept.squeeze(1)
-            residual = self.objective.loss.gradient(raw, target, torch.empty_like(raw))
-            residual = self._by_model(residual) * ~kept
-        gradient, loss = self._fetch(
-            self._summed(self._weighted(self._sample, residual) @ self._wide_sample),
-            self._summed(self._weighted(self._sample, losses).sum(dim=1, dtype=float64)),
-        )
-        return gradient * self._scale, (loss * self._scale).numpy(force=True)
+        raw, _ = self._without(there, kept)
+        residual = self.objective.loss.gradient(raw, self._sample.target, torch.empty_like(raw))
+        residual = self._weighted(self._sample, self._by_model(residual))
+        (gradient,) = self._fetch(self._summed(residual @ self._wide_sample))
+        return gradient * self._scale
 
     def along(self, weights: Tensor, direction: Tensor, lengths: Tensor) -> Tensor:
         """Objectives without L1 after steps of these `lengths`, where `has_hessian_products`.
@@ -796,7 +779,11 @@ class HessianEstimator:
 
     def _by_model(self, of_rows: Tensor) -> Tensor:
         """From ``(1, parts, M, ..., rows)`` to ``(M, ..., parts * rows)``, for sums over rows."""
-        return of_rows.to(self._precision).squeeze(0).movedim(0, -2).flatten(-2)
+        return of_rows.to(self.precision).squeeze(0).movedim(0, -2).flatten(-2)
+
+    def _by_part(self, of_rows: Tensor, raw: Tensor) -> Tensor:
+        """The way back from `_by_model`, to the shape of `raw`."""
+        return of_rows.view(*raw.shape[2:4], raw.shape[1], -1).movedim(-2, 0).unsqueeze(0)
 
     def _largest(self, own: Tensor) -> Tensor:
         """Return the largest number of all processes, entry by entry."""

@@ -1,9 +1,9 @@
 r"""Line search, and the one place where the default optimizer says that a model has converged.
 
 A model has converged when an accepted point, whose objective and gradient were evaluated on all
-rows, is estimated to be near enough to the optimum. With the loss's own second derivative at that
-point, if it lasts along the step, the estimate is :math:`g^\top H^{-1} g`, which is twice the
-decrease that Newton's method predicts.
+rows, is estimated to be near enough to the optimum. With a constant Hessian the estimate is
+:math:`g^\top H^{-1} g`, which is twice the decrease that Newton's method predicts. With the loss's
+own second derivative at that point it is the gap to the value of a dual point.
 With curvature from a sample, from curvature pairs or from an upper bound the prediction can be too
 small along some direction. Then it has to be confirmed by the decreases of the last accepted
 points: continued as geometric series, over windows of several lengths, none of these may promise

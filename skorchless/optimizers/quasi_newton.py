@@ -55,8 +55,9 @@ SHORT_LENGTHS = tuple(10.0 ** (-0.3 * i) for i in range(1, 20))
 #: Rejected trials in a row after which the Hessian is damped, or damped more.
 SHORTENED = 3
 #: The first damping, as a share of the upper bound of the curvature; the factor by which it grows
-#: and shrinks; and the share below which there is none.
-FIRST_DAMPING, DAMPING_FACTOR, LEAST_DAMPING = 1e-3, 10.0, 1e-7
+#: and shrinks; the share below which there is none at first; and the least with which a model is
+#: damped once more.
+FIRST_DAMPING, DAMPING_FACTOR, LEAST_DAMPING, RESTART_DAMPING = 1e-3, 10.0, 1e-7, 1e-10
 #: More damping than this only makes steps too short to be seen.
 MOST_DAMPING = 1e12
 #: An accepted step shorter than this, after a rejected trial, asks for more damping; 1 is the whole
@@ -69,8 +70,11 @@ VERY_LITTLE = LITTLE**2
 #: After more steps than this an end is checked with the Hessian of all rows, if that is affordable,
 #: and P is measured anew however much that costs.
 MANY_STEPS = 12
-#: Share of the curvature along a step that may be lost by the step at the end of a fit.
-MOST_FADING = 1e-4
+#: After more steps than this, and than a model has weights, the Hessian of all rows is taken in any
+#: case, if it is affordable.
+SLOW = 50
+#: Most rounds in which outputs of rows are left out of an estimate.
+MOST_LEFT_OUT = 8
 #: Squares of pivots of Cholesky factors, of matrices of unit diagonal, below which columns count as
 #: dependent: solutions lose nearly all of their digits, or half of them.
 SINGULAR, NEARLY_SINGULAR = 1e-12, 1e-9
@@ -117,6 +121,7 @@ class QuasiNewton:
             unit=0.0 if setup.objective.loss.is_regression or self._dtype != float64 else 1.0,
         )
         self._damping = np.zeros(len(setup.weights))
+        self._first_damping = np.full(len(setup.weights), FIRST_DAMPING)
         self.history = LBFGSMemory()
         self.singular = False
         self._refuses_dependent = setup.refuses_dependent
@@ -229,8 +234,9 @@ class QuasiNewton:
         if not self.curvature.has_hessian_products:
             doubtful = models & (distance <= self.line_search.stop_distance)
             if not self.curvature.misses_columns:
-                doubtful &= self._took_many_steps
-            if doubtful.any() and self.curvature.take_all_rows():
+                doubtful &= self._took_steps(MANY_STEPS)
+            slow = self._took_steps(max(SLOW, self._direction[0].numel()))
+            if (doubtful | slow).any() and self.curvature.take_all_rows():
                 self._measure()
                 distance, _ = self._compute_directions(models)
         # No objective is negative, so none is further above its minimum than its own value.
@@ -270,7 +276,7 @@ class QuasiNewton:
 
     def _damp_more(self, models: np.ndarray) -> None:
         """Damp the Hessians of some models, or damp them more."""
-        more = np.clip(DAMPING_FACTOR * self._damping, FIRST_DAMPING, MOST_DAMPING)
+        more = np.clip(DAMPING_FACTOR * self._damping, self._first_damping, MOST_DAMPING)
         self._damping = np.where(models, more, self._damping)
         self.history.forget(self._mask(models))
         self.curvature.take_whole_hessian()
@@ -283,9 +289,13 @@ class QuasiNewton:
     def _adapt_damping(self, accepted: np.ndarray, rejected: np.ndarray) -> None:
         """Damp less where the first trial was good enough, and more where only a short step was."""
         if self._damping.any():
+            good = accepted & (rejected == 0)
             less = self._damping / DAMPING_FACTOR
-            less = np.where(less >= LEAST_DAMPING, less, 0.0)
-            self._damping = np.where(accepted & (rejected == 0), less, self._damping)
+            ends = less < np.minimum(LEAST_DAMPING, self._first_damping / DAMPING_FACTOR)
+            # A model that has to be damped once more begins with the last damping that was good.
+            first = np.where(good & ends, self._damping, self._first_damping)
+            self._first_damping = np.maximum(first, RESTART_DAMPING)
+            self._damping = np.where(good, np.where(ends, 0.0, less), self._damping)
         if not rejected.any():
             return
         short = accepted & (rejected > 0) & (self.line_search.length < SHORT)
@@ -341,7 +351,7 @@ class QuasiNewton:
             now = mean.numpy(force=True)
             # After many steps the mean has told too little of how the curvature has moved.
             worth_it = max(REFRESH, 1.0 + self.curvature.cost / PASSES_SAVED)
-            factor = np.where(self._took_many_steps, REFRESH, worth_it)
+            factor = np.where(self._took_steps(MANY_STEPS), REFRESH, worth_it)
             moved = accepted & ((factor * now < before) | (now > factor * before))
         if moved.any() or anew or self._preconditioner is None:
             self._measured_at = self._choose(moved, self._point, self._measured_at)
@@ -403,10 +413,11 @@ class QuasiNewton:
         sure = models & (self._damping == 0.0)
         distance = unknown
         if self.curvature.is_exact:
-            distance = self._distance_by_hessian(direction, slope, missing, sure)
+            hessian = self._preconditioner
+            distance = self._distance_by_hessian(hessian, direction, slope, missing, sure)
             distance = np.where(models, distance, unknown)
         hidden = np.zeros_like(models)
-        if not self.solves_squares:
+        if self.curvature.objective.loss.is_regression and not self.solves_squares:
             most = np.maximum(self.line_search.decrement, self.line_search.stop_distance)
             hidden = sure & (missing > most) & (distance > self.line_search.stop_distance)
         if self.curvature.is_exact:
@@ -417,16 +428,15 @@ class QuasiNewton:
             sure, newton=self.curvature.has_hessian_products
         ), hidden
 
-    @property
-    def _took_many_steps(self) -> np.ndarray:
-        """Which models have taken so many steps that curvature from a sample is in doubt."""
-        return np.array([len(values) > MANY_STEPS for values in self.line_search.values])
+    def _took_steps(self, number: int) -> np.ndarray:
+        """Which models have taken more steps than this."""
+        return np.array([len(values) > number for values in self.line_search.values])
 
     def _undamped_distance(self) -> np.ndarray:
         """How far the objectives are above their minima by the Hessians without damping."""
         hessian = self.curvature.preconditioner(self._measured_at)
         every = np.ones(len(self._damping), dtype=bool)
-        return self._distance_by_hessian(*self._step_by(hessian, self._gradient), every)
+        return self._distance_by_hessian(hessian, *self._step_by(hessian, self._gradient), every)
 
     def _step_by(
         self, hessian: Preconditioner, gradient: Tensor
@@ -445,55 +455,77 @@ class QuasiNewton:
         return direction, dot(direction, gradient).view(-1).numpy(force=True), missing
 
     def _distance_by_hessian(
-        self, direction: Tensor, slope: np.ndarray, missing: np.ndarray, sure: np.ndarray
+        self,
+        hessian: Preconditioner,
+        direction: Tensor,
+        slope: np.ndarray,
+        missing: np.ndarray,
+        models: np.ndarray,
     ) -> np.ndarray:
         """How far the objectives are above their minima, by Newton steps with the whole Hessians.
 
-        Where such a step takes away curvature of some rows, the slope that these held up may go on
-        beyond it: there the estimate is made without the curvature of these rows. In a log loss
-        they can also be left out, and what they have is counted: it cannot be negative, so no more
-        can be gained from them. Only that is done where the Hessian is not `sure`, as it is damped:
-        such a step is too short to tell, but may say which rows are better left out.
+        Twice the decrease that such a step predicts says when it is worth while to look for a dual
+        point: the gap to its value is an upper bound, however the curvature changes. In a log loss
+        without L1, outputs of rows that a step gives no probability may also be left out. What they
+        have is counted: no more can be gained from them. With L1 the gap of the quadratic model,
+        which is not minimised to the last digit, is that of the step, and the loss's joins it.
         """
-        distance: np.ndarray = np.where(sure, missing - slope, np.inf)
-        log_loss = not (self.curvature.objective.loss.is_regression or self.penalty.has_l1)
-        near = (sure | log_loss) & (-slope <= self.line_search.stop_distance)
+        assert self._weights is not None
+        distance: np.ndarray = np.where(models, missing - slope, np.inf)
+        near = models & ((-slope <= self.line_search.stop_distance) | (missing > 0))
         if self.curvature.constant or not near.any():
             return distance
-        lost, kept = self._lasting(direction, LITTLE)
-        fades = near & (lost > MOST_FADING)
-        unsure = fades | (near & (distance > self.line_search.stop_distance) & log_loss)
-        if not unsure.any():
-            return distance
-        if not log_loss:
-            hessian = self.curvature.preconditioner(self._measured_at, kept=kept())
-            _, slope, missing = self._step_by(hessian, self._gradient)
-            return np.where(unsure, np.maximum(distance, missing - slope), distance)
-        distance = np.where(fades, np.inf, distance)
-        distance = np.where(unsure, np.minimum(distance, self._distance_of(kept())), distance)
-        if (unsure & (distance > self.line_search.stop_distance)).any():
-            _, kept = self._lasting(direction, VERY_LITTLE)
-            distance = np.where(unsure, np.minimum(distance, self._distance_of(kept())), distance)
-        return distance
+        if self.penalty.has_l1:
+            gap, feasible, _ = self._duality_gap(hessian, direction, None)
+            return np.where(near, np.where(feasible, distance + gap, np.inf), distance)
+        rounds = 1 if self.curvature.objective.loss.is_regression else MOST_LEFT_OUT
+        kept, least = None, np.full(len(models), np.inf)
+        for _ in range(rounds):
+            if kept is not None:
+                hessian = self.curvature.preconditioner(self._point, kept=kept)
+            if kept is not None or self.curvature.precision != self._dtype:
+                gradient = self.curvature.gradient(self._point, kept)
+                gradient = self._with_penalty(gradient, self._weights)
+                direction, _, _ = self._step_by(hessian, gradient)
+            gap, feasible, likely = self._duality_gap(hessian, direction, kept)
+            least = np.where(feasible, np.minimum(least, gap), least)
+            far = near & ~feasible & (gap <= self.line_search.stop_distance)
+            if not far.any() or (kept is not None and bool((likely | ~kept).all())):
+                break
+            kept = likely if kept is None else kept & likely
+        return np.where(near, least, distance)
 
-    def _distance_of(self, kept: Tensor) -> np.ndarray:
-        """Return how far log losses are above their minima, outputs of rows not `kept` left out.
+    def _duality_gap(
+        self, hessian: Preconditioner, direction: Tensor, kept: Tensor | None
+    ) -> tuple[np.ndarray, np.ndarray, Tensor]:
+        """Evaluate the dual points that Newton steps give.
 
-        What these outputs have is counted: no more can be gained from them.
+        Returns
+        -------
+        gap : ndarray of shape (M,)
+            The objectives less the values of the dual points; with L1 only the loss's part.
+        feasible : ndarray of bool, shape (M,)
+            Whether no more than rounding is in the way of that: in weights that are not penalised,
+            or with L1 in all of them, beyond what the quadratic model leaves.
+        likely : Tensor of bool, shape (M, K, n)
+            What `HessianEstimator.duality_gap` returns.
         """
-        hessian = self.curvature.preconditioner(self._measured_at, kept=kept)
-        gradient, loss = self.curvature.of_others(self._point, kept)
-        direction, slope, missing = self._step_by(hessian, self._gradient - gradient)
-        lost, _ = self._lasting(direction, LITTLE, among=kept)
-        distance: np.ndarray = np.where(lost > MOST_FADING, np.inf, loss + missing - slope)
-        return distance
-
-    def _lasting(
-        self, direction: Tensor, little: float, among: Tensor | None = None
-    ) -> tuple[np.ndarray, Callable[[], Tensor]]:
-        """Return `HessianEstimator.lasting` at the current points, `little` in stop distances."""
-        negligible = torch.from_numpy(little * self.line_search.stop_distance).to(self._weights)
-        return self.curvature.lasting(self._point, direction, negligible, among)
+        assert self._weights is not None
+        l2 = self.penalty.l2
+        negligible = torch.from_numpy(LITTLE * self.line_search.stop_distance).to(direction)
+        gap, slope, rounding, likely = self.curvature.duality_gap(
+            self._point, direction, negligible, kept
+        )
+        rest = torch.addcmul(slope, l2, self._weights + direction)
+        if self.penalty.has_l1:
+            rest = rest - self._gradient - hessian.product(direction)
+        rest = torch.where(rest.abs() <= rounding, 0.0, rest)
+        free = rest != 0
+        if not self.penalty.has_l1:  # what a quadratic penalty has to hold has a price
+            free &= l2 == 0
+            squares = torch.where(l2 > 0, (l2 * direction - rest).square() / l2, 0.0)
+            gap = gap + 0.5 * squares.sum(dim=(1, 2)).numpy(force=True)
+        return gap, ~free.any(dim=2).any(dim=1).numpy(force=True), likely
 
     def _choose_length(self, models: np.ndarray, lengths: Sequence[float]) -> None:
         """Choose the best of some lengths for some of the models, where rows are cheap to ask."""
@@ -540,7 +572,7 @@ class QuasiNewton:
             cannot be told from zero: it may be far smaller than rounding lets us see. But no more
             can be gained than the losses of the rows that these directions move, nor, where they
             move none, than what the penalty's curvature allows. Where raw predictions are log-odds,
-            a step along each of these directions changes none by more than one.
+            a step along each of these directions changes none that matters by more than one.
         """
         solution, rest, curvature = preconditioner.solve_singular(gradient)
         if not rest.shape[1]:
@@ -554,7 +586,7 @@ class QuasiNewton:
         little = LITTLE * torch.from_numpy(self.line_search.stop_distance).to(slope)
         counts = missing > little.unsqueeze(1)
         rest = torch.where(counts.view(*counts.shape, 1, 1), rest, 0.0)  # the others are rounding
-        gain, largest = self.curvature.changes(self._point, rest)
+        gain, largest, limiting = self.curvature.changes(self._point, rest, little)
         # Where no row is moved, the penalty's own curvature is all that there is.
         pull = (self.penalty.l2.unsqueeze(1) * rest.square()).sum(dim=(2, 3))
         penalised = (largest == 0) & (pull > 0)
@@ -562,8 +594,8 @@ class QuasiNewton:
         missing = torch.where(penalised, 0.0, missing).sum(dim=1)
         missing = torch.minimum(missing, gain) + (length * slope).sum(dim=1)
         if not self.curvature.objective.loss.is_regression:
-            moving = largest > 0
-            length = torch.where(moving, 1.0 / torch.where(moving, largest, 1.0), length)
+            moving = (largest > 0) & (limiting > 0)
+            length = torch.where(moving, 1.0 / torch.where(moving, limiting, 1.0), length)
         solution = solution + (length.view(*length.shape, 1, 1) * rest).sum(dim=1)
         return -solution, missing.numpy(force=True)
 

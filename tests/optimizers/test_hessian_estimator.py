@@ -148,7 +148,7 @@ def test_only_small_models_have_one_matrix_for_all_weights(n, d, whole, monkeypa
 
 @pytest.mark.parametrize("loss", ["softmax", "logistic"])
 def test_log_losses_without_some_outputs_of_rows(loss, monkeypatch):
-    """Gradient, value and Hessian are those of the loss without these classes, or rows."""
+    """Gradient, gap and Hessian are those of the loss without these classes, or rows."""
     monkeypatch.setattr("skorchless.optimizers.hessian_estimator.CHEAP_HESSIAN", 2**20)
     problem = Problem(loss, alpha=(0.0, 0.0))
     curvature = HessianEstimator(problem.loader, problem.objective)
@@ -172,12 +172,18 @@ def test_log_losses_without_some_outputs_of_rows(loss, monkeypatch):
         weights = weights.clone().requires_grad_()
         return torch.autograd.grad(loss_of_kept(weights).sum(), weights)[0]
 
-    whole = next(problem.objective.gradients(chunk, problem.weights)).clone()
-    others, value = curvature.of_others(problem.weights, kept)
-    close(whole - others, gradient(problem.weights))
+    close(curvature.gradient(problem.weights, kept), gradient(problem.weights))
+    next(problem.objective.gradients(chunk, problem.weights))
     expected = problem.objective.value(chunk) - loss_of_kept(problem.weights)
-    close(torch.from_numpy(value), expected)
+    nothing = torch.zeros_like(problem.weights)
+    gap, slope, _, likely = curvature.duality_gap(
+        problem.weights, nothing, expected.new_zeros(MODELS), kept
+    )
+    close(torch.from_numpy(gap), expected)
+    close(slope, gradient(problem.weights))
     assert (expected > 0).all()
+    wrong = target == 0 if loss == "softmax" else target >= 0
+    assert torch.equal(likely & wrong, kept & wrong)
     vector, step = problem.vector(n_outputs(loss), 6, seed=1), 1e-6
     ahead, behind = (gradient(problem.weights + sign * step * vector) for sign in (1, -1))
     hessian = curvature.preconditioner(problem.weights, kept=kept)
