@@ -62,7 +62,6 @@ class LinearObjective:
         self.has_penalty = True
         self._raw: dict[tuple[int, int, int], _RawPredictions] = {}
         self._gradient: Tensor | None = None
-        self._constant = True  # as most fits begin: models without coefficients need no product
         self._penalty_sum: PenaltySum | None = None
         self._loss = self._losses = torch.zeros(0, device="cpu")
 
@@ -92,18 +91,10 @@ class LinearObjective:
             if in_place
             else weights.new_empty(parts, width, columns)
         )
-
-        if chunk.starts and self._constant:
-            # Elsewhere looking costs more than the product.
-            alone = len(chunk.batches) == 1 and weights.device.type == "cpu"
-            self._constant = alone and not bool(flat[..., :-1].any())
         for batch, (raw, raw_rows), scale in zip(
             chunk.batches, self._raw_predictions(chunk, weights).batches, chunk.scale, strict=True
         ):
-            if self._constant:
-                raw_rows.copy_(flat[..., -1:].expand_as(raw_rows))
-            else:
-                batch.matmul(flat, out=raw_rows)
+            batch.matmul(flat, out=raw_rows)
             self.loss.gradient(raw, batch.target, out=residual)
             if batch.weight is not None:
                 residual.mul_(batch.weight)

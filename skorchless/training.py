@@ -405,13 +405,11 @@ class _Run:
             return
         self._base_rate = self._told = None
         index = torch.from_numpy(np.flatnonzero(keep)).to(self.weights.device)
-        select_models(self, index)
         self.objective.select(index)
         self.optimizer.select(index)
-        if self.patience is not None:
-            self.patience.select(index)
-        if self.best is not None:
-            self.best.select(index)
+        for holder in (self, self.patience, self.best):
+            if holder is not None:
+                select_models(holder, index)
 
 
 def _largest(weights: Tensor) -> Tensor:
@@ -463,10 +461,6 @@ class Patience:
         """Let some models start waiting anew, as after a change of rate."""
         self.waited = np.where(models, 0, self.waited)
 
-    def select(self, keep: Tensor) -> None:
-        """Keep only some of the models."""
-        select_models(self, keep)
-
 
 class BestWeights:
     """The weights of the pass with the lowest loss that is watched, model by model.
@@ -501,7 +495,3 @@ class BestWeights:
             weights = torch.where(mask, weights, self.weights)
         # At once: Ctrl-C does not come in between.
         self.value, self.n_iter, self.weights = lowest, n_iter, weights
-
-    def select(self, keep: Tensor) -> None:
-        """Keep only some of the models."""
-        select_models(self, keep)

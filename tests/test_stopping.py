@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from skorchless.stack import select_models
 from skorchless.training import BestWeights, Patience
 
 
@@ -57,7 +58,7 @@ def test_a_forgiven_model_waits_anew_for_better_than_its_best():
 def test_models_that_stay_keep_their_count():
     patience = Patience(np.array([0.0, 0.5]), passes=2)
     update_all(patience, [[1.0, 0.5], [1.0, 0.9]])
-    patience.select(torch.tensor([False, True]))
+    select_models(patience, torch.tensor([False, True]))
     assert update_all(patience, [[0.8]]) == [[True]]
 
 
@@ -94,7 +95,7 @@ def test_best_weights_do_not_move_with_the_weights():
 def test_models_that_stay_keep_their_best():
     best = BestWeights(weights_of(0.0, 0.0, 0.0))
     best.update(np.array([1.0, 2.0, 3.0]), weights_of(1.0, 2.0, 3.0), n_iter=np.array(1))
-    best.select(torch.tensor([True, False, True]))
+    select_models(best, torch.tensor([True, False, True]))
     best.update(np.array([2.0, 2.0]), weights_of(4.0, 5.0), n_iter=np.array(2))
     assert best.weights.flatten().tolist() == [1.0, 5.0]
     assert best.n_iter.tolist() == [1, 2]

@@ -5,8 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from skorchless.data.base import Batch, Chunk, MatrixLoader, affords_gram, mean_of
-from skorchless.data.dense import DenseLoader
-from skorchless.data.large import LargeMatrix
+from skorchless.data.dense import DenseLoader, LargeMatrix
 from skorchless.data.limits import is_large
 from skorchless.data.scaling import Moments, Scaling
 from skorchless.data.sharded import ShardedLoader

@@ -1,6 +1,6 @@
 """What optimizers ask of data, and what dense and sparse loaders have in common."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
@@ -30,7 +30,7 @@ class Batch(Protocol):
         """Write ``scale * residual @ X``: gradients ``(parts, M * K, D + 1)`` in the weights."""
 
 
-class Chunk:
+class Chunk(Protocol):
     """Rows of a pass, as batches of ``parts`` row blocks of ``rows`` rows each.
 
     Attributes
@@ -61,12 +61,10 @@ class Chunk:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Return the numbers of batches, row blocks per batch, and rows per block."""
-        raise NotImplementedError
 
     @property
     def n_columns(self) -> int:
         """Return the number of columns, D + 1."""
-        raise NotImplementedError
 
     def shares(self, dtype: torch.dtype = float64) -> Tensor:
         """Return the share of each row in a mean over the batch, ``(1, rows)``."""
@@ -77,19 +75,15 @@ class Chunk:
 
     def moments(self) -> Moments:
         """Return weighted means and deviations of the D feature columns."""
-        raise NotImplementedError
 
     def largest(self) -> Tensor:
         """Return the largest magnitude of each of the D feature columns, before any scaling."""
-        raise NotImplementedError
 
     def squares(self) -> Tensor:
         r"""Return sums of :math:`s_i \tilde x_i^2` and :math:`s_i \tilde x_i`, ``(2, D + 1)``."""
-        raise NotImplementedError
 
     def gram(self) -> Tensor:
         r"""Return the sum of :math:`s_i \tilde x_i \tilde x_i^\top`, ``(D + 1, D + 1)``."""
-        raise NotImplementedError
 
     def second_moments(self, share: Tensor) -> Tensor:
         r"""Return the sum of :math:`h_{mi} \tilde x_i \tilde x_i^\top` for each model.
@@ -103,25 +97,18 @@ class Chunk:
         -------
         moments : Tensor of shape (M, D + 1, D + 1)
         """
-        if takes_panels(self.n_columns, share.device):
-            size = (len(share), self.n_columns, self.n_columns)
-            panels = torch.zeros(size, dtype=float64, device=share.device)
-            for rows, weight in self._blocks(share):
-                for own, of_rows in zip(panels, weight, strict=True):
-                    add_upper_product(rows * of_rows.unsqueeze(1), rows, own)
-            mirror(panels)
-            return panels
-        moments: Tensor | None = None
+        if not takes_panels(self.n_columns, share.device):
+            return add_up(
+                torch.bmm(rows.T * weight.unsqueeze(1), rows.expand(len(share), -1, -1))
+                for rows, weight in self._blocks(share)
+            )
+        size = (len(share), self.n_columns, self.n_columns)
+        panels = torch.zeros(size, dtype=float64, device=share.device)
         for rows, weight in self._blocks(share):
-            weighted, each = rows.T * weight.unsqueeze(1), rows.expand(len(share), -1, -1)
-            if moments is None:
-                moments = torch.bmm(weighted, each)
-            elif rows.dtype == float64:
-                moments.baddbmm_(weighted, each)
-            else:
-                moments = moments.to(float64).add_(torch.bmm(weighted, each))
-        assert moments is not None
-        return moments
+            for own, of_rows in zip(panels, weight, strict=True):
+                add_upper_product(rows * of_rows.unsqueeze(1), rows, own)
+        mirror(panels)
+        return panels
 
     def second_squares(self, share: Tensor) -> Tensor:
         """Return the diagonals of `second_moments`, ``(M, D + 1)``."""
@@ -133,15 +120,12 @@ class Chunk:
 
     def row_squares(self) -> Tensor:
         r"""Return the squared length :math:`\|\tilde x_i\|^2` of each row, in double."""
-        raise NotImplementedError
 
     def wide_rows(self) -> Tensor:
         """Return a few rows as one dense matrix, ``(rows, D + 1)``, in the precision of sums."""
-        raise NotImplementedError
 
     def _blocks(self, share: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield dense blocks of rows with their shares, in the dtype to make products in."""
-        raise NotImplementedError
 
 
 MatrixT = TypeVar("MatrixT", bound=Any)
@@ -321,6 +305,15 @@ def mean_of(weight: Tensor | None) -> float:
         return 1.0
     most = weight.max().to(float64)
     return float(most * (weight.to(float64) / most).mean())
+
+
+def add_up(parts: Iterable[Tensor]) -> Tensor:
+    """Return the sum of some tensors, in double precision if there are several."""
+    total: Tensor | None = None
+    for part in parts:
+        total = part if total is None else total.to(float64).add_(part)
+    assert total is not None
+    return total
 
 
 def slices(n: int, size: int) -> Iterator[tuple[int, int]]:

@@ -34,8 +34,6 @@ WIDE_STACK = 48
 
 #: Numbers whose squares are computed at once.
 SQUARED_NUMBERS = 2**18
-#: With this few columns, their squares are computed fastest as the diagonal of a Gram matrix.
-NARROW = 16
 #: Rows whose second moments are added up in double precision at once.
 WIDE_ROWS = 1024
 #: Numbers of sparse rows that are made dense at once.

@@ -25,6 +25,7 @@ from skorchless.estimators.callbacks import (
     has_callbacks,
     with_callbacks,
 )
+from skorchless.estimators.evaluation import raw_predictions
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.parameters import (
     PARAMETERS,
@@ -32,7 +33,6 @@ from skorchless.estimators.parameters import (
     note_clone,
     warn_of_unused,
 )
-from skorchless.estimators.predictions import raw_predictions
 from skorchless.estimators.problem import Dataset, FitProblem, FitResult, class_weights, hold_out
 from skorchless.estimators.runtime import (
     check_agreement,

@@ -15,7 +15,7 @@ from skorchless.data.limits import WIDE_ROWS
 from skorchless.estimators import checks, limits
 from skorchless.estimators.base import TorchLinearModel
 from skorchless.estimators.callbacks import has_callbacks
-from skorchless.estimators.evaluation import may_cancel, rounded
+from skorchless.estimators.evaluation import may_cancel, raw_predictions, rounded
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.parameters import (
     PARAMETERS,
@@ -24,7 +24,6 @@ from skorchless.estimators.parameters import (
     chosen_optimizer,
     keep_quiet,
 )
-from skorchless.estimators.predictions import raw_predictions
 from skorchless.estimators.problem import FitProblem, FitResult
 from skorchless.estimators.runtime import memory_errors, own_settings
 from skorchless.estimators.solve import fit_stack

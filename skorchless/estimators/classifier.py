@@ -18,7 +18,7 @@ from skorchless.estimators.checks import (
     labels_at,
     union_of_classes,
 )
-from skorchless.estimators.predictions import score
+from skorchless.estimators.evaluation import score
 from skorchless.estimators.runtime import memory_errors
 
 

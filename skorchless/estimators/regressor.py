@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from skorchless.distributed import Communicator
 from skorchless.estimators import checks
 from skorchless.estimators.base import TorchLinearModel
-from skorchless.estimators.predictions import score
+from skorchless.estimators.evaluation import score
 from skorchless.estimators.runtime import check_agreement
 
 

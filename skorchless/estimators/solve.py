@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, float64
 
 from skorchless.data import BatchLoader, Moments, Scaling, SparseRows, affords_gram
-from skorchless.data.base import by_weight, spread
+from skorchless.data.base import by_weight
 from skorchless.estimators import limits
 from skorchless.estimators.evaluation import Returned
 from skorchless.estimators.memory import clip_rescaled_coef, go_on, kept
@@ -177,19 +177,11 @@ def head_of(problem: FitProblem) -> FitProblem | None:
     weight, classifies = data.relative_weight(), not problem.loss.is_regression
     labels = data.target.view(-1).long() if classifies else torch.zeros_like(weight).long()
     counts = torch.bincount(labels)
-    even = len(counts) > 0 and share * int(counts.min()) >= limits.LEAST_ROWS_OF_A_CLASS
-    if data.weight is None and problem.comm.size == 1 and even:
-        rows = spread(len(data.X), math.ceil(share * len(data.X)))
-        return _roughly(problem, data=data.take(rows))
     chosen, weights = [], []
     for label in counts.nonzero().view(-1).tolist():
         rows = (labels == label).nonzero().view(-1)
         wanted = max(math.ceil(share * len(rows)), min(len(rows), limits.LEAST_ROWS_OF_A_CLASS))
-        if data.weight is None:
-            of_class = spread(len(rows), wanted)
-            stands_for = torch.full((wanted,), len(rows) / wanted, dtype=float64, device="cpu")
-        else:
-            of_class, stands_for = by_weight(weight[rows], wanted)
+        of_class, stands_for = by_weight(weight[rows], wanted)
         chosen.append(rows[of_class.to(rows.device)])
         weights.append(stands_for.to(rows.device))
     empty = torch.zeros(0, dtype=torch.long, device=weight.device)

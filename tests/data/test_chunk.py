@@ -58,9 +58,7 @@ def test_gram_is_the_sum_of_outer_products(kind, ones, weighted, halved_from, mo
 @either
 @ones_or_zeros
 @weighted_or_not
-@pytest.mark.parametrize("narrow", [0, 16])
-def test_squares_and_numbers_are_summed(kind, ones, weighted, narrow, monkeypatch):
-    monkeypatch.setattr("skorchless.data.limits.NARROW", narrow)
+def test_squares_and_numbers_are_summed(kind, ones, weighted, monkeypatch):
     monkeypatch.setattr("skorchless.data.limits.SQUARED_NUMBERS", 20)
     chunks = draw(weighted, ones)
     rows, weight = chunks[0].rows, column_of_weights(chunks[0])

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from large import mapped
 
 from skorchless.data import LargeMatrix
-from skorchless.data.large import block_permutation
+from skorchless.data.dense import block_permutation
 from skorchless.estimators.checks import as_tensor
 
 pytestmark = pytest.mark.usefixtures("everything_is_large")
