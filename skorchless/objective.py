@@ -10,6 +10,7 @@ batches it is F. Gradients are formulas, never autograd: with residuals
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, float64
@@ -20,6 +21,7 @@ from skorchless.losses import Loss
 from skorchless.penalties import ElasticNet, PenaltySum
 
 
+@dataclass(eq=False)
 class LinearObjective:
     """Values and gradients of a stack of models over chunks.
 
@@ -45,20 +47,13 @@ class LinearObjective:
         optimizer.
     """
 
-    def __init__(
-        self,
-        loss: Loss,
-        penalty: ElasticNet,
-        scaling: Scaling | None = None,
-        *,
-        sets: int = 1,
-        comm: Communicator = SINGLE_PROCESS,
-    ) -> None:
-        self.loss = loss
-        self.penalty = penalty
-        self.scaling = scaling
-        self.sets = sets
-        self.comm = comm
+    loss: Loss
+    penalty: ElasticNet
+    scaling: Scaling | None = None
+    sets: int = field(default=1, kw_only=True)
+    comm: Communicator = field(default=SINGLE_PROCESS, kw_only=True)
+
+    def __post_init__(self) -> None:
         self.has_penalty = True
         self._raw: dict[tuple[int, int, int], _RawPredictions] = {}
         self._gradient: Tensor | None = None

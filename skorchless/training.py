@@ -188,22 +188,17 @@ def train(
     return run.results, None
 
 
+@dataclass(eq=False)
 class _Run:
     """The state of one call of `train`."""
 
-    def __init__(
-        self,
-        objective: LinearObjective,
-        optimizer: Optimizer,
-        weights: Tensor,
-        config: TrainingConfig,
-    ) -> None:
-        self.objective, self.optimizer, self.weights, self.config = (
-            objective,
-            optimizer,
-            weights,
-            config,
-        )
+    objective: LinearObjective
+    optimizer: Optimizer
+    weights: Tensor
+    config: TrainingConfig
+
+    def __post_init__(self) -> None:
+        weights, config = self.weights, self.config
         self.results = [TrainingResult() for _ in weights]
         self.stack = np.arange(len(weights))
         self.running = np.ones(len(weights), dtype=bool)

@@ -244,6 +244,7 @@ def violations(
     return excess, matters > 0
 
 
+@dataclass(eq=False)
 class Rounds:
     """A fit whose rounds each train on the columns of the working set.
 
@@ -259,20 +260,18 @@ class Rounds:
         Makes the observer of the fit of a single candidate, as in `fit_stack`.
     """
 
-    def __init__(
-        self,
-        problem: FitProblem,
-        violations: Callable[[np.ndarray], tuple[Tensor, Tensor]],
-        fit: Fit,
-        make_observer: MakeObserver | None,
-    ) -> None:
-        self.problem, self.violations, self.fit = problem, violations, fit
-        self.make_observer, self._stopped = make_observer, False
-        self.weights = problem.starts.copy()
-        used = (problem.start[..., :-1] != 0).any(axis=(0, 1))
-        self.working = torch.from_numpy(used).to(problem.data.X.device)
+    problem: FitProblem
+    violations: Callable[[np.ndarray], tuple[Tensor, Tensor]]
+    fit: Fit
+    make_observer: MakeObserver | None
+
+    def __post_init__(self) -> None:
+        self.weights = self.problem.starts.copy()
+        used = (self.problem.start[..., :-1] != 0).any(axis=(0, 1))
+        self.working = torch.from_numpy(used).to(self.problem.data.X.device)
         self.outcome: FitResult | None = None
-        self.left = int(problem.shared["max_iter"])
+        self.left = int(self.problem.shared["max_iter"])
+        self._stopped = False
 
     def run(self) -> FitResult:
         """Train until no column outside the working set matters."""

@@ -6,6 +6,7 @@ import math
 import time
 import traceback
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,7 @@ def folds_at_once(X: Any, n_splits: int, n_jobs: int) -> int:
     return max(1, min(-(-n_splits // n_jobs), limits.SMALL_SAMPLES // max(n_bytes, 1)))
 
 
+@dataclass(eq=False)
 class Fold:
     """One split of a search.
 
@@ -99,33 +101,29 @@ class Fold:
     error_score : "raise" or float
     """
 
-    def __init__(
-        self,
-        estimator: Any,
-        X: Any,
-        y: Any,
-        split: Split,
-        moments: Comoments | None,
-        *,
-        scorer: Any,
-        fit_params: dict[str, Any],
-        score_params: dict[str, Any],
-        return_train_score: bool,
-        error_score: Any,
-    ) -> None:
-        self.estimator, self.X, self.y = estimator, X, y
-        self.scorer, self.score_params, self.error_score = scorer, score_params, error_score
-        self.moments, (self.train, test) = moments, split
+    estimator: Any
+    X: Any
+    y: Any
+    split: Split
+    moments: Comoments | None
+    scorer: Any
+    fit_params: dict[str, Any]
+    score_params: dict[str, Any]
+    return_train_score: bool
+    error_score: Any
+
+    def __post_init__(self) -> None:
+        train, test = self.split
         self.parts = {"test_scores": test}
-        if return_train_score:
-            self.parts["train_scores"] = self.train
-        self.fit_params = private.check_method_params(X, params=fit_params, indices=self.train)
-        self.X_train, self.y_train, _ = self._cut(self.train)
+        if self.return_train_score:
+            self.parts["train_scores"] = train
+        self.fit_params = private.check_method_params(self.X, params=self.fit_params, indices=train)
+        self.X_train, self.y_train, _ = self._cut(train)
         self.transformers: dict[Any, Any] = {}
 
     def _cut(self, rows: np.ndarray) -> tuple[Any, Any, dict[str, Any]]:
         """Some of the samples, and what is routed to the scorer with them, in new arrays."""
-        train = None if rows is self.train else self.train
+        train = None if rows is self.split[0] else self.split[0]
         X, y = private.safe_split(self.estimator, self.X, self.y, rows, train)
         return X, y, private.check_method_params(self.X, params=self.score_params, indices=rows)
 
