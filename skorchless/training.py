@@ -205,8 +205,7 @@ class _Run:
         self.n_iter = np.zeros(len(weights), dtype=int)
         self.rate = config.rate.astype(float)
         self.floor = np.broadcast_to(config.floor, self.rate.shape)
-        #: Rates before the schedule's factor, and those of the last pass, where the weights are.
-        self._base_rate: Tensor | None = None
+        #: Rates of the last pass, here and where the weights are.
         self._told: tuple[np.ndarray, Tensor] | None = None
         keeps = config.early_stopping or config.keeps_best
         rounding = ROUNDING if config.keeps_best else None
@@ -327,10 +326,7 @@ class _Run:
         if self.optimizer.full_batch:  # it finds the length of its steps itself
             return rates
         if self._told is None or not np.array_equal(rates, self._told[0]):
-            device = self.weights.device
-            if self._base_rate is None:
-                self._base_rate = stack(self.rate, dtype=float64, device=device)
-            stacked = (self._base_rate * factor).to(self.weights.dtype)
+            stacked = stack(rates, dtype=self.weights.dtype, device=self.weights.device)
             if config.units is not None:
                 stacked = stacked * torch.from_numpy(config.units).to(stacked).view(1, -1, 1)
             self._told = rates, stacked
@@ -369,7 +365,6 @@ class _Run:
         stale = self.patience.update(judged, iterated)
         if self.config.schedule == "adaptive":
             self.rate = np.where(stale, self.rate / ADAPTIVE_DIVISOR, self.rate)
-            self._base_rate = None
             self.patience.forgive(stale)
             stale = stale & (self.rate < self.floor)
         return stale
@@ -398,7 +393,7 @@ class _Run:
         keep = np.tile(self.running.reshape(sets, -1).any(axis=0), sets)
         if keep.all() or not keep.any():
             return
-        self._base_rate = self._told = None
+        self._told = None
         index = torch.from_numpy(np.flatnonzero(keep)).to(self.weights.device)
         self.objective.select(index)
         self.optimizer.select(index)

@@ -350,7 +350,6 @@ class DenseLoader(MatrixLoader[Tensor | LargeMatrix, DenseChunk]):
         self._matrix = X if isinstance(X, LargeMatrix) else LargeMatrix(X, X.dtype)
         self._chunks: dict[tuple[int, int, int], DenseChunk] = {}
         self._whole: DenseChunk | None = None
-        self._in_place_chunks: dict[int, DenseChunk] = {}
 
     def _layout(self) -> dict[str, Any]:
         return {**super()._layout(), "sets": self.sets}
@@ -420,12 +419,6 @@ class DenseLoader(MatrixLoader[Tensor | LargeMatrix, DenseChunk]):
         """Rows of a chunk that is read in place."""
         return self._rows_in(limits.IN_PLACE_BYTES)
 
-    @property
-    def _keeps_targets(self) -> bool:
-        """Whether targets in the layout of a chunk are small enough, beside the rows, to keep."""
-        large = isinstance(self.X, LargeMatrix)
-        return not large and limits.MUCH_SMALLER * self.n_outputs <= self.n_columns
-
     def _is_read_in_place(self, order: Tensor | None) -> bool:
         ready = self.scaling is None and self._matrix.lies_ready
         return order is None and ready and self.batch_size == self.n_rows
@@ -446,13 +439,7 @@ class DenseLoader(MatrixLoader[Tensor | LargeMatrix, DenseChunk]):
             yield from super()._spanning(order, start, stop)
             return
         for first, last in even_slices(self.n_rows, self._in_place_rows):
-            if first not in self._in_place_chunks:
-                chunk = self._in_place(first, last)
-                if not self._keeps_targets:
-                    yield chunk
-                    continue
-                self._in_place_chunks[first] = chunk
-            yield self._in_place_chunks[first]
+            yield self._in_place(first, last)
 
     def _in_place(self, start: int, stop: int) -> DenseChunk:
         """Rows in the user's memory: part of one batch of all rows in their own order."""

@@ -17,8 +17,6 @@ SPARSE_CHUNK_NUMBERS = 2**23
 SPARSE_CHUNK_WEIGHTS = 4
 #: Batches of a chunk at most: views of each are made once and kept.
 MOST_BATCHES = 1024
-#: Targets in the layout of a chunk are kept if they are this many times smaller than the rows.
-MUCH_SMALLER = 8
 #: From this many classes on, targets are class numbers. One-hot targets would be as large as the
 #: raw predictions, and read as often. Of fewer classes one-hot targets are faster on a CPU.
 MANY_CLASSES = 32

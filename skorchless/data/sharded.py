@@ -1,6 +1,6 @@
 """One rank's rows as part of the concatenation of all ranks' rows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Self
 
 import torch
@@ -37,13 +37,6 @@ class ShardedLoader:
         self.stack_width, self.mean_weight = own.stack_width, own.mean_weight
         self.affords_gram = affords_gram(own.X, shard.total)
         self._nothing: DenseChunk | None = None
-
-    @classmethod
-    def of(
-        cls, own: Callable[..., MatrixLoader[Any, Chunk]], shard: Shard, batch_size: int
-    ) -> Self:
-        """Of the rows that `own` makes a loader of, given its share of a batch."""
-        return cls(own(batch_size=shard.batches(batch_size)[shard.rank]), shard, batch_size)
 
     @property
     def n_batches(self) -> int:
@@ -95,10 +88,6 @@ class ShardedLoader:
         chunk = self.own.rows(own)
         chunk.scale = [scale]
         return chunk
-
-    def rows(self, chosen: torch.Tensor | None) -> Chunk:
-        """Some of this rank's rows, or all of them."""
-        return self.own.rows(chosen)
 
     def _rows_in(self, step: int) -> int:
         """Rows of all ranks in a step."""

@@ -184,26 +184,22 @@ class RowsOnDevice(SparseRows):
         """Return the same rows on the host."""
         return self.whole.matrix[self.chosen.numpy()]
 
-    @cached_property
-    def _numbers(self) -> int:
-        lengths = np.diff(self.whole.matrix.indptr)
-        return int(lengths[self.chosen.numpy()].sum())
-
     def numel(self) -> int:
         """How many numbers are stored."""
-        return self._numbers
+        lengths = np.diff(self.whole.matrix.indptr)
+        return int(lengths[self.chosen.numpy()].sum())
 
     @cached_property
     def by_row(self) -> Tensor:
         """Return the CSR tensor of shape ``(n, D)``."""
         whole = self.whole.by_row
-        starts, rows = whole.crow_indices(), self.chosen.to(self.device)
+        starts, rows, size = whole.crow_indices(), self.chosen.to(self.device), self.numel()
         first = starts[rows]
         lengths = starts[rows + 1] - first
         ends = lengths.cumsum(0).to(starts.dtype)
         begins = torch.cat([ends.new_zeros(1), ends])
-        step = (first - begins[:-1]).repeat_interleave(lengths, output_size=self.numel())
-        places = step + torch.arange(self.numel(), dtype=step.dtype, device=self.device)
+        step = (first - begins[:-1]).repeat_interleave(lengths, output_size=size)
+        places = step + torch.arange(size, dtype=step.dtype, device=self.device)
         columns, values = whole.col_indices()[places], whole.values()[places]
         return _as_csr(begins, columns, values, self.shape)
 

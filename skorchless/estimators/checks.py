@@ -374,8 +374,6 @@ def check_y_classes(y: Any, name: str) -> np.ndarray:
     """
     with named(name):
         check_plain(y, name)
-        if isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype.kind in "biu":
-            return np.asarray(y)  # always labels
         try:
             labels: np.ndarray = column_or_1d(as_numpy(y, name), warn=True)
         except ValueError as error:  # scikit-learn calls them y whatever they are

@@ -4,6 +4,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from scipy.special import log_softmax
 from sklearn.base import ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score
@@ -240,8 +241,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
             return torch.log_softmax(raw, dim=1)
         if two_classes:
             raw = np.hstack([np.zeros_like(raw), raw])
-        shifted = raw - raw.max(axis=1, keepdims=True)
-        return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        return log_softmax(raw, axis=1)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Compute the accuracy.
@@ -300,10 +300,7 @@ class TorchSoftmaxClassifier(ClassifierMixin, TorchLinearModel):
     ) -> tuple[Tensor, int]:
         if reset:
             if classes is None:
-                # Sorting is faster than the hashing of `numpy.unique`.
-                ordered, differs = np.sort(y), np.ones(len(y), dtype=bool)
-                differs[1:] = ordered[1:] != ordered[:-1]
-                classes = ordered[differs]
+                classes = np.unique(y)
             self.classes_: np.ndarray = union_of_classes(comm.all_gather_object(classes))
         encoded = encode(y, self.classes_, name)
         if len(self.classes_) < 2:

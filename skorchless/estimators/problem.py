@@ -432,7 +432,8 @@ class FitProblem:
         )
         if self.comm.size == 1:
             return of_rows(batch_size=batch_size)
-        return ShardedLoader.of(of_rows, shard, batch_size)
+        own = of_rows(batch_size=shard.batches(batch_size)[shard.rank])
+        return ShardedLoader(own, shard, batch_size)
 
     def with_rows(self, change: Callable[[Dataset], Dataset], **changes: Any) -> "FitProblem":
         """Return the problem on other rows, to train and to validate on, and with other changes."""

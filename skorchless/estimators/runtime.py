@@ -5,7 +5,6 @@ Settings that the user has made for the whole process are changed while a fit ru
 
 import contextlib
 import ctypes
-import hashlib
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -366,10 +365,7 @@ def facts_of(estimator: Any, X: Matrix) -> dict[str, Any]:
 
 def check_start(comm: Communicator, start: np.ndarray) -> None:
     """Raise ValueError on a rank that would not start where rank 0 does."""
-    if comm.size == 1:
-        return
-    digest = hashlib.sha256((start + 0.0).tobytes()).digest()  # 0.0 for -0.0 too
-    if comm.all_gather_object(digest)[0] != digest:
+    if not np.array_equal(comm.all_gather_object(start)[0], start):
         raise ValueError(
             "All ranks must start from the same weights: coef_init, intercept_init, or with "
             "warm_start=True or partial_fit the fit before, differ from rank 0's."
