@@ -1,6 +1,7 @@
 """What optimizers ask of data, and what dense and sparse loaders have in common."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
@@ -132,6 +133,7 @@ MatrixT = TypeVar("MatrixT", bound=Any)
 ChunkT_co = TypeVar("ChunkT_co", bound=Chunk, covariant=True)
 
 
+@dataclass(eq=False)
 class MatrixLoader(Generic[MatrixT, ChunkT_co]):
     """Batches of the rows of a matrix ``X``, which is only ever read.
 
@@ -163,53 +165,44 @@ class MatrixLoader(Generic[MatrixT, ChunkT_co]):
         Whether second moments of all columns are worth their memory and time.
     dtype, device
         What is computed in, and where.
+    fits_chunk : bool
+        Whether rows can be standardised without a copy of their own.
     """
 
-    def __init__(
-        self,
-        X: MatrixT,
-        target: Tensor,
-        sample_weight: Tensor | None,
-        *,
-        n_outputs: int,
-        fit_intercept: bool,
-        batch_size: int,
-        stack_width: int,
-        mean_weight: float | None = None,
-        scaling: Scaling | None = None,
-    ) -> None:
-        self.X, self.target = X, target
-        self.mean_weight = mean_of(sample_weight) if mean_weight is None else mean_weight
-        self.sample_weight = None
-        if sample_weight is not None or self.mean_weight != 1.0:
+    X: MatrixT
+    target: Tensor
+    sample_weight: Tensor | None
+    _: KW_ONLY
+    n_outputs: int
+    fit_intercept: bool
+    batch_size: int
+    stack_width: int
+    mean_weight: float | None = None
+    scaling: Scaling | None = None
+
+    #: Set by the subclasses: see above, and the number of rows of a chunk at most.
+    fits_chunk: bool = field(init=False)
+    _chunk_rows: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        X = self.X
+        if self.mean_weight is None:
+            self.mean_weight = mean_of(self.sample_weight)
+        if self.sample_weight is not None or self.mean_weight != 1.0:
             ones = torch.ones(len(X), dtype=float64, device=X.device)
-            weight = ones if sample_weight is None else sample_weight
+            weight = ones if self.sample_weight is None else self.sample_weight
             self.sample_weight = (weight / self.mean_weight).to(X.dtype)
-        self.n_outputs = n_outputs
         self.n_rows: int = len(X)
         self.n_columns: int = X.shape[1] + 1
         self.dtype: torch.dtype = X.dtype
         self.device: torch.device = X.device
         self.affords_gram = affords_gram(X)
-        self.fit_intercept = fit_intercept
-        self.batch_size = min(batch_size, self.n_rows)
-        self.stack_width: int = stack_width
-        self.scaling = scaling
+        self.batch_size = min(self.batch_size, self.n_rows)
 
     @property
     def n_batches(self) -> int:
         """Return the number of batches of a pass."""
         return -(-self.n_rows // self.batch_size)
-
-    @property
-    def fits_chunk(self) -> bool:
-        """Return whether rows can be standardised without a copy of their own."""
-        raise NotImplementedError
-
-    @property
-    def _chunk_rows(self) -> int:
-        """Return the number of rows of a chunk at most."""
-        raise NotImplementedError
 
     def chunks(self, generator: torch.Generator | None = None) -> Iterator[ChunkT_co]:
         """Yield all rows, shuffled if there is a generator and more than one batch.
@@ -265,23 +258,7 @@ class MatrixLoader(Generic[MatrixT, ChunkT_co]):
 
     def scaled(self, scaling: Scaling) -> Self:
         """Return a loader of the same rows, standardised."""
-        return type(self)(
-            self.X,
-            self.target,
-            self.sample_weight,
-            **self._layout(),
-            mean_weight=1.0,
-            scaling=scaling,
-        )
-
-    def _layout(self) -> dict[str, Any]:
-        """Return the parameters that are the same for a loader of standardised rows."""
-        return {
-            "n_outputs": self.n_outputs,
-            "fit_intercept": self.fit_intercept,
-            "batch_size": self.batch_size,
-            "stack_width": self.stack_width,
-        }
+        return replace(self, mean_weight=1.0, scaling=scaling)
 
 
 def affords_gram(X: Any, n_rows: int | None = None) -> bool:

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import repeat
-from typing import Any
 
 import torch
 from torch import Tensor, float64
@@ -325,6 +323,7 @@ class DenseChunk(Chunk):
             yield self.rows[start:stop], share[:, start:stop].to(self.X.dtype)
 
 
+@dataclass(eq=False)
 class DenseLoader(MatrixLoader[Tensor | LargeMatrix, DenseChunk]):
     """Batches of a dense ``X``; further parameters are those of `MatrixLoader`.
 
@@ -336,28 +335,17 @@ class DenseLoader(MatrixLoader[Tensor | LargeMatrix, DenseChunk]):
         are shuffled alike, so each set has the batches that it would have alone with the same seed.
     """
 
-    def __init__(
-        self,
-        X: Tensor | LargeMatrix,
-        target: Tensor,
-        sample_weight: Tensor | None,
-        *,
-        sets: int = 1,
-        **layout: Any,
-    ) -> None:
-        super().__init__(X, target, sample_weight, **layout)
-        self.sets = sets
+    sets: int = field(default=1, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        X = self.X
         self._matrix = X if isinstance(X, LargeMatrix) else LargeMatrix(X, X.dtype)
+        rows = self._rows_in(limits.CHUNK_BYTES)
+        self._chunk_rows = rows if self.sets == 1 else max(rows, self.batch_size)
+        self.fits_chunk = self.n_rows <= self._chunk_rows
         self._chunks: dict[tuple[int, int, int], DenseChunk] = {}
         self._whole: DenseChunk | None = None
-
-    def _layout(self) -> dict[str, Any]:
-        return {**super()._layout(), "sets": self.sets}
-
-    @property
-    def fits_chunk(self) -> bool:
-        """Return whether all rows fit one chunk."""
-        return self.n_rows <= self._chunk_rows
 
     def chunks(self, generator: torch.Generator | None = None) -> Iterator[DenseChunk]:
         """Yield all rows, shuffled if there is a generator and more than one batch."""
@@ -409,16 +397,6 @@ class DenseLoader(MatrixLoader[Tensor | LargeMatrix, DenseChunk]):
         n_bytes = limits.bytes_at_once(n_bytes, self.device)
         return max(1, n_bytes // (self.dtype.itemsize * width))
 
-    @cached_property
-    def _chunk_rows(self) -> int:
-        rows = self._rows_in(limits.CHUNK_BYTES)
-        return rows if self.sets == 1 else max(rows, self.batch_size)
-
-    @cached_property
-    def _in_place_rows(self) -> int:
-        """Rows of a chunk that is read in place."""
-        return self._rows_in(limits.IN_PLACE_BYTES)
-
     def _is_read_in_place(self, order: Tensor | None) -> bool:
         ready = self.scaling is None and self._matrix.lies_ready
         return order is None and ready and self.batch_size == self.n_rows
@@ -438,7 +416,7 @@ class DenseLoader(MatrixLoader[Tensor | LargeMatrix, DenseChunk]):
         if not self._is_read_in_place(order):
             yield from super()._spanning(order, start, stop)
             return
-        for first, last in even_slices(self.n_rows, self._in_place_rows):
+        for first, last in even_slices(self.n_rows, self._rows_in(limits.IN_PLACE_BYTES)):
             yield self._in_place(first, last)
 
     def _in_place(self, start: int, stop: int) -> DenseChunk:

@@ -36,6 +36,7 @@ class ShardedLoader:
         self.n_rows, self.n_columns, self.n_outputs = shard.total, own.n_columns, own.n_outputs
         self.stack_width, self.mean_weight = own.stack_width, own.mean_weight
         self.affords_gram = affords_gram(own.X, shard.total)
+        self.fits_chunk = own.fits_chunk
         self._nothing: DenseChunk | None = None
 
     @property
@@ -43,11 +44,6 @@ class ShardedLoader:
         """Steps of a pass: as many as the rank that needs most of them."""
         sizes = zip(self.shard.sizes, self._batches, strict=True)
         return max(-(-size // batch) for size, batch in sizes if size)
-
-    @property
-    def fits_chunk(self) -> bool:
-        """Whether all rows of this rank fit one chunk."""
-        return self.own.fits_chunk
 
     def scaled(self, scaling: Scaling) -> Self:
         """The same rows, standardised."""

@@ -437,19 +437,23 @@ class SparseChunk(Chunk):
             yield torch.cat([rows, last], dim=1), share[:, start:stop].to(float64)
 
 
+@dataclass(eq=False)
 class SparseLoader(MatrixLoader[SparseRows, SparseChunk]):
     """Batches of a sparse ``X``; its parameters are those of `MatrixLoader`."""
 
-    def __init__(
-        self, X: SparseRows, target: Tensor, sample_weight: Tensor | None, **layout: Any
-    ) -> None:
-        super().__init__(X, target, sample_weight, **layout)
+    fits_chunk = True  # rows are standardised without a copy
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         mild = self.scaling is None or self.scaling.is_mild
-        self._rows = (
-            X if mild else X.to(float64)
-        )  # means of many deviations would cost their digits
+        # Means of many deviations would cost the digits of single precision.
+        self._rows = self.X if mild else self.X.to(float64)
         self._columns = self._transform()
         self._chunks: list[SparseChunk] = []
+        a_row = self.X.numel() / max(self.n_rows, 1) + 2 * self.stack_width
+        most = limits.numbers_at_once(limits.SPARSE_CHUNK_NUMBERS, self.device)
+        numbers = max(most, limits.SPARSE_CHUNK_WEIGHTS * self.stack_width * self.n_columns)
+        self._chunk_rows = max(1, int(numbers / a_row))
 
     def _transform(self) -> ColumnTransform:
         ones = float(self.fit_intercept)
@@ -461,11 +465,6 @@ class SparseLoader(MatrixLoader[SparseRows, SparseChunk]):
             for values in (self.scaling.mean, self.scaling.inverse)
         )
         return ColumnTransform(mean, inverse, ones)
-
-    @property
-    def fits_chunk(self) -> bool:
-        """Return True: sparse rows are standardised without a copy."""
-        return True
 
     def chunks(self, generator: torch.Generator | None = None) -> Iterator[SparseChunk]:
         """Yield all rows, shuffled if there is a generator and more than one batch."""
@@ -484,13 +483,6 @@ class SparseLoader(MatrixLoader[SparseRows, SparseChunk]):
             return self._chunks[0]
         size = self.n_rows if chosen is None else len(chosen)
         return self._filled(chosen, 0, size, size)
-
-    @property
-    def _chunk_rows(self) -> int:
-        a_row = self.X.numel() / self.n_rows + 2 * self.stack_width
-        most = limits.numbers_at_once(limits.SPARSE_CHUNK_NUMBERS, self.device)
-        numbers = max(most, limits.SPARSE_CHUNK_WEIGHTS * self.stack_width * self.n_columns)
-        return max(1, int(numbers / a_row))
 
     def _filled(self, order: Tensor | None, start: int, stop: int, size: int) -> SparseChunk:
         if order is None:
