@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from skorchless.data.base import Batch, Chunk, MatrixLoader, affords_gram, mean_of
+from skorchless.data.base import Chunk, MatrixLoader, affords_gram, mean_of
 from skorchless.data.dense import DenseLoader, LargeMatrix
 from skorchless.data.limits import is_large
 from skorchless.data.scaling import Moments, Scaling
@@ -12,17 +12,13 @@ from skorchless.data.sharded import ShardedLoader
 from skorchless.data.sparse import SparseLoader, SparseRows, are_right_on_threads
 
 __all__ = [
-    "Batch",
     "BatchLoader",
     "Chunk",
-    "DenseLoader",
     "LargeMatrix",
-    "LocalLoader",
     "Matrix",
     "Moments",
     "Scaling",
     "ShardedLoader",
-    "SparseLoader",
     "SparseRows",
     "affords_gram",
     "are_right_on_threads",

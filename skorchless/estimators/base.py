@@ -54,6 +54,9 @@ from skorchless.training import TrainingResult
 #: Where the documentation is; pyproject.toml names it too.
 DOCUMENTATION = "https://skorchless.readthedocs.io/en/stable/"
 
+#: X, y and sample_weight, as the user passes them.
+Rows = tuple[Any, Any, Any]
+
 #: Attributes that the next fit may not set, or only in its end.
 RESET_BY_FIT = (
     "validation_loss_curve_",
@@ -317,14 +320,12 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
 
     @memory_errors()
     @with_callbacks
-    def _fit(
-        self, comm: Communicator, X: Any, y: Any, sample_weight: Any, *options: Any
-    ) -> FitResult:
-        problem = comm.checked(partial(self._prepare, X, y, sample_weight, *options, comm=comm))
+    def _fit(self, comm: Communicator, *given: Any) -> FitResult:
+        problem = comm.checked(partial(self._prepare, *given, comm=comm))
         # Callbacks see the model between passes: nothing in it may be of the fit before.
         for name in RESET_BY_FIT:
             self.__dict__.pop(name, None)
-        return self._train(problem, X, y, sample_weight)
+        return self._train(problem, *given[:3])
 
     def _partial_fit(
         self, X: Any, y: Any, sample_weight: Any, *, first: bool, classes: Any = None
@@ -377,7 +378,7 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
         previous = dict(self.__dict__)
         facts = {"whether it is the first call": first, "passing X_val": X_val is not None}
         options = {"one_pass": one_pass, "reset": first, "classes": classes}
-        data = self._training_data(X, y, sample_weight, comm, facts, **options)
+        data = self._training_data((X, y, sample_weight), comm, facts, **options)
         given = {"coef_init": coef_init, "intercept_init": intercept_init}
         start = self._initial_weights(data, previous, given, go_on=one_pass or self.warm_start)
         check_start(comm, start)
@@ -388,7 +389,8 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
         memory = (one_pass and previous.get("_memory")) or Memory()
         unit = memory.weight_unit if memory.passes else None
         data, unit = data.reweighted(by_class, comm, unit)
-        data, validation = self._validation(data, X_val, y_val, sample_weight_val, generator, comm)
+        held_out = X_val, y_val, sample_weight_val
+        data, validation = self._validation(data, held_out, generator, comm)
         if X_val is not None and validation is not None:
             validation, _ = validation.reweighted(by_class, comm, name="y_val")
         return FitProblem(
@@ -409,9 +411,7 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
 
     def _training_data(
         self,
-        X: Any,
-        y: Any,
-        sample_weight: Any,
+        rows: Rows,
         comm: Communicator,
         facts: dict[str, Any],
         *,
@@ -419,6 +419,7 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
         **options: Any,
     ) -> Dataset:
         """Check the rows to train on, and put them where training happens."""
+        X, y, _ = rows
         if y is None:
             raise ValueError(
                 f"This {type(self).__name__} estimator requires y to be passed, but the target y "
@@ -429,7 +430,7 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
         if own is not None:
             place()  # refuses a device before there is work on it
         facts = {"the method": "partial_fit" if one_pass else "fit", **facts}
-        data = self._checked_data(X, y, sample_weight, comm, facts, **options)
+        data = self._checked_data(rows, comm, facts, **options)
         sizes = comm.all_gather_object((data.X.numel() * data.n_outputs, len(data.X)))
         work, n_rows = map(sum, zip(*sizes, strict=True))
         worth = is_worth_moving(self._parameters(), work, n_rows, one_pass=one_pass)
@@ -437,9 +438,7 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
 
     def _checked_data(
         self,
-        X: Any,
-        y: Any,
-        sample_weight: Any,
+        given: Rows,
         comm: Communicator,
         facts: dict[str, Any] | None = None,
         *,
@@ -451,6 +450,7 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
 
         Rows that weigh nothing are dropped first, and their classes with them.
         """
+        X, y, sample_weight = given
         names = [name + suffix for name in ("X", "y", "sample_weight")]
         own = X.device if isinstance(X, Tensor) else torch.device("cpu")
         checks.check_same_device(own, **dict(zip(names[1:], (y, sample_weight), strict=True)))
@@ -508,19 +508,17 @@ class TorchLinearModel(CallbackSupportMixin, BaseEstimator):
     def _validation(
         self,
         data: Dataset,
-        X_val: Any,
-        y_val: Any,
-        sample_weight_val: Any,
+        held_out: Rows,
         generator: torch.Generator,
         comm: Communicator,
     ) -> tuple[Dataset, Dataset | None]:
         """The rows to train on and those to validate on, if any."""
+        X_val, y_val, sample_weight_val = held_out
         if (X_val is None) != (y_val is None):
             given, missing = ("y_val", "X_val") if X_val is None else ("X_val", "y_val")
             raise ValueError(f"{given} was passed without {missing}: validation needs both.")
         if X_val is not None:
-            held_out = X_val, y_val, sample_weight_val
-            validation = self._checked_data(*held_out, comm, reset=False, suffix="_val")
+            validation = self._checked_data(held_out, comm, reset=False, suffix="_val")
             X = validation.X.to(data.X.dtype)
             return data, replace(validation, X=X).to(data.X.device)
         if sample_weight_val is not None:

@@ -1,7 +1,7 @@
 """Estimators that train together on the same samples, each as it would train alone."""
 
 import inspect
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,6 @@ from skorchless.estimators.callbacks import has_callbacks
 from skorchless.estimators.evaluation import may_cancel, raw_predictions, rounded
 from skorchless.estimators.memory import Memory
 from skorchless.estimators.parameters import (
-    PARAMETERS,
     Parameters,
     check_parameters,
     chosen_optimizer,
@@ -122,11 +121,9 @@ class BatchedFit:
         Exception
             Whatever every ``fit`` would raise alike, because X or y are invalid.
         """
-        names: Collection[str] = PARAMETERS
         for i, model in enumerate(self.models):
             try:
-                check_parameters(model, names)
-                names = STACKED  # the others are the same in all models
+                check_parameters(model)
             except (ValueError, TypeError, NotImplementedError) as error:
                 self.errors[i] = error
         if not self.valid:

@@ -172,6 +172,34 @@ def score(metric: Callable[..., float], y: Any, found: Any, sample_weight: Any) 
 
 
 @dataclass(eq=False)
+class Models:
+    """Models to return, and what they are known to be worth.
+
+    Attributes
+    ----------
+    results : list of TrainingResult
+    weights : list of ndarray
+        On the user's columns.
+    values, predicted : ndarray of shape (M,)
+        Objectives of the weights, as they are and as they predict; NaN where they are not in doubt.
+    """
+
+    results: list[TrainingResult]
+    weights: Weights
+    values: np.ndarray
+    predicted: np.ndarray
+
+    def improve(
+        self, better: np.ndarray, others: Weights, values: np.ndarray, predicted: np.ndarray
+    ) -> None:
+        """Take other weights where they are `better`, and what these are worth."""
+        pairs = zip(better, others, self.weights, strict=True)
+        self.weights = [other if b else own for b, other, own in pairs]
+        self.values = np.where(better, values, self.values)
+        self.predicted = np.where(better, predicted, self.predicted)
+
+
+@dataclass(eq=False)
 class Returned:
     """The columns and the dtype of the models that are returned.
 
@@ -230,16 +258,14 @@ class Returned:
         values = np.full(len(folded), np.nan)
         if (matters and self.is_small) or self._has_large_means():
             values = self._objectives(folded)
-        predicted = self._where_it_matters(results, folded)
-        self._judge(results, values, predicted)
+        models = Models(results, folded, values, self._where_it_matters(results, folded))
+        self._judge(models)
         whitened = self.row_space is not None and not self.problem.has_penalty
         if whitened and any(result.lost_digits for result in results):
-            folded, values, predicted = self._within_precision(
-                results, folded, values, predicted, fit
-            )
+            self._within_precision(models, fit)
         if self._may_add_noise() and any(result.lost_digits for result in results):
-            return self._with_noise(results, folded, values, predicted, fit)
-        return folded
+            self._with_noise(models, fit)
+        return models.weights
 
     def _may_add_noise(self) -> bool:
         """Whether coefficients are rounded, of a table that is soon trained again."""
@@ -249,14 +275,7 @@ class Returned:
             return False
         return sum(problem.comm.all_gather_object(problem.data.X.numel())) <= limits.MOST_NOISY
 
-    def _with_noise(
-        self,
-        results: list[TrainingResult],
-        folded: Weights,
-        values: np.ndarray,
-        predicted: np.ndarray,
-        fit: Fit,
-    ) -> Weights:
+    def _with_noise(self, models: Models, fit: Fit) -> None:
         """Train again, with errors as those of rounding in the data, where digits were lost.
 
         The predictions of such a model are sums of large terms that cancel. Often there is another
@@ -269,7 +288,9 @@ class Returned:
         for size in limits.NOISE:
             before = {
                 i: weights
-                for i, (result, weights) in enumerate(zip(results, folded, strict=True))
+                for i, (result, weights) in enumerate(
+                    zip(models.results, models.weights, strict=True)
+                )
                 if result.lost_digits and weights is not None
             }
             if not before:
@@ -286,19 +307,16 @@ class Returned:
             )
             if outcome.interrupt is not None:
                 raise outcome.interrupt
-            others: Weights = [None] * len(folded)
+            others: Weights = [None] * len(models.weights)
             for i, weights in zip(before, outcome.weights, strict=True):
                 if weights is not None:
                     others[i] = self._rounded(torch.from_numpy(weights), mean.to(float64))
             of_others = self._objectives(others)
             as_predicted = self._objectives(others, as_predicted=True)
-            better = np.fmax(of_others, as_predicted) < np.fmax(values, predicted)
+            better = np.fmax(of_others, as_predicted) < np.fmax(models.values, models.predicted)
             better &= [weights is not None for weights in others]
-            values = np.where(better, of_others, values)
-            predicted = np.where(better, as_predicted, predicted)
-            folded = [o if b else w for b, o, w in zip(better, others, folded, strict=True)]
-            self._judge(results, values, predicted)
-        return folded
+            models.improve(better, others, of_others, as_predicted)
+            self._judge(models)
 
     def _has_large_means(self) -> bool:
         """Whether rounding coefficients may change predictions at the mean."""
@@ -331,30 +349,21 @@ class Returned:
             return np.full(len(weights), np.nan)
         return np.where(cancels, self._objectives(weights, as_predicted=True), np.nan)
 
-    def _judge(
-        self, results: Sequence[TrainingResult], values: np.ndarray, predicted: np.ndarray
-    ) -> None:
+    def _judge(self, models: Models) -> None:
         """Set `returned_objective` and `lost_digits`, with which a model has not converged.
 
         Digits are lost if rounding took back what training had gained, or left a model that is
         worse than the best constant one. Rounding to single precision, which the user has chosen,
         may cost predictions `tol` times what has been gained, however near to zero the objective
         is.
-
-        Parameters
-        ----------
-        results : list of TrainingResult
-        values, predicted : ndarray of shape (M,)
-            Objectives of the weights that are returned, as they are and as they predict; NaN where
-            they are not in doubt.
         """
         problem, null_model = self.problem, self.problem.null_model
         is_regression = problem.loss.is_regression
         rounding = limits.ROUNDING_OF_RETURNED * torch.finfo(float64).eps
         for result, value, as_predicted, tol, constant, intercept in zip(
-            results,
-            values.tolist(),
-            predicted.tolist(),
+            models.results,
+            models.values.tolist(),
+            models.predicted.tolist(),
             problem.tols.tolist(),
             null_model.loss.tolist(),
             null_model.intercept.abs().numpy(force=True),
@@ -382,24 +391,17 @@ class Returned:
             lost |= value > most or as_predicted > most + of_outputs.sum()
             result.lost_digits, result.returned_objective = bool(lost), highest
 
-    def _within_precision(
-        self,
-        results: list[TrainingResult],
-        folded: Weights,
-        values: np.ndarray,
-        predicted: np.ndarray,
-        fit: Fit,
-    ) -> tuple[Weights, np.ndarray, np.ndarray]:
+    def _within_precision(self, models: Models, fit: Fit) -> None:
         """Leave out coordinates that the returned coefficients cannot hold, where that is better.
 
         Models are compared by their objective, evaluated exactly and as they predict, whichever is
-        worse. Both are returned with the better models.
+        worse.
         """
         assert self.row_space is not None
         problem, space = self.problem, self.row_space
         held = space.held(problem.data.X, self.dtype)
         if bool(held.all()) or not bool(held.any()) or problem.early_stopping:
-            return folded, values, predicted
+            return
         inner = space.part(held)
         some = replace(problem.data, X=inner.rows(problem.data.X))
         start = np.zeros((1, some.n_outputs, some.X.shape[1] + 1), dtype=problem.start.dtype)
@@ -413,24 +415,22 @@ class Returned:
             for w in outcome.weights
         ]
         of_others = self._objectives(others)
-        worst = np.fmax(values, self._objectives(folded, as_predicted=True))
+        worst = np.fmax(models.values, self._objectives(models.weights, as_predicted=True))
         better = np.fmax(of_others, self._objectives(others, as_predicted=True)) < worst
         if self.dtype == float64:
             # What is left out can be no more than rounding of the data. It is, if leaving it out
             # costs no more than noise would have gained: then nothing has been lost.
             # Residuals are measured with these columns: those of few rows, or without noise, may
             # vanish by them, and then nothing says that they are noise.
-            reached = np.array([result.loss_curve[result.best_iter - 1] for result in results])
+            reached = np.array([r.loss_curve[r.best_iter - 1] for r in models.results])
             most = limits.MOST_BY_CHANCE * self._gained_by_chance(int((~held).sum()), reached)
             by_chance = of_others - reached <= most
             better |= by_chance
             for i in np.flatnonzero(by_chance).tolist():
-                results[i] = outcome.results[i]
-        values = np.where(better, of_others, values)
-        predicted = np.where(better, self._where_it_matters(results, others), predicted)
-        self._judge(results, values, predicted)
-        chosen = [other if b else w for b, other, w in zip(better, others, folded, strict=True)]
-        return chosen, values, predicted
+                models.results[i] = outcome.results[i]
+        predicted = self._where_it_matters(models.results, others)
+        models.improve(better, others, of_others, predicted)
+        self._judge(models)
 
     def _objectives(self, weights: Weights, *, as_predicted: bool = False) -> np.ndarray:
         """Objectives of models, in double precision, shape ``(M,)``; zeros for missing ones.

@@ -1,7 +1,7 @@
 """What each constructor parameter may be, and which of them an optimizer uses."""
 
 import warnings
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -100,14 +100,8 @@ PARAMETERS: dict[str, list[Constraint]] = {
 }
 
 
-def check_parameters(model: Any, names: Collection[str] = PARAMETERS) -> None:
+def check_parameters(model: Any) -> None:
     """Raise if a parameter of an estimator makes no sense.
-
-    Parameters
-    ----------
-    model : TorchLinearModel
-    names : collection of str
-        The parameters to look at; the rest is known to be sound.
 
     Raises
     ------
@@ -117,8 +111,6 @@ def check_parameters(model: Any, names: Collection[str] = PARAMETERS) -> None:
     """
     owner, parameters = type(model).__name__, model._parameters()
     for name, value in parameters.items():
-        if name not in names:
-            continue
         rules = PARAMETERS[name]
         if not any(rule.allows(value) for rule in rules):
             words = [rule.words for rule in rules]

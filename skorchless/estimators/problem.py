@@ -113,10 +113,6 @@ class Dataset:
             self.n_outputs,
         )
 
-    def columns(self, chosen: Tensor) -> "Dataset":
-        """The same rows with some of the columns, by number in ascending order."""
-        return replace(self, X=self.X.index_select(1, chosen))
-
     def __getitem__(self, run: slice) -> "Dataset":
         """Select consecutive rows."""
         weight = None if self.weight is None else self.weight[run]

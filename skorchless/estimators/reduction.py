@@ -327,7 +327,9 @@ class Rounds:
         if not bool(self.working.all()):
             columns = self.working.nonzero().view(-1)
             start = self.weights[..., np.append(columns.numpy(force=True), -1)]
-            problem = problem.with_rows(lambda data: data.columns(columns), start=start)
+            problem = problem.with_rows(
+                lambda data: replace(data, X=data.X.index_select(1, columns)), start=start
+            )
         make_observer = None if self.make_observer is None else self._of_round
         part = self.fit(problem, make_observer)
         self.left -= max(result.n_iter * result.moved for result in part.results)

@@ -7,7 +7,7 @@ there and take what we pass, for every scikit-learn from 1.6 on.
 
 import inspect
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from sklearn.base import _fit_context
 from sklearn.metrics._scorer import _MultimetricScorer, _PassthroughScorer, _Scorer
@@ -21,18 +21,9 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.validation import _check_method_params
 
-Method = TypeVar("Method", bound=Callable[..., Any])
-
-
-class SameMethod(Protocol):
-    """A decorator that leaves a method's signature as it is."""
-
-    def __call__(self, method: Method, /) -> Method: ...
-
-
 check_method_params = _check_method_params
 fit_one_by_one: Callable[..., Any] = BaseSearchCV.fit.__wrapped__
-fit_context: Callable[..., SameMethod] = _fit_context
+fit_context = _fit_context
 insert_error_scores = _insert_error_scores
 safe_indexing = _safe_indexing
 safe_split = _safe_split

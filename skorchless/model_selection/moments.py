@@ -20,7 +20,6 @@ from torch import float64
 
 from skorchless.estimators import limits
 from skorchless.estimators.batched import (
-    STACKED,
     has_own_way,
     may_use_moments,
     solve_from_moments,
@@ -200,9 +199,8 @@ def _wants_moments(group: Group) -> bool:
     if group.estimator is not first or len(group.members) < 2 or has_own_way(first):
         return False
     try:
-        check_parameters(first)
-        for final in group.finals[1:]:
-            check_parameters(final, STACKED)  # the others are the same in all
+        for final in group.finals:
+            check_parameters(final)
     except (ValueError, TypeError):  # each fold will say so for itself
         return False
     return bool(first._parameters().get("loss") == "squared_error")
