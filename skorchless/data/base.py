@@ -317,15 +317,13 @@ def mirror(product: Tensor) -> None:
 
 
 def drawn(n_rows: int, n_sample: int) -> Tensor | None:
-    """Return the numbers of a random sample of rows; None for all, if that is about as many."""
-    return None if 2 * n_sample >= n_rows else spread(n_rows, n_sample)
-
-
-def spread(n_rows: int, n_sample: int) -> Tensor:
     """Return the numbers of one random row from each of `n_sample` equal stretches of rows.
 
-    They are in ascending order, and the same for the same sizes.
+    They are in ascending order, and the same for the same sizes. None stands for all rows, if
+    that is about as many.
     """
+    if 2 * n_sample >= n_rows:
+        return None
     return (_places(n_sample) * (n_rows / n_sample)).long().clamp_(max=n_rows - 1)
 
 

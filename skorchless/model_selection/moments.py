@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from sklearn.base import clone
 from sklearn.metrics import mean_squared_error, r2_score, root_mean_squared_error
 from torch import float64
 
@@ -75,7 +76,7 @@ class FoldMoments:
             return None
         try:
             with memory_errors():
-                data = group.unfitted()[0]._prepare(X, y, **fit_params).data
+                data = clone(group.finals[0])._prepare(X, y, **fit_params).data
                 candidates = [final._parameters() for final in group.finals]
                 d, with_l1 = data.X.shape[1], candidates[0]["alpha"] and candidates[0]["l1_ratio"]
                 n_bytes = 4 * len(splits) * (d + data.n_outputs) ** 2 * float64.itemsize

@@ -309,9 +309,9 @@ class BatchedGridSearchCV(_BatchedSearch, GridSearchCV):
         Values to try for each parameter, as in
         :class:`~sklearn.model_selection.GridSearchCV`.
     scoring : str, callable, list, tuple or dict, default=None
-        As in :class:`~sklearn.model_selection.GridSearchCV`. Common metrics are computed
-        for all candidates of a fold together; any other scorer receives an ordinary fitted
-        estimator.
+        As in :class:`~sklearn.model_selection.GridSearchCV`. The scorers of
+        scikit-learn's metrics share one prediction for all candidates of a fold; any other scorer
+        receives an ordinary fitted estimator.
     n_jobs : int or None, default=None
         Number of worker processes. They share the folds.
     refit : bool, str or callable, default=True
@@ -394,9 +394,9 @@ class BatchedRandomizedSearchCV(_BatchedSearch, RandomizedSearchCV):
     n_iter : int, default=10
         Number of candidates to draw.
     scoring : str, callable, list, tuple or dict, default=None
-        As in :class:`~sklearn.model_selection.RandomizedSearchCV`. Common metrics are computed
-        for all candidates of a fold together; any other scorer receives an ordinary fitted
-        estimator.
+        As in :class:`~sklearn.model_selection.RandomizedSearchCV`. The scorers of
+        scikit-learn's metrics share one prediction for all candidates of a fold; any other scorer
+        receives an ordinary fitted estimator.
     n_jobs : int or None, default=None
         Number of worker processes. They share the folds.
     refit : bool, str or callable, default=True
