@@ -6,7 +6,7 @@ import torch
 from numpy.testing import assert_array_equal
 
 from skorchless import BatchedGridSearchCV, TorchLinearRegressor, TorchSoftmaxClassifier
-from skorchless.estimators import predictions, problem
+from skorchless.estimators import evaluation, problem
 
 #: More bytes than a process can address.
 BEYOND = 2**50
@@ -63,7 +63,7 @@ def test_in_predictions(Estimator, monkeypatch, shortage):
     X, y = data_of(Estimator)
     allocate, size = shortage
     model = Estimator().fit(X, y)
-    monkeypatch.setattr(predictions.RawPredictor, "keep_in_range", allocate)
+    monkeypatch.setattr(evaluation.RawPredictor, "keep_in_range", allocate)
     for rows in (X, torch.from_numpy(X)):
         told(lambda rows=rows: model.predict(rows), size)
         told(lambda rows=rows: model.score(rows, y), size)
