@@ -58,7 +58,6 @@ class LinearObjective:
         self._raw: dict[tuple[int, int, int], _RawPredictions] = {}
         self._gradient: Tensor | None = None
         self._penalty_sum: PenaltySum | None = None
-        self._loss = self._losses = torch.zeros(0, device="cpu")
 
     def gradients(self, chunk: Chunk, weights: Tensor) -> Iterator[Tensor]:
         """Yield the gradient of each batch that ends in `chunk`, at `weights` as they are then.
@@ -71,11 +70,9 @@ class LinearObjective:
         _, parts, rows = chunk.shape
         if self._gradient is None:
             self._gradient = torch.empty_like(weights)
-            if self.has_penalty and self.penalty.is_active:
+            # Values are added up over the processes, of which the first counts the penalty.
+            if self.has_penalty and self.penalty.is_active and self.comm.rank == 0:
                 self._penalty_sum = PenaltySum(self.penalty, weights)
-            if self.comm.size > 1:
-                self._loss = torch.zeros(models, dtype=float64, device=weights.device)
-                self._losses = torch.zeros_like(self._loss)
         gradient, penalty_sum = self._gradient, self._penalty_sum
         flat = by_row_block(self._on_rows(weights), parts, self.sets)
         residual = weights.new_empty(parts, models, outputs, rows)
@@ -97,15 +94,13 @@ class LinearObjective:
             if not in_place:
                 total = sums.sum(dim=0).view_as(gradient)
                 gradient.copy_(total) if chunk.starts else gradient.add_(total)
-            if self.comm.size > 1:
-                self._loss += self.sum_of_losses(raw, batch.target, batch.weight) * scale
             if chunk.ends:
-                if self.comm.size > 1:
-                    self._over_processes(gradient)
+                self.comm.all_reduce_(gradient)
                 if self.scaling is not None:
                     gradient.copy_(self.scaling.scale_gradient(gradient))
                 if penalty_sum is not None:
                     penalty_sum.add(weights)
+                if self.has_penalty:
                     self.penalty.add_gradient_(weights, gradient)
                 yield gradient
 
@@ -113,12 +108,9 @@ class LinearObjective:
         """Objectives of the batches that `gradients` went through, added up, shape ``(M,)``.
 
         Each is taken at the weights that its gradient was taken at. Batches that span chunks add
-        their share with each of them; of several processes, all at the end.
+        their share with each of them, and so do the processes, over which nothing is added up here.
         """
-        if self.comm.size > 1:
-            losses, self._losses = self._losses, torch.zeros_like(self._losses)
-        else:
-            losses = self._weighted_loss(self.predictions(chunk), chunk)
+        losses = self._weighted_loss(self.predictions(chunk), chunk)
         return losses if self._penalty_sum is None else losses + self._penalty_sum.take()
 
     def predictions(self, chunk: Chunk) -> Tensor:
@@ -148,12 +140,6 @@ class LinearObjective:
         if self.scaling is None:
             return weights
         return self.scaling.from_scaled(weights).to(weights.dtype)
-
-    def _over_processes(self, gradient: Tensor) -> None:
-        """Add up gradient and loss of a batch, in one message."""
-        self.comm.all_reduce_(gradient, self._loss)
-        self._losses += self._loss
-        self._loss.zero_()
 
     def _weighted_loss(self, raw: Tensor, chunk: Chunk) -> Tensor:
         sums = self.sum_of_losses(raw, chunk.target, chunk.weight)

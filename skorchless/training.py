@@ -278,10 +278,8 @@ class _Run:
             of_chunk = self.objective.value(chunk)
             mean = of_chunk if mean is None else mean + of_chunk
         assert mean is not None
-        if loader.n_batches > 1:  # processes cut their batches into chunks of their own
-            self.objective.comm.broadcast_(mean)
-            mean = mean / loader.n_batches
-        return mean
+        self.objective.comm.all_reduce_(mean)
+        return mean if loader.n_batches == 1 else mean / loader.n_batches
 
     def _end_pass(self, mean: Tensor) -> tuple[Step, np.ndarray]:
         """End a pass: what the optimizer says, and the largest magnitude of each model's weights.

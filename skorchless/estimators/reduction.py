@@ -232,6 +232,7 @@ def violations(
         for total in objective.gradients(chunk, at):
             gradient.copy_(total)
         value += objective.value(chunk)
+    objective.comm.all_reduce_(value)
     l1 = objective.penalty.l1.to(float64)[..., :-1]
     excess = (gradient[..., :-1].abs() - l1).amax(dim=1)  # (M, D)
     values = value.numpy(force=True)
