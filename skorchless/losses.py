@@ -290,9 +290,9 @@ class Huber(Loss):
     def dual_step(self, raw: Tensor, change: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         error = raw - target
         inside = torch.clamp(error, self._minus_delta, self.delta)
-        dual = torch.where(error == inside, error + change, inside)
-        dual = torch.clamp(dual, self._minus_delta, self.delta)
-        return dual, sum_outputs((inside - dual) * (error - 0.5 * (inside + dual)))
+        dual = torch.clamp(inside + (error == inside) * change, self._minus_delta, self.delta)
+        beyond = torch.sub(error, inside + dual, alpha=0.5)
+        return dual, sum_outputs((inside - dual).mul_(beyond))
 
     def best_constant(self, y: Tensor, share: Tensor, comm: Communicator) -> Tensor:
         delta, centre = self.delta.to(float64), rough_median(y.T, comm).view(1, -1, 1)
@@ -382,8 +382,8 @@ def _moved_probabilities(p: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
     factor = (1.0 + change).clamp_(min=0.0)
     factor /= (p * factor).sum(dim=-2, keepdim=True)
     # The differences add up to zero over the classes; without them small terms would lose digits.
-    terms = p * (torch.xlogy(factor, factor) - (factor - 1.0))
-    return p * factor, terms.sum(dim=-2)
+    terms = torch.xlogy(factor, factor).sub_(factor).add_(1.0)
+    return p * factor, terms.mul_(p).sum(dim=-2)
 
 
 def _of_models(classes: Tensor, raw: Tensor) -> Tensor:

@@ -55,8 +55,6 @@ UNMOVED = 1e-10
 MOST_SQUARE_COLUMNS = 1000
 #: A change of this share of the terms that it is the sum of may be all rounding.
 UNSEEN = 1e-10
-#: Error of a sum over rows, in units of the rounding of its terms' sizes.
-GRADIENT_ROUNDING = 32.0
 #: Up to this residual a logistic or softmax loss is at most twice the residual.
 SMALL_RESIDUAL = 0.5
 #: Models of a stack whose mean curvatures are within this factor share one measurement ...
@@ -189,6 +187,8 @@ class HessianEstimator:
         if self.wants_pass and self._sample is not None and not self._diagonal:
             of_columns = self._sample.second_squares(self._sample.shares(self.precision))
             (self._sampled,) = self._fetch(self._summed(of_columns[0]))
+        if self.factors_hessian and not on_cpu:
+            _ = self.column_sizes  # launches that no pass has to make
 
     def _take_sample(self, sample: Chunk | None) -> None:
         """Measure the curvature on these rows from now on."""
@@ -196,6 +196,7 @@ class HessianEstimator:
         if sample is not None:
             self._gauge = sample
             self._scale = sample.scale[0]  # of sums over its rows
+        self._sizes: Tensor | None = None  # mean magnitudes of its columns
         self._measured: tuple[Tensor, Tensor] | None = None
         # Of the sample at weights that are known by identity.
         self._raw: tuple[Tensor, Tensor] | None = None
@@ -521,13 +522,13 @@ class HessianEstimator:
             probability may become less likely at no cost. Else the same as `largest`.
         """
         assert self._sample is not None
-        there, along, least = self._send(weights, directions, negligible)
+        there, along = self._send(weights, directions)
         raw, target = self._predicted(there), self._sample.target
         losses = self._by_model(self.objective.loss.value(raw, target))  # (M, rows)
         residual = self.objective.loss.gradient(raw, target, torch.empty_like(raw))
         change = self._by_model(raw_predictions(self._sample, along.flatten(0, 1)))
         change = change.view(*directions.shape[:2], *change.shape[1:])  # (M, U, K, rows)
-        limiting = self._limiting(self._by_model(raw).unsqueeze(1), -change, least)
+        limiting = self._limiting(self._by_model(raw).unsqueeze(1), -change, negligible)
         change = change.abs()
         largest = self._largest(change.amax(dim=(2, 3))).view(*change.shape[:2], 1, 1)
         # A change that rounding alone would make is none.
@@ -544,30 +545,22 @@ class HessianEstimator:
         gain, largest, limiting = self._fetch(gain, largest.squeeze(3).squeeze(2), limiting)
         return gain * self._scale, largest, limiting
 
-    def _limiting(self, raw: Tensor, change: Tensor, least: Tensor) -> Tensor:
+    def _limiting(self, raw: Tensor, change: Tensor, negligible: Tensor) -> Tensor:
         """Return the largest change that matters, see `changes`."""
-        assert self._sample is not None
         if self.objective.loss.is_regression:
             return self._largest(change.abs().amax(dim=(2, 3)))
         p, of_odds = self.objective.loss.log_odds(raw, change)
-        share = self._weighted(self._sample, p) * (self._scale * p[0].numel())
-        matters = share > least.view(-1, 1, 1, 1)
-        return self._largest(torch.where(matters, of_odds.abs(), of_odds).amax(dim=(2, 3)))
+        of_odds = torch.where(self.matters(p, negligible), of_odds.abs(), of_odds)
+        return self._largest(of_odds.amax(dim=(2, 3)))
 
     def duality_gap(
-        self,
-        weights: Tensor,
-        direction: Tensor,
-        negligible: Tensor,
-        kept: Tensor | None = None,
-    ) -> tuple[np.ndarray, Tensor, Tensor, Tensor]:
+        self, weights: Tensor, direction: Tensor, kept: Tensor | None = None
+    ) -> tuple[np.ndarray, Tensor, Tensor]:
         """Evaluate a dual point that a Newton step gives, where `is_exact`.
 
         Parameters
         ----------
         weights, direction : Tensor of shape (M, K, D + 1)
-        negligible : Tensor of shape (M,)
-            A mean loss that does not matter.
         kept : Tensor of bool, shape (M, K, n), optional
             Outputs of the rows that count in a log loss; what the others have is counted as a gap.
 
@@ -577,38 +570,92 @@ class HessianEstimator:
             The part of the loss.
         slope : Tensor of shape (M, K, D + 1)
             Minus what the penalty has to hold: the product of the rows with the dual variables.
-        rounding : Tensor of shape (M, K, D + 1)
-            Below this a slope cannot be told from zero.
-        likely : Tensor of bool, shape (M, K, n)
-            Which dual variables of the rows of the sample matter, where the rows are: in a log
-            loss, which classes but the right one keep a probability that is not negligible.
+        dual : Tensor of shape (M, K, n)
+            The dual variables of the rows of the sample, where the rows are.
         """
         assert self._sample is not None
-        sample, (there, step, least) = self._sample, self._send(weights, direction, negligible)
-        loss, target, rows = self.objective.loss, sample.target, self._wide_sample
+        (there,), rows = self._send(weights), self._wide_sample
         raw, others = self._without(there, kept)
-        if self._on_one_device:  # keep the digits that the dtype of the rows has not
-            step = direction
-        dual, gap = loss.dual_step(raw, self._by_part(step.to(rows.dtype) @ rows.T, raw), target)
-        sizes = torch.ones_like(dual)  # of what probabilities are differences of
-        if loss.is_regression:
-            sizes = loss.hessian(raw, target).diagonal * (raw.abs() + target.abs()) + dual.abs()
-        dual, sizes = (self._weighted(sample, self._by_model(part)) for part in (dual, sizes))
-        slope, rounding, gap = self._fetch(
-            self._summed(dual @ rows),
-            self._summed(sizes @ rows.abs()),
-            self._summed(self._weighted(sample, self._by_model(gap + others)).sum(dim=1)),
+        change = self._by_part(self._changed(direction), raw)
+        dual, gap = self.objective.loss.dual_step(raw, change, self._sample.target)
+        dual, gap = self._by_model(dual), self._by_model(gap if others is None else gap + others)
+        slope, gap = self._fetch(
+            self._summed(self._weighted(self._sample, dual) @ rows),
+            self._summed(self._weighted(self._sample, gap).sum(dim=1)),
         )
-        rounding = rounding * (self._scale * GRADIENT_ROUNDING * torch.finfo(rows.dtype).eps)
-        likely = dual.abs() * (self._scale * dual[0].numel()) > least.view(-1, 1, 1)
-        return (gap * self._scale).numpy(force=True), slope * self._scale, rounding, likely
+        return (gap * self._scale).numpy(force=True), slope * self._scale, dual
 
-    def _without(self, there: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor | float]:
+    def excess(self, weights: Tensor, direction: Tensor) -> np.ndarray:
+        """How far a Newton step leads beyond where the loss is like its quadratic model.
+
+        Without an excess, the loss's part of a duality gap is no more than twice the decrease that
+        the model predicts.
+
+        Parameters
+        ----------
+        weights, direction : Tensor of shape (M, K, D + 1)
+
+        Returns
+        -------
+        excess : ndarray of shape (M,)
+            Of log losses, by how much the largest change of log-odds is above one. Otherwise, the
+            mean size of what the domain of the loss's conjugate takes from the dual variables.
+        """
+        assert self._sample is not None
+        loss, target, change = self.objective.loss, self._sample.target, self._changed(direction)
+        if not loss.is_regression:
+            most = change.abs().amax(dim=1)
+            if loss.shift_invariant:
+                most = change.amax(dim=1) - change.amin(dim=1)
+            (most,) = self._fetch(self._largest(most.amax(dim=1)))
+            return np.maximum(most.numpy(force=True) - 1.0, 0.0)
+        (there,) = self._send(weights)
+        raw, _ = self._without(there, None)
+        change = self._by_part(change, raw)
+        dual, _ = loss.dual_step(raw, change, target)
+        newton = loss.gradient(raw, target, torch.empty_like(raw))
+        newton += loss.hessian(raw, target).product(change)
+        taken = self._weighted(self._sample, self._by_model((dual - newton).abs_()))
+        (excess,) = self._fetch(self._summed(taken.sum(dim=(1, 2))))
+        return (excess * self._scale).numpy(force=True)
+
+    def _changed(self, direction: Tensor) -> Tensor:
+        """What a direction adds to the raw predictions of the sample, in `precision`."""
+        rows = self._wide_sample
+        if not self._on_one_device:
+            (direction,) = self._send(direction)
+        return direction.to(rows.dtype) @ rows.T
+
+    @property
+    def column_sizes(self) -> Tensor:
+        """Mean magnitude of each column of the sample, shape ``(D + 1,)``."""
+        if self._sizes is None:
+            assert self._sample is not None
+            sizes = self._sample.shares(self.precision) @ self._wide_sample.abs()
+            ((self._sizes,),) = self._fetch(self._summed(sizes))
+        return self._sizes
+
+    def matters(self, of_rows: Tensor, negligible: Tensor) -> Tensor:
+        """Which outputs of rows of the sample have a share in a mean that is not negligible.
+
+        Parameters
+        ----------
+        of_rows : Tensor of shape (M, ..., n)
+            What the outputs have, where the rows are.
+        negligible : Tensor of shape (M,)
+            A mean of all that does not matter.
+        """
+        assert self._sample is not None
+        (least,) = self._send(negligible / (self._scale * of_rows[0].numel()))
+        share = self._weighted(self._sample, of_rows.abs())
+        return share > least.view(-1, *[1] * (of_rows.ndim - 1))
+
+    def _without(self, there: Tensor, kept: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Raw predictions of the sample without outputs of rows, see `Loss.leave_out`."""
         assert self._sample is not None
         raw = self._predicted(there).to(self.precision)
         if kept is None:
-            return raw, 0.0
+            return raw, None
         return self.objective.loss.leave_out(raw, self._sample.target, self._by_part(kept, raw))
 
     def gradient(self, weights: Tensor, kept: Tensor | None) -> Tensor:

@@ -75,6 +75,8 @@ MANY_STEPS = 12
 SLOW = 50
 #: Most rounds in which outputs of rows are left out of an estimate.
 MOST_LEFT_OUT = 8
+#: Error of a sum over rows, in units of the rounding of its terms' sizes.
+GRADIENT_ROUNDING = 32.0
 #: Squares of pivots of Cholesky factors, of matrices of unit diagonal, below which columns count as
 #: dependent: solutions lose nearly all of their digits, or half of them.
 SINGULAR, NEARLY_SINGULAR = 1e-12, 1e-9
@@ -467,8 +469,9 @@ class QuasiNewton:
         Twice the decrease that such a step predicts says when it is worth while to look for a dual
         point: the gap to its value is an upper bound, however the curvature changes. In a log loss
         without L1, outputs of rows that a step gives no probability may also be left out. What they
-        have is counted: no more can be gained from them. With L1 the gap of the quadratic model,
-        which is not minimised to the last digit, is that of the step, and the loss's joins it.
+        have is counted: no more can be gained from them. With L1, where the quadratic model is not
+        minimised to the last digit, the prediction itself is an upper bound if the step is short
+        enough for the model.
         """
         assert self._weights is not None
         distance: np.ndarray = np.where(models, missing - slope, np.inf)
@@ -476,9 +479,11 @@ class QuasiNewton:
         if self.curvature.constant or not near.any():
             return distance
         if self.penalty.has_l1:
-            gap, feasible, _ = self._duality_gap(hessian, direction, None)
-            return np.where(near, np.where(feasible, distance + gap, np.inf), distance)
+            excess = self.curvature.excess(self._point, direction)
+            lasts = excess <= LITTLE * self.line_search.stop_distance
+            return np.where(near & ~lasts, np.inf, distance)
         rounds = 1 if self.curvature.objective.loss.is_regression else MOST_LEFT_OUT
+        negligible = torch.from_numpy(LITTLE * self.line_search.stop_distance).to(direction)
         kept, least = None, np.full(len(models), np.inf)
         for _ in range(rounds):
             if kept is not None:
@@ -487,45 +492,49 @@ class QuasiNewton:
                 gradient = self.curvature.gradient(self._point, kept)
                 gradient = self._with_penalty(gradient, self._weights)
                 direction, _, _ = self._step_by(hessian, gradient)
-            gap, feasible, likely = self._duality_gap(hessian, direction, kept)
+            gap, feasible, dual = self._duality_gap(direction, kept)
             least = np.where(feasible, np.minimum(least, gap), least)
             far = near & ~feasible & (gap <= self.line_search.stop_distance)
-            if not far.any() or (kept is not None and bool((likely | ~kept).all())):
+            if not far.any():
+                break
+            likely = self.curvature.matters(dual, negligible)
+            if kept is not None and bool((likely | ~kept).all()):
                 break
             kept = likely if kept is None else kept & likely
         return np.where(near, least, distance)
 
     def _duality_gap(
-        self, hessian: Preconditioner, direction: Tensor, kept: Tensor | None
+        self, direction: Tensor, kept: Tensor | None
     ) -> tuple[np.ndarray, np.ndarray, Tensor]:
-        """Evaluate the dual points that Newton steps give.
+        """Evaluate the dual points that Newton steps give, without L1.
 
         Returns
         -------
         gap : ndarray of shape (M,)
-            The objectives less the values of the dual points; with L1 only the loss's part.
+            The objectives less the values of the dual points.
         feasible : ndarray of bool, shape (M,)
-            Whether no more than rounding is in the way of that: in weights that are not penalised,
-            or with L1 in all of them, beyond what the quadratic model leaves.
-        likely : Tensor of bool, shape (M, K, n)
-            What `HessianEstimator.duality_gap` returns.
+            Whether weights that are not penalised leave no more than rounding in the way of that.
+        dual : Tensor of shape (M, K, n)
+            The dual variables of the rows.
         """
         assert self._weights is not None
         l2 = self.penalty.l2
-        negligible = torch.from_numpy(LITTLE * self.line_search.stop_distance).to(direction)
-        gap, slope, rounding, likely = self.curvature.duality_gap(
-            self._point, direction, negligible, kept
-        )
+        gap, slope, dual = self.curvature.duality_gap(self._point, direction, kept)
+        sizes = self.curvature.column_sizes
+        # Probabilities are differences of ones; other slopes are of raw predictions.
+        size = torch.ones_like(l2[:, :, :1])
+        if self.curvature.objective.loss.is_regression:
+            size = (self._weights.abs() * sizes).sum(dim=2, keepdim=True).amax(dim=1, keepdim=True)
+            largest = np.sqrt(2.0 * np.maximum(self.line_search.value, 0.0))
+            size = size + torch.from_numpy(largest).to(size).view(-1, 1, 1)
+        rounding = (GRADIENT_ROUNDING * torch.finfo(self.curvature.precision).eps) * size * sizes
         rest = torch.addcmul(slope, l2, self._weights + direction)
-        if self.penalty.has_l1:
-            rest = rest - self._gradient - hessian.product(direction)
         rest = torch.where(rest.abs() <= rounding, 0.0, rest)
-        free = rest != 0
-        if not self.penalty.has_l1:  # what a quadratic penalty has to hold has a price
-            free &= l2 == 0
-            squares = torch.where(l2 > 0, (l2 * direction - rest).square() / l2, 0.0)
-            gap = gap + 0.5 * squares.sum(dim=(1, 2)).numpy(force=True)
-        return gap, ~free.any(dim=2).any(dim=1).numpy(force=True), likely
+        free = ((l2 == 0) & (rest != 0)).any(dim=2).any(dim=1)
+        # What the quadratic penalty has to hold has a price.
+        squares = torch.where(l2 > 0, (l2 * direction - rest).square() / l2, 0.0)
+        gap = gap + 0.5 * squares.sum(dim=(1, 2)).numpy(force=True)
+        return gap, ~free.numpy(force=True), dual
 
     def _choose_length(self, models: np.ndarray, lengths: Sequence[float]) -> None:
         """Choose the best of some lengths for some of the models, where rows are cheap to ask."""

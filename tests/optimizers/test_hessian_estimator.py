@@ -176,14 +176,13 @@ def test_log_losses_without_some_outputs_of_rows(loss, monkeypatch):
     next(problem.objective.gradients(chunk, problem.weights))
     expected = problem.objective.value(chunk) - loss_of_kept(problem.weights)
     nothing = torch.zeros_like(problem.weights)
-    gap, slope, _, likely = curvature.duality_gap(
-        problem.weights, nothing, expected.new_zeros(MODELS), kept
-    )
+    gap, slope, dual = curvature.duality_gap(problem.weights, nothing, kept)
     close(torch.from_numpy(gap), expected)
     close(slope, gradient(problem.weights))
     assert (expected > 0).all()
     wrong = target == 0 if loss == "softmax" else target >= 0
-    assert torch.equal(likely & wrong, kept & wrong)
+    matters = curvature.matters(dual, expected.new_zeros(MODELS))
+    assert torch.equal(matters & wrong, kept & wrong)
     vector, step = problem.vector(n_outputs(loss), 6, seed=1), 1e-6
     ahead, behind = (gradient(problem.weights + sign * step * vector) for sign in (1, -1))
     hessian = curvature.preconditioner(problem.weights, kept=kept)
