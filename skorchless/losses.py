@@ -111,6 +111,10 @@ class Loss(ABC):
     def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
         """Second derivative in the raw predictions, almost everywhere."""
 
+    def curvatures(self, raw: Tensor, target: Tensor) -> tuple[SecondDerivative, Tensor]:
+        """Return `hessian` and `majorizer`."""
+        return self.hessian(raw, target), self.majorizer(raw, target)
+
     @abstractmethod
     def dual_step(self, raw: Tensor, change: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         r"""Move dual variables as a Newton step moves the gradient.
@@ -281,11 +285,18 @@ class Huber(Loss):
         return torch.clamp(out, self._minus_delta, self.delta, out=out)
 
     def curvature(self, raw: Tensor, target: Tensor) -> Tensor:
-        error = (raw - target).abs_()
-        return mean_of_outputs(self.delta / torch.maximum(error, self.delta))
+        return mean_of_outputs(self._pull(raw, target))
 
     def hessian(self, raw: Tensor, target: Tensor) -> SecondDerivative:
         return SecondDerivative((raw - target).abs_().le_(self.delta))
+
+    def curvatures(self, raw: Tensor, target: Tensor) -> tuple[SecondDerivative, Tensor]:
+        pull = self._pull(raw, target)  # 1 where the loss is quadratic, and less elsewhere
+        return SecondDerivative(pull.floor()), mean_of_outputs(pull)
+
+    def _pull(self, raw: Tensor, target: Tensor) -> Tensor:
+        error = (raw - target).abs_()
+        return self.delta / torch.maximum(error, self.delta)
 
     def dual_step(self, raw: Tensor, change: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         error = raw - target

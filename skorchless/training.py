@@ -282,14 +282,15 @@ class _Run:
         return mean if loader.n_batches == 1 else mean / loader.n_batches
 
     def _end_pass(self, mean: Tensor) -> tuple[Step, np.ndarray]:
-        """End a pass: what the optimizer says, and the largest magnitude of each model's weights.
+        """End a pass: what the optimizer says, and a number that is finite if the weights are.
 
         Each look at a tensor of a device waits for it. An optimizer that steps per batch accepts
-        the weights as they are, so one look is enough.
+        the weights as they are, so one look is enough. That of a full batch has added the squares
+        of all weights, times the penalty or zero, to its objective.
         """
         if self.optimizer.full_batch:
             outcome = self.optimizer.end_epoch(self.weights, mean)
-            return outcome, _largest(outcome.accepted).numpy(force=True)
+            return outcome, outcome.value
         seen, largest = torch.stack([mean, _largest(self.weights)]).cpu()
         return self.optimizer.end_epoch(self.weights, seen), largest.numpy()
 

@@ -160,15 +160,14 @@ class Factored:
         self._problems = max(len(matrix), len(l2))
         whole = self._definite(matrix) if self._couples else matrix
         diagonal = self._diagonal(whole).reshape(self._problems, -1)
-        self._scale = torch.where(diagonal > 0, diagonal.rsqrt(), 0.0)
+        self._scale = diagonal.rsqrt().nan_to_num_(nan=0.0, posinf=0.0)
         unit = whole * self._scale.unsqueeze(-1)
         unit.mul_(self._scale.unsqueeze(-2))
         unit.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)  # a trial far out, soon rejected
         unit.diagonal(dim1=-2, dim2=-1).fill_(1.0)
-        self._lower, self._lifted, pivot = self._cholesky(unit, noise)
+        self._lower, self._lifted, pivot, scale = self._cholesky(unit, noise, self._scale)
         self.smallest_pivot = pivot**2
-        singular = pivot == 0.0 or not bool(self._scale.all())
-        self._unit = unit if singular else None
+        self._unit = unit if pivot == 0.0 or scale == 0.0 else None
 
     @property
     def lifted(self) -> Tensor:
@@ -194,7 +193,7 @@ class Factored:
         return torch.add(blocks, common, alpha=1.0 / self._outputs**2).view_as(matrix)
 
     @staticmethod
-    def _cholesky(unit: Tensor, noise: float) -> tuple[Tensor, Tensor, float]:
+    def _cholesky(unit: Tensor, noise: float, scale: Tensor) -> tuple[Tensor, Tensor, float, float]:
         """Factor matrices of unit diagonal; lift those that are singular to rounding.
 
         To those whose pivots are too small a multiple of the identity is added: `noise` first, and
@@ -204,23 +203,26 @@ class Factored:
         -------
         lower : Tensor
             The factors.
-        lifted : Tensor of bool
-            To which matrices something was added.
+        lifted : Tensor
+            To which matrices something was added: zero for none.
         smallest : float
             The smallest pivot, or zero if any matrix was lifted.
+        scale : float
+            The smallest one, which is looked at together with the pivots.
         """
         least = (0.5 * noise) ** 0.5
         lower: Tensor
         lower, info = torch.linalg.cholesky_ex(unit)
-        smallest = 0.0 if bool(info.any()) else float(lower.diagonal(dim1=-2, dim2=-1).min())
-        if smallest > least:
-            return lower, torch.zeros_like(info, dtype=torch.bool), smallest
+        seen = info.amax(), lower.diagonal(dim1=-2, dim2=-1).amin(), scale.amin()
+        failed, smallest, shortest = torch.stack(seen).tolist()
+        if not failed and smallest > least:
+            return lower, info, smallest, shortest
         lift = torch.zeros(unit.shape[0], dtype=unit.dtype, device=unit.device)
         while True:
             pivots = lower.diagonal(dim1=-2, dim2=-1).amin(dim=-1)
             sound = (info == 0) & (pivots > least)
             if bool(sound.all()):
-                return lower, lift > 0, 0.0
+                return lower, lift > 0, 0.0, shortest
             more = torch.where(lift > 0, 100.0 * lift, noise)
             lift = torch.where(sound, lift, more)
             eye = torch.eye(unit.shape[-1], dtype=unit.dtype, device=unit.device)
@@ -249,8 +251,8 @@ class Factored:
         """Return what `Preconditioner.solve_singular` does, by eigenvalues."""
         models, outputs, columns = gradient.shape
         if self._unit is None:
-            nothing = gradient.new_zeros(models, 0, outputs, columns)
-            return self.solve(gradient), nothing, gradient.new_zeros(models)
+            nothing = gradient.new_empty(models, 0, outputs, columns)
+            return self.solve(gradient), nothing, gradient.new_empty(models)
         flat = self._flat(gradient)
         scale = torch.where(self._scale > 0, self._scale, 1.0).unsqueeze(1)
         unit = self._unit.clone()

@@ -196,6 +196,7 @@ class HessianEstimator:
         if sample is not None:
             self._gauge = sample
             self._scale = sample.scale[0]  # of sums over its rows
+        self._wide: Tensor | None = None  # its rows
         self._sizes: Tensor | None = None  # mean magnitudes of its columns
         self._measured: tuple[Tensor, Tensor] | None = None
         # Of the sample at weights that are known by identity.
@@ -392,17 +393,14 @@ class HessianEstimator:
 
     def _majorizer(self, weights: Tensor) -> Tensor:
         """Second moments with the curvature of quadratics that lie above the loss."""
-        if self._hessian is not None and self._hessian[0] is weights and len(self._hessian[1]) > 1:
-            return self._hessian[1][1]
+        known = self._hessian[1] if self._hessian and self._hessian[0] is weights else []
+        if len(known) > 1:
+            return known[1]
         (there,) = self._send(weights)
         assert self._sample is not None
-        return self._second_moments(self._weighted(self._sample, self._of_majorizer(there)))
-
-    def _of_majorizer(self, there: Tensor) -> Tensor:
-        """The curvature of these quadratics for each row of the sample, shape ``(M, n)``."""
-        assert self._sample is not None
         curvature = self.objective.loss.majorizer(self._predicted(there), self._sample.target)
-        return self._by_model(curvature)
+        known.append(self._second_moments(self._weighted(self._sample, self._by_model(curvature))))
+        return known[-1]
 
     def of_columns(self, weights: Tensor) -> Factored | None:
         """Second moments with a curvature that no row lacks, where curvature is not constant.
@@ -436,23 +434,26 @@ class HessianEstimator:
         If it will be `damped`, those of `_majorizer` behind it.
         """
         assert self._sample is not None
-        if kept is None:
+        loss, target = self.objective.loss, self._sample.target
+        if damped:
+            second, upper = loss.curvatures(self._predicted(there), target)
+            self._second, upper = (there, second), self._by_model(upper)
+        elif kept is None:
             second = self._second_derivative(there)
         else:
-            second = self.objective.loss.hessian(self._without(there, kept)[0], self._sample.target)
+            second = loss.hessian(self._without(there, kept)[0], target)
         of_rows = self._by_model(second.diagonal)  # (M, K, n)
         if not second.coupled:
             of_rows = own = of_rows.flatten(0, 1)
             if damped:
-                of_rows = torch.cat([own, self._of_majorizer(there)])
+                of_rows = torch.cat([own, upper])
             moments = self._moments_of_sample(self._weighted(self._sample, of_rows))
             return [moments[: len(own)], moments[len(own) :]] if damped else [moments]
         weight = self._sample.weight
         weight = None if weight is None else weight.reshape(1, -1).to(self.precision)
         sums = [self._summed(coupled_moments(self._wide_sample, weight, of_rows))]
         if damped:
-            of_majorizer = self._weighted(self._sample, self._of_majorizer(there))
-            sums.append(self._moments_of_sample(of_majorizer))
+            sums.append(self._moments_of_sample(self._weighted(self._sample, upper)))
         return sums
 
     def _scaled(self, moments: Tensor) -> Tensor:
@@ -466,7 +467,9 @@ class HessianEstimator:
     def _wide_sample(self) -> Tensor:
         """Rows of a small sample as one dense matrix, in the precision of sums."""
         assert self._sample is not None
-        return self._sample.wide_rows().to(self.precision)
+        if self._wide is None:
+            self._wide = self._sample.wide_rows().to(self.precision)
+        return self._wide
 
     def _second_derivative(self, there: Tensor) -> SecondDerivative:
         """Return that of the loss in the raw predictions of the sample."""

@@ -195,8 +195,11 @@ class QuasiNewton:
         if not converged.all():
             self._choose_length(aims, LENGTHS)
             self._choose_length(~(aims | converged), SHORT_LENGTHS)
-            length = torch.from_numpy(self.line_search.length).to(self._weights)
-            trial = (self._weights + length.view(-1, 1, 1) * self._direction).to(self._dtype)
+            length: Tensor | float = float(self.line_search.length[0])
+            if len(accepted) > 1:  # one number needs no transfer
+                lengths = torch.from_numpy(self.line_search.length)
+                length = lengths.to(self._weights).view(-1, 1, 1)
+            trial = (self._weights + length * self._direction).to(self._dtype)
             weights.copy_(trial)
             self._trial = trial.to(float64)
         return Step(
