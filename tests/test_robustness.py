@@ -5,10 +5,14 @@ The optima are stored; SciPy found them in double precision, see robustness_refe
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
+
+from skorchless import TorchLinearRegressor
 
 ROOT = Path(__file__).parents[1]
 TOL = 1e-4
@@ -88,6 +92,31 @@ def test_a_logistic_loss_that_is_nearly_zero_keeps_its_digits(robustness):
     value = problem.rows.objective_of_fitted(model.coef_, model.intercept_)
     assert model.loss_curve_[-1] == pytest.approx(value, rel=1e-2, abs=0)
     assert model.converged_
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_groups_whose_errors_are_far_beyond_delta_end_without_a_warning(seed):
+    """Groups may have no row within delta, and so no curvature: a slope there is all rounding."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(2, 9))
+    group = np.repeat(np.arange(count), 2 * rng.integers(3, 8, size=count))
+    y = np.round(
+        250 + 60 * rng.standard_normal(count)[group] + 60 * rng.standard_normal(len(group))
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        model = TorchLinearRegressor(loss="huber").fit(np.eye(count)[group], y)
+    assert model.converged_
+
+    def total(error):
+        size = np.abs(error)
+        return np.where(size < 1, error**2 / 2, size - 0.5).sum()
+
+    best = 0.0
+    for own in (y[group == k] for k in range(count)):
+        kinks = np.concatenate([own - 1, own, own + 1, [np.median(own)]])
+        best += min(total(own - kink) for kink in kinks)
+    assert total(y - model.predict(np.eye(count)[group])) <= (1 + 10 * TOL) * best
 
 
 @pytest.mark.parametrize("number", [255, 281])

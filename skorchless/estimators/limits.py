@@ -36,8 +36,8 @@ MOST_LATER, LEAST_LATER = 100, 1000
 HEAD_SHARE, HEAD_ROWS, HEAD_ROWS_A_WEIGHT = 16, 5000, 10
 #: ... and take no more than so many bytes; ...
 HEAD_BYTES = 2**26
-#: ... and so near to their optimum is near enough.
-HEAD_TOL = 1e-2
+#: ... and so near to their optimum, or after so many iterations, is near enough.
+HEAD_TOL, HEAD_ITERATIONS = 1e-2, 100
 #: Share of them that must be distinct: a row of much weight is drawn again and again.
 LEAST_DISTINCT = 0.5
 #: Rows of each class that are among them, or all if there are fewer.

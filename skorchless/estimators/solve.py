@@ -196,7 +196,9 @@ def head_of(problem: FitProblem) -> FitProblem | None:
 
 def _roughly(problem: FitProblem, **changes: Any) -> FitProblem:
     """The same problem, changed, whose candidates are content to be near their optimum."""
-    candidates = [{**candidate, "tol": limits.HEAD_TOL} for candidate in problem.candidates]
+    most = min(problem.shared["max_iter"], limits.HEAD_ITERATIONS)
+    near = {"tol": limits.HEAD_TOL, "max_iter": most}
+    candidates = [{**candidate, **near} for candidate in problem.candidates]
     return replace(problem, candidates=candidates, validation=None, **changes)
 
 

@@ -55,6 +55,9 @@ UNMOVED = 1e-10
 MOST_SQUARE_COLUMNS = 1000
 #: A change of this share of the terms that it is the sum of may be all rounding.
 UNSEEN = 1e-10
+#: Rows that a regression's loss is curved in have a column only if it is larger there than this
+#: share of its mean magnitude; less is what rounding has left of zeros.
+FAINT = 1e-12
 #: Up to this residual a logistic or softmax loss is at most twice the residual.
 SMALL_RESIDUAL = 0.5
 #: Models of a stack whose mean curvatures are within this factor share one measurement ...
@@ -355,7 +358,7 @@ class HessianEstimator:
             So many times the curvature of a quadratic that lies above the loss is added: from 1 on,
             steps cannot go too far.
         kept : Tensor of bool, shape (M, K, n), optional
-            Outputs of the rows of the sample that count, where it is the Hessian; as of `lasting`.
+            Outputs of the rows of the sample that count, where it is the Hessian of a log loss.
         """
         self.wants_pass = False
         if self._diagonal:
@@ -371,6 +374,9 @@ class HessianEstimator:
         if self.factors_hessian:
             couples = self.objective.loss.shift_invariant
             moments = self._whole_hessian(weights, kept)
+            if self.objective.loss.is_regression:
+                seen = moments.diagonal(dim1=1, dim2=2) > (FAINT * self.column_sizes).square()
+                moments = torch.where(seen.unsqueeze(1) & seen.unsqueeze(2), moments, 0.0)
             if damping is not None:
                 added = self._majorizer(weights) * damping.view(-1, 1, 1)
                 moments = moments.clone()
