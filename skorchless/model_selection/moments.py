@@ -8,7 +8,7 @@ target and c of both, the mean squared error of a model is
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
@@ -16,7 +16,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from sklearn.base import clone
-from sklearn.metrics import mean_squared_error, r2_score, root_mean_squared_error
 from torch import float64
 
 from skorchless.estimators import limits
@@ -28,18 +27,15 @@ from skorchless.estimators.batched import (
 from skorchless.estimators.parameters import Parameters, check_parameters
 from skorchless.estimators.problem import Dataset
 from skorchless.estimators.runtime import memory_errors, own_settings
-from skorchless.model_selection import _sklearn_private as private
 from skorchless.model_selection.candidates import Group
-from skorchless.model_selection.evaluate import Result, Split, metrics_of
+from skorchless.model_selection.evaluate import (
+    OF_MEAN_SQUARES,
+    Result,
+    Split,
+    by_candidate,
+    metrics_of,
+)
 from skorchless.optimizers.least_squares import Comoments, of_others
-
-#: scikit-learn's metrics, with the sign that makes a greater one better, from mean squared errors
-#: ``(M, K)`` and the variance of each target.
-OF_MEAN_SQUARES: dict[Any, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    (r2_score, 1, "predict"): lambda squares, variance: (1.0 - squares / variance).mean(axis=1),
-    (mean_squared_error, -1, "predict"): lambda squares, _: -squares.mean(axis=1),
-    (root_mean_squared_error, -1, "predict"): lambda squares, _: -np.sqrt(squares).mean(axis=1),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,11 +201,3 @@ def _wants_moments(group: Group) -> bool:
     except (ValueError, TypeError):  # each fold will say so for itself
         return False
     return bool(first._parameters().get("loss") == "squared_error")
-
-
-def by_candidate(columns: dict[str, np.ndarray], scorer: Any) -> list[Any]:
-    """Return the scores of each candidate, a number or a dict of them, as the `scorer` does."""
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    if private.scorers_of(scorer) is None:
-        return [score for (score,) in rows]
-    return [dict(zip(columns, row, strict=True)) for row in rows]

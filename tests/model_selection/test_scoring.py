@@ -10,8 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skorchless import TorchLinearRegressor, TorchSoftmaxClassifier
 from skorchless.model_selection import evaluate
-from skorchless.model_selection._sklearn_private import score_one
-from skorchless.model_selection.evaluate import metrics_of, with_predictions
+from skorchless.model_selection.evaluate import metrics_of, score_from_predictions
 
 
 @pytest.fixture
@@ -20,11 +19,8 @@ def fitted(classes):
 
 
 def score(models, X, y, scorer, error_score=-9.0, **params):
-    assert metrics_of(models[0], scorer) is not None
-    return [
-        score_one(model, X, y.copy(), scorer, params, error_score)
-        for model in with_predictions(models, X)
-    ]
+    metrics = metrics_of(models[0], scorer)
+    return score_from_predictions(models, X, y.copy, scorer, metrics, params, error_score)
 
 
 @pytest.fixture
@@ -108,6 +104,8 @@ def test_large_stacks_are_scored_in_turns(classes, fitted, monkeypatch, products
     assert products == [3, 1, 1, 1]
 
 
+# The metrics for all models at once.
+
 CLASSIFIERS = ["accuracy", "neg_log_loss"]
 REGRESSORS = ["r2", "neg_mean_squared_error", "neg_root_mean_squared_error"]
 
@@ -141,7 +139,8 @@ def test_metrics_are_scikit_learns(name, outputs, seed, dtype, labels):
     outputs = max(outputs, 2) if classifies else outputs
     model, X, y = model_of(classifies, outputs, rng, dtype, labels)
     scorer = get_scorer(name)
-    found = score([model, model], X, y, scorer)
+    raw = evaluate.predict_together([model, model], X)
+    found = evaluate._columns(model, metrics_of(model, scorer), raw, y)["score"]
     wanted = scorer(model, X, y)
     np.testing.assert_allclose(found, wanted, rtol=1e-12 if dtype == np.float64 else 1e-5)
 
@@ -181,3 +180,10 @@ def test_a_constant_target_is_left_to_scikit_learn():
     model, X, _ = model_of(False, 1, np.random.default_rng(0), np.float64)
     scorer = get_scorer("r2")
     assert score([model], X, np.ones(30), scorer) == [scorer(model, X, np.ones(30))]
+
+
+def test_equal_scores_are_ties():
+    index = np.arange(10) % 2
+    raw = np.where(index == 1, 1.0, -1.0) * np.ones((3, 1, 10))
+    raw[1, 0, 2], raw[2, 0, 7] = 1.0, -1.0  # one wrong each, in different places
+    assert evaluate.accuracy(raw, index).tolist() == [1.0, 0.9, 0.9]
