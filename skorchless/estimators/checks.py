@@ -124,6 +124,8 @@ def check_array_X(estimator: Any, X: Any, *, reset: bool, **checks: Any) -> Any:
     """Check X and return it as an array of shape ``(n, D)``, or a CSR matrix if it is sparse."""
     check_indices(X)
     half = getattr(X, "dtype", None) == np.float16
+    # A sum of torch's takes half the time. A prediction may be made in a process that was forked.
+    by_torch = reset and isinstance(X, np.ndarray) and X.dtype in (np.float32, np.float64)
     try:
         array = validate_data(
             estimator,
@@ -131,8 +133,11 @@ def check_array_X(estimator: Any, X: Any, *, reset: bool, **checks: Any) -> Any:
             reset=reset,
             accept_sparse="csr",
             dtype=np.float32 if half else [np.float64, np.float32],
+            ensure_all_finite=not by_torch,
             **checks,
         )
+        if by_torch and not bool(as_tensor(array).sum().isfinite()):
+            assert_all_finite(array, estimator_name=type(estimator).__name__, input_name="X")
     except (ValueError, TypeError) as error:
         if re.search("convert|DType|argument must be", str(error)):
             _name_column(X, error)
